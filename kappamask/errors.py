@@ -1,0 +1,53 @@
+"""The one error family. Row 0: imports nothing of the package.
+
+Every message says four things: the rule, what was got, where, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class KappaMaskError(Exception):
+    """Base of every error that kappamask raises on purpose."""
+
+
+class InputError(KappaMaskError, ValueError):
+    """An argument, array or cube that breaks a stated rule."""
+
+
+class UnknownNameError(KappaMaskError, LookupError):
+    """A band, model or catalogue name that no table holds.
+
+    Examples
+    --------
+    >>> print(UnknownNameError.of("band", "B99", ["B02", "B03"]))
+    unknown band 'B99': expected one of B02, B03
+    """
+
+    @classmethod
+    def of(cls, kind: str, got: str, known: list[str]) -> UnknownNameError:
+        """Name the table, what was asked of it and what it holds."""
+        return cls(f"unknown {kind} {got!r}: expected one of {', '.join(known)}")
+
+
+class NoItemsError(KappaMaskError, LookupError):
+    """A search or an area that no item answers."""
+
+
+class ItemError(KappaMaskError, ValueError):
+    """A STAC item that cannot be read as Sentinel-2; the message names it."""
+
+
+class CatalogError(KappaMaskError, OSError):
+    """A catalogue that does not answer, or answers with something else."""
+
+
+class ReadError(KappaMaskError, OSError):
+    """A raster that cannot be read; the message names the file."""
+
+
+class WriteError(KappaMaskError, OSError):
+    """An output that cannot be written; nothing half-written is left."""
+
+
+class WeightsError(KappaMaskError, ValueError):
+    """A weights file that is absent, damaged, or not what the manifest says."""

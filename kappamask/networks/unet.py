@@ -1,0 +1,111 @@
+"""The own network: a U-Net whose trunk runs at 20 m and labels at 10 m. Row 1.
+
+Background: U-Net (Ronneberger et al. 2015, arXiv:1505.04597); sub-pixel layers
+(Shi et al. 2016, arXiv:1609.05158) as stem and head, so that four 10 m pixels
+become channels and nothing of the input is lost while the trunk costs a quarter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+N_BANDS = 13
+N_FLAGS = N_BANDS + 1  # which bands are present, and whether the level is L1C
+N_CLASSES = 4
+SHUFFLE = 2  # 10 m pixels per side of one trunk pixel
+
+
+class ConvUnit(nn.Sequential):
+    """3 x 3 convolution, batch normalisation, ReLU: (n, c_in, y, x) -> (n, c_out, y, x)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+        )
+
+    def fold(self) -> None:
+        """Fold the batch normalisation into the convolution (inference only)."""
+        self[0] = fuse_conv_bn_eval(self[0], self[1])  # type: ignore[arg-type]
+        self[1] = nn.Identity()
+
+
+class UpUnit(nn.Module):
+    """Lift the trunk one scale up and add the skip: cheaper than concatenating them."""
+
+    def __init__(self, c_below: int, c_here: int) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(c_below, c_here, kernel_size=1)
+        self.mix = ConvUnit(c_here, c_here)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map (n, c_below, y/2, x/2) and (n, c_here, y, x) to (n, c_here, y, x)."""
+        x = functional.interpolate(self.lift(x), scale_factor=2.0, mode="nearest")
+        return self.mix(x.add_(skip))
+
+
+class UNet(nn.Module):
+    """Normalised reflectance and presence flags to logits of four classes.
+
+    Parameters
+    ----------
+    widths
+        Channels at each depth, the trunk's full resolution (20 m) first.
+
+    Notes
+    -----
+    Input ``(n, 13, y, x)`` in the order of `kappamask.bands.NAMES`, already
+    normalised, zero where a band or a pixel is absent; flags ``(n, 14)``, 1 where
+    a band is present and, last, 1 for L1C. Output ``(n, 4, y, x)`` logits in the
+    order of `kappamask.legend.PREDICTED`. `y` and `x` must be multiples of `stride`.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        scales = list(zip(widths, widths[1:], strict=False))
+        self.stride = SHUFFLE * 2 ** len(scales)
+        self.stem = ConvUnit(N_BANDS * SHUFFLE**2, widths[0])
+        self.presence = nn.Linear(N_FLAGS, widths[0])
+        self.first = ConvUnit(widths[0], widths[0])
+        self.down = nn.ModuleList(
+            nn.Sequential(ConvUnit(above, here), ConvUnit(here, here)) for above, here in scales
+        )
+        self.up = nn.ModuleList(UpUnit(below, here) for here, below in reversed(scales))
+        self.last = ConvUnit(widths[0], widths[0])
+        self.head = nn.Conv2d(widths[0], N_CLASSES * SHUFFLE**2, kernel_size=1)
+
+    def forward(self, x: Tensor, flags: Tensor) -> Tensor:
+        """Map (n, 13, y, x) and (n, 14) to float32 logits (n, 4, y, x)."""
+        x = self.stem(unshuffle(x)) + self.presence(flags)[:, :, None, None]
+        x = self.first(x)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(functional.max_pool2d(x, 2))
+        for up in self.up:
+            x = up(x, skips.pop())
+        x = self.last(x)
+        # The last layer stays in single precision: bf16 logits flip labels at class borders.
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.pixel_shuffle(self.head(x.float()), SHUFFLE)
+
+    def fold(self) -> UNet:
+        """Fold every batch normalisation into its convolution, for inference; returns self."""
+        self.eval()
+        for unit in [module for module in self.modules() if isinstance(module, ConvUnit)]:
+            unit.fold()
+        return self
+
+
+def unshuffle(x: Tensor) -> Tensor:
+    """`pixel_unshuffle` straight into channels-last memory: (n, c, y, x) -> (n, 4c, y/2, x/2)."""
+    n, c, y, x_ = x.shape
+    x = x.view(n, c, y // SHUFFLE, SHUFFLE, x_ // SHUFFLE, SHUFFLE)
+    x = x.permute(0, 2, 4, 1, 3, 5)  # (n, y/2, x/2, c, 2, 2)
+    return x.reshape(n, y // SHUFFLE, x_ // SHUFFLE, c * SHUFFLE**2).permute(0, 3, 1, 2)
