@@ -1,0 +1,428 @@
+"""Arrays and cubes to labels. Row 3: imports rows 0-2; xarray and dask only here.
+
+One window is one call of the network. `predict_array` runs its windows one after
+another; `predict_cube` makes each of them a dask task that reads its own margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from kappamask.bands import NAMES, NEAR_INFRARED, REQUIRED, check_level, check_network_bands
+from kappamask.errors import InputError
+from kappamask.legend import LEGEND, PREDICTED, Label
+from kappamask.model import Model, load_model
+from kappamask.windows import Window, plan_axis, plan_windows
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Output = Literal["labels", "probabilities"]
+OUTPUTS = ("labels", "probabilities")
+HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
+_NETWORK = Lock()  # the network uses every core: one window at a time per process
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with every window of a scene."""
+
+    model: Model
+    bands: tuple[str, ...]  # along the band axis of what is read
+    output: Output
+
+    @property
+    def required(self) -> list[int]:
+        """Where the bands stand without which a pixel has no data."""
+        nir = next(name for name in NEAR_INFRARED if name in self.bands)
+        return [self.bands.index(name) for name in (*REQUIRED, nir)]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the result."""
+        return np.dtype(np.uint8 if self.output == "labels" else np.float32)
+
+
+def predict_array(
+    reflectance: np.ndarray,
+    bands: Sequence[str],
+    *,
+    level: str,
+    model: str | Model = "default",
+    output: Output = "labels",
+    origin: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """Label one scene held in memory.
+
+    Parameters
+    ----------
+    reflectance
+        (band, y, x) floating point, 1.0 = 100 %, offsets applied, NaN = no data,
+        one resolution, best at 10 m.
+    bands
+        Names along the first axis, in any order; B02, B03, B04 and B08 (or B8A)
+        at least, more is better.
+    level
+        ``"L1C"`` or ``"L2A"``.
+    model
+        Name of a model of the manifest, or one that `load_model` gave.
+    output
+        ``"labels"``, or ``"probabilities"`` of the four classes clear, cloud
+        shadow, semi-transparent, cloud.
+    origin
+        Row and column of the first pixel on the projected pixel grid
+        (`lattice_origin` of a cube). Windows are anchored to that grid, so that
+        a shifted area gets the same labels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Labels (y, x) uint8, codes of `Label`; or probabilities (4, y, x) float32
+        that sum to 1, NaN where data is missing. A pixel is missing where B02,
+        B03, B04 or the near infrared (B08, else B8A) has no data.
+
+    Raises
+    ------
+    InputError
+        If the shape, type, bands or level is wrong, or values above 10 show that
+        DN were passed as reflectance.
+    UnknownNameError
+        If a band or model is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scene = np.full((4, 64, 64), 0.05, dtype="float32")
+    >>> scene[:, :, 32:] = np.nan
+    >>> labels = predict_array(scene, ["B02", "B03", "B04", "B08"], level="L2A")
+    >>> labels.shape, labels.dtype, set(labels[:, 32:].ravel().tolist())
+    ((64, 64), dtype('uint8'), {5})
+    """
+    reflectance = np.asarray(reflectance)
+    if reflectance.ndim != 3 or reflectance.shape[0] != len(bands):
+        raise InputError(
+            "reflectance must be (band, y, x) with one name per band, got shape "
+            f"{reflectance.shape} and {len(bands)} names: transpose it or name every band"
+        )
+    check_reflectance_dtype(reflectance.dtype)
+    task = make_task(bands, level=level, model=model, output=output)
+    height, width = reflectance.shape[1:]
+    windows = list(plan_windows(height, width, origin=origin))
+    kept = [list(bands).index(name) for name in task.bands]
+    leading = (len(PREDICTED),) if output == "probabilities" else ()
+    result = np.empty((*leading, height, width), task.dtype)
+    for window in windows:
+        rows, columns = window.rows, window.columns
+        layers = [reflectance[index, rows.read, columns.read] for index in kept]
+        result[..., rows.core, columns.core] = predict_window(task, layers, window)
+    return result
+
+
+def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: Output) -> Task:
+    """Check what is asked for once, before any pixel is read."""
+    if output not in OUTPUTS:
+        raise InputError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    level = check_level(level)
+    optical = tuple(name for name in bands if name not in ("AOT", "WVP"))  # not for the own network
+    optical = check_network_bands(optical, level)
+    loaded = load_model(model, level) if isinstance(model, str) else model
+    if loaded.level != level:
+        raise InputError(f"the model was loaded for {loaded.level}, the input is {level}")
+    return Task(loaded, optical, output)
+
+
+def check_reflectance_dtype(dtype: np.dtype[Any]) -> None:
+    """Refuse integers: they are DN, whose scale and offset only the caller knows."""
+    if dtype.kind != "f":
+        raise InputError(
+            f"reflectance is floating point with 1.0 = 100 %, got {dtype}, which looks like DN: "
+            "pass (DN + offset) / 10000 with NaN for no data (offset -1000 from baseline 04.00)"
+        )
+
+
+def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:
+    """Label the core of one window.
+
+    Parameters
+    ----------
+    task
+        Model, band names and output.
+    layers
+        One (y, x) array per band of the pixels that `window` reads.
+    window
+        Core, margin and padding.
+
+    Returns
+    -------
+    numpy.ndarray
+        (y, x) uint8 or (4, y, x) float32 of the core.
+    """
+    layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
+    valid = find_valid(task, layers)
+    core = valid[window.rows.crop, window.columns.crop]
+    if not core.any():
+        leading = (len(PREDICTED),) if task.output == "probabilities" else ()
+        nothing = int(Label.MISSING) if task.output == "labels" else np.nan
+        return np.full((*leading, *core.shape), nothing, task.dtype)
+    with _NETWORK:
+        logits = task.model.logits(layers, task.bands, window)
+        if task.output == "probabilities":
+            result = logits.softmax(0).numpy()
+            result[:, ~core] = np.nan
+            return result
+        codes = np.array(PREDICTED, np.uint8)[logits.argmax(0).numpy()]
+    codes[~core] = Label.MISSING
+    return codes
+
+
+def find_valid(task: Task, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Find pixels with data, (y, x) bool, and refuse DN."""
+    valid = np.ones(layers[0].shape, bool)
+    for index in task.required:
+        layer = layers[index]
+        valid &= np.isfinite(layer)
+        highest = layer.max(where=np.isfinite(layer), initial=0)
+        if highest > HIGHEST_REFLECTANCE:
+            raise InputError(
+                f"reflectance lies between 0 and about 2 (1.0 = 100 %), got {highest:g} in "
+                f"{task.bands[index]}, which looks like DN: pass (DN + offset) / 10000 "
+                "(offset -1000 from baseline 04.00, else 0)"
+            )
+    return valid
+
+
+def predict_cube(
+    cube: xr.DataArray,
+    *,
+    model: str | Model = "default",
+    output: Output = "labels",
+    level: str | None = None,
+) -> xr.DataArray:
+    """Label a cube, lazily: nothing is read or computed before the result is.
+
+    Parameters
+    ----------
+    cube
+        (time, band, y, x) or (band, y, x), in any order, float reflectance, NaN =
+        no data, with band names, `x` and `y` at pixel centres and a CRS
+        (``cube.rio.crs``). What `load_cube` gives.
+    model, output
+        As in `predict_array`.
+    level
+        Only needed where ``cube.attrs["level"]`` is absent.
+
+    Returns
+    -------
+    xarray.DataArray
+        Labels (time, y, x) uint8 with CF flag attributes, or probabilities
+        (time, label, y, x) float32; without `time` if the cube has none. Chunks
+        are the cores of the window lattice, one dask task each, whatever the
+        chunks of the cube; values do not depend on those.
+
+    Raises
+    ------
+    InputError
+        If dims, band names, CRS or level are missing, or the cube is empty.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, rioxarray
+    >>> cube = xr.DataArray(
+    ...     np.full((1, 4, 40, 40), 0.05, "float32"),
+    ...     dims=("time", "band", "y", "x"),
+    ...     coords={"band": ["B02", "B03", "B04", "B08"],
+    ...             "y": 5000395.0 - 10 * np.arange(40), "x": 600005.0 + 10 * np.arange(40)},
+    ...     attrs={"level": "L2A"},
+    ... ).rio.write_crs(32632)
+    >>> labels = predict_cube(cube)
+    >>> labels.dims, labels.dtype, labels.attrs["flag_meanings"].split()[0]
+    (('time', 'y', 'x'), dtype('uint8'), 'clear')
+    """
+    level = level or cube.attrs.get("level")
+    cube = check_cube(cube)
+    task = make_task([str(name) for name in cube.band.values], level=level or "", model=model,
+                     output=output)
+    scene = cube if "time" in cube.dims else cube.expand_dims("time")
+    scene = scene.sel(band=list(task.bands)).transpose("time", "band", "y", "x")
+    result = wrap_result(_predict_blocks(scene, task), scene, task)
+    return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
+
+
+def check_cube(cube: xr.DataArray) -> xr.DataArray:
+    """Check that a cube is the canonical one, or say what is missing."""
+    import rioxarray  # noqa: F401  registers cube.rio
+
+    extra = set(cube.dims) - {"time", "band", "y", "x"}
+    lacking = {"band", "y", "x"} - set(cube.dims)
+    if extra or lacking:
+        raise InputError(
+            f"a cube has dims (time, band, y, x), got {cube.dims}: rename or select dimensions"
+        )
+    if 0 in cube.shape:
+        raise InputError(
+            f"a cube needs at least one pixel, band and date, got {dict(cube.sizes)}: "
+            "check area and dates"
+        )
+    if "band" not in cube.coords:
+        raise InputError("a cube names its bands in cube.coords['band'], got none: assign them")
+    if cube.rio.crs is None:
+        raise InputError(
+            "a cube needs a coordinate reference system, got none: "
+            "set it with cube.rio.write_crs('EPSG:...')"
+        )
+    check_reflectance_dtype(cube.dtype)
+    return cube
+
+
+def lattice_origin(cube: xr.DataArray) -> tuple[int, int]:
+    """Row and column of a cube's first pixel on the projected pixel grid.
+
+    Rows count from the projected origin in the direction in which `y` runs.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> cube = xr.DataArray(np.zeros((2, 2)), dims=("y", "x"),
+    ...                     coords={"y": [995.0, 985.0], "x": [205.0, 215.0]})
+    >>> lattice_origin(cube)
+    (-100, 20)
+    """
+    return _axis_origin(cube, "y"), _axis_origin(cube, "x")
+
+
+def _axis_origin(cube: xr.DataArray, dim: str) -> int:
+    if dim not in cube.coords:
+        raise InputError(f"a cube needs the coordinate {dim} at pixel centres: assign it")
+    centres = cube[dim].values.astype(float)
+    if centres.size == 1:
+        return 0  # one pixel has no step, and no neighbour that could disagree
+    steps = np.diff(centres)
+    step = (centres[-1] - centres[0]) / steps.size
+    if step == 0 or not np.allclose(steps, step, rtol=0, atol=abs(step) * 1e-3):
+        raise InputError(
+            f"the coordinate {dim} must run in even steps, got steps from {steps.min():g} to "
+            f"{steps.max():g}: sort or resample the cube"
+        )
+    return round((centres[0] - step / 2) / step)
+
+
+def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
+    """Build the dask array: one task per date and window, reading the blocks it overlaps."""
+    import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
+
+    source = scene.data if isinstance(scene.data, da.Array) else da.from_array(
+        scene.data, chunks=(1, -1, 1536, 1536)
+    )
+    rows, columns = (
+        plan_axis(scene.sizes[dim], origin=start)
+        for dim, start in zip(("y", "x"), lattice_origin(scene), strict=True)
+    )
+    leading = (len(PREDICTED),) if task.output == "probabilities" else ()
+    name = f"kappamask-{task.output}-{_token(source, task, rows, columns)}"
+    dates = _locate(source.chunks[0], slice(0, scene.sizes["time"]))
+    dates = [(block, offset) for block, span in dates for offset in range(span.start, span.stop)]
+    bands = _locate(source.chunks[1], slice(0, scene.sizes["band"]))
+    graph: dict[Any, Any] = {}
+    for t, (i, row), (j, column) in product(
+        range(len(dates)), list(enumerate(rows)), list(enumerate(columns))
+    ):
+        y_parts = _locate(source.chunks[2], row.read)
+        x_parts = _locate(source.chunks[3], column.read)
+        blocks = [
+            [
+                [(source.name, dates[t][0], b, y, x) for b, _ in bands]
+                for x, _ in x_parts
+            ]
+            for y, _ in y_parts
+        ]
+        key = (name, t, *(0 for _ in leading), i, j)
+        spans = ([span for _, span in y_parts], [span for _, span in x_parts])
+        graph[key] = (_predict_parts, blocks, spans, dates[t][1], task, Window(row, column))
+    chunks = (
+        (1,) * len(dates),
+        *((n,) for n in leading),
+        tuple(span.stop - span.start for span in rows),
+        tuple(span.stop - span.start for span in columns),
+    )
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[source])
+    return da.Array(layers, name, chunks, dtype=task.dtype)
+
+
+def _token(*parts: Any) -> str:
+    from dask.base import tokenize
+
+    source, task, *plan = parts
+    model = task.model
+    return str(tokenize(source.name, model.entry.sha256, model.level, model.precision,
+                        task.bands, task.output, plan))
+
+
+def _locate(sizes: tuple[int, ...], span: slice) -> list[tuple[int, slice]]:
+    """Which blocks of an axis a span overlaps, and which part of each."""
+    parts, start = [], 0
+    for block, size in enumerate(sizes):
+        low, high = max(span.start - start, 0), min(span.stop - start, size)
+        if low < high:
+            parts.append((block, slice(low, high)))
+        start += size
+    return parts
+
+
+def _predict_parts(
+    blocks: list[list[list[np.ndarray]]],
+    spans: tuple[list[slice], list[slice]],
+    date: int,
+    task: Task,
+    window: Window,
+) -> np.ndarray:
+    """Join the parts of the blocks that one window reads, and label its core."""
+    y_size = window.rows.read_stop - window.rows.read_start
+    x_size = window.columns.read_stop - window.columns.read_start
+    scene = np.empty((len(task.bands), y_size, x_size), np.float32)
+    top = 0
+    for row, y_span in zip(blocks, spans[0], strict=True):
+        left = 0
+        for block, x_span in zip(row, spans[1], strict=True):
+            high, wide = y_span.stop - y_span.start, x_span.stop - x_span.start
+            band = 0
+            for part in block:  # (time, band, y, x)
+                piece = part[date, :, y_span, x_span]
+                scene[band : band + len(piece), top : top + high, left : left + wide] = piece
+                band += len(piece)
+            left += wide
+        top += high
+    return predict_window(task, list(scene), window)[None]
+
+
+def wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
+    """Dress the blocks as a DataArray that other tools read as classes."""
+    import xarray as xr
+
+    entries = [LEGEND[code] for code in (*PREDICTED, Label.MISSING)]
+    coords = {key: value for key, value in scene.coords.items() if "band" not in value.dims}
+    coords.pop("band", None)
+    attrs: dict[str, Any] = {
+        "level": task.model.level,
+        "kappamask_model": task.model.entry.name,
+        "kappamask_model_sha256": task.model.entry.sha256,
+    }
+    if task.output == "probabilities":
+        names = [LEGEND[code].name for code in PREDICTED]
+        dims: tuple[str, ...] = ("time", "label", "y", "x")
+        coords["label"] = xr.DataArray(names, dims="label")
+        attrs |= {"long_name": "probability of each class", "units": "1"}
+    else:
+        dims = ("time", "y", "x")
+        attrs |= {
+            "long_name": "cloud and cloud shadow classes",
+            "flag_values": np.array([entry.label for entry in entries], np.uint8),
+            "flag_meanings": " ".join(entry.name for entry in entries),
+        }
+    return xr.DataArray(data, dims=dims, coords=coords, name=task.output, attrs=attrs)

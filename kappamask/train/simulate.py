@@ -1,0 +1,181 @@
+"""Clouds and shadows with exact labels, put on clear real pixels. Row 6.
+
+Physics kept as simple as the labels need: a two-stream cloud (conservative
+scattering, Bohren 1987, Am. J. Phys. 55, 524: A = (1-g)t / (2 + (1-g)t)), the
+ground seen through it with multiple reflection, and a shadow where the same
+cloud, moved along the sun's azimuth, takes its share of the direct beam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kappamask.bands import BANDS, NAMES
+from kappamask.legend import Label
+
+WAVELENGTH_UM = torch.tensor([band.wavelength_nm or 0.0 for band in BANDS]) / 1000
+# Rough clear-sky figures per band slot, mid-latitude, sun 40 degrees high (6S-like tables):
+# path reflectance at the top of the atmosphere, two-way transmission, direct share of sunlight.
+PATH = torch.tensor([0.11, 0.075, 0.04, 0.022, 0.018, 0.014, 0.011, 0.01, 0.008, 0.004, 0, 0.001, 0])
+TWO_WAY = torch.tensor([0.8, 0.84, 0.88, 0.9, 0.9, 0.91, 0.93, 0.93, 0.95, 0.45, 0, 0.96, 0.93])
+DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 0, 0.94, 0.96])
+CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
+# Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
+THIN_FROM, CLEAR_TO = 0.05, 0.03
+CLOUD_FROM, THIN_TO = 0.34, 0.27
+SHADOW_FROM, LIT_TO = 0.20, 0.07
+
+
+@dataclass(frozen=True)
+class CloudField:
+    """One simulated cloud layer over a scene of (y, x) pixels."""
+
+    albedo: Tensor  # (y, x), 0-1, at 0.55 um
+    shadow: Tensor  # (y, x), 0-1: albedo of the cloud that stands between pixel and sun
+    angstrom: float  # thickness goes as wavelength ** -angstrom: 0 for droplets, 1 for haze
+    swir: tuple[float, float]  # albedo at 1.6 and 2.2 um, relative to 0.55 um
+    cirrus: float  # share of the albedo seen in B10: 0 low cloud, 1 above all vapour
+
+
+def fractal_noise(size: int, rng: np.random.Generator, *, slope: float, outer: float,
+                  stretch: float = 1.0) -> Tensor:
+    """Draw periodic noise of unit variance with spectrum ~ f ** -slope above 1 / `outer` pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        (size, size), float32.
+    """
+    angle = rng.uniform(0, np.pi)
+    fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
+    along = np.cos(angle) * fx + np.sin(angle) * fy
+    across = np.cos(angle) * fy - np.sin(angle) * fx
+    f2 = (along * stretch) ** 2 + across**2
+    amplitude = (f2 + 1 / outer**2) ** (-slope / 2)
+    amplitude[0, 0] = 0
+    white = rng.standard_normal((size, size), dtype=np.float32)
+    noise = np.fft.irfft2(np.fft.rfft2(white) * amplitude, s=(size, size))
+    return torch.from_numpy((noise / noise.std()).astype(np.float32))
+
+
+def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
+    """Draw one layer: cumulus, deck, or thin cloud, with the shadow it casts."""
+    kind = rng.choice(["cumulus", "deck", "thin", "haze"], p=[0.45, 0.15, 0.28, 0.12])
+    outer = {"cumulus": rng.uniform(20, 120), "deck": rng.uniform(100, 400)}.get(
+        kind, rng.uniform(60, 400)
+    )
+    stretch = rng.uniform(1, 5) if kind == "thin" else 1.0
+    noise = fractal_noise(size, rng, slope=rng.uniform(1.7, 2.6), outer=outer, stretch=stretch)
+    cover = {"cumulus": rng.uniform(0.03, 0.5), "deck": rng.uniform(0.4, 1.0)}.get(
+        kind, rng.uniform(0.2, 0.9)
+    )
+    threshold = torch.quantile(noise, float(np.clip(1 - cover, 0, 1)))
+    thickest = np.exp(
+        rng.uniform(*{"cumulus": (2.5, 4.6), "deck": (1.8, 4.4)}.get(kind, (-0.7, 1.9)))
+    )
+    steepness = rng.uniform(0.3, 0.9) if kind == "cumulus" else rng.uniform(0.6, 1.4)
+    height = (noise - threshold).clamp(min=0)
+    thickness = thickest * (height / (height.max() + 1e-6)) ** steepness
+    backscatter = 0.5 * (1 - (0.78 if kind == "thin" else 0.85)) * thickness
+    albedo = backscatter / (1 + backscatter)
+    distance = rng.uniform(0, 40) if rng.random() < 0.35 else rng.uniform(15, 110)
+    azimuth = rng.uniform(0, 2 * np.pi)
+    shift = (round(distance * np.sin(azimuth)), round(distance * np.cos(azimuth)))
+    return CloudField(
+        albedo=albedo,
+        shadow=torch.roll(albedo, shift, dims=(0, 1)),
+        angstrom={"haze": rng.uniform(0.6, 1.5)}.get(kind, rng.uniform(0, 0.3)),
+        swir=(rng.uniform(0.55, 0.95), rng.uniform(0.35, 0.8)),
+        cirrus=rng.uniform(0.3, 1) if kind == "thin" else rng.uniform(0, 1) ** 3 * 0.5,
+    )
+
+
+def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:
+    """Turn L2A reflectance (13, y, x) into a plausible L1C one, B10 included."""
+    toa = PATH[:, None, None] * rng.uniform(0.7, 1.3) + TWO_WAY[:, None, None] * surface
+    toa[CIRRUS] = 0.0015 + 0.0008 * torch.rand(toa.shape[1:])
+    return toa
+
+
+def render(surface: Tensor, field: CloudField, rng: np.random.Generator, *, level: str) -> Tensor:
+    """See a clear scene through a cloud layer, its shadow on the ground.
+
+    Parameters
+    ----------
+    surface
+        (13, y, x) reflectance of the clear scene, NaN where a band is absent.
+    field
+        The layer, same (y, x).
+    level
+        At L1C the path reflectance is not darkened by the shadow, and B10 sees the layer.
+    """
+    direct = (DIRECT * rng.uniform(0.9, 1.12)).clamp(max=0.98)[:, None, None]
+    lit = 1 - direct * (1 - (1 - field.shadow) ** 1.5)  # (13, y, x)
+    path = PATH[:, None, None] * rng.uniform(0.6, 1.0) if level == "L1C" else torch.zeros(13, 1, 1)
+    ground = torch.where(surface > path, path + (surface - path) * lit, surface)
+    spectral = (WAVELENGTH_UM / 0.55) ** -field.angstrom
+    spectral[SWIR16] *= field.swir[0]
+    spectral[SWIR22] *= field.swir[1]
+    albedo = (field.albedo * spectral[:, None, None]).clamp(max=0.92)
+    seen = albedo + (1 - albedo) ** 2 * ground / (1 - albedo * ground.clamp(max=1))
+    seen[CIRRUS] = ground[CIRRUS] + field.albedo * field.cirrus * rng.uniform(0.3, 0.8)
+    return seen * (rng.uniform(0.95, 1.25) if level == "L2A" else 1.0)
+
+
+def label_field(field: CloudField) -> Tensor:
+    """Say what a careful labeller would draw: (y, x) uint8 codes, 0 at class borders."""
+    label = torch.full(field.albedo.shape, int(Label.UNDEFINED), dtype=torch.uint8)
+    label[(field.albedo < CLEAR_TO) & (field.shadow < LIT_TO)] = Label.CLEAR
+    label[(field.albedo < CLEAR_TO) & (field.shadow > SHADOW_FROM)] = Label.CLOUD_SHADOW
+    label[(field.albedo > THIN_FROM) & (field.albedo < THIN_TO)] = Label.SEMI_TRANSPARENT
+    label[field.albedo > CLOUD_FROM] = Label.CLOUD
+    return label
+
+
+def coarsen(scene: Tensor, resolution: float) -> Tensor:
+    """Give 20 m and 60 m bands of a 10 m scene (13, y, x) back their own resolution."""
+    scene = scene.clone()
+    for index, band in enumerate(BANDS):
+        factor = int(band.gsd // resolution)
+        if factor > 1:
+            coarse = functional.avg_pool2d(
+                scene[index][None, None], factor, ceil_mode=True, count_include_pad=False
+            )
+            fine = coarse.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+            scene[index] = fine[0, 0, : scene.shape[1], : scene.shape[2]]
+    return scene
+
+
+def simulate(surface: Tensor, rng: np.random.Generator, *, level: str,
+             resolution: float) -> tuple[Tensor, Tensor]:
+    """Put one or two cloud layers on a clear scene.
+
+    Parameters
+    ----------
+    surface
+        (13, y, x) clear reflectance, NaN in absent bands; square.
+    level, resolution
+        Of the scene; metres per pixel.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Reflectance (13, y, x) and labels (y, x).
+    """
+    fields = [draw_cloud_field(surface.shape[-1], rng) for _ in range(1 + (rng.random() < 0.3))]
+    scene, label = surface, torch.full(surface.shape[1:], int(Label.CLEAR), dtype=torch.uint8)
+    for field in fields:
+        scene = render(scene, field, rng, level=level)
+        label = over(label, label_field(field))
+    return coarsen(scene, resolution), label
+
+
+def over(below: Tensor, above: Tensor) -> Tensor:
+    """Combine the labels of two layers: the stronger word wins, doubt beats clear."""
+    strength = torch.tensor([1, 0, 2, 3, 4, 5])  # undefined, clear, shadow, thin, cloud, missing
+    return torch.where(strength[above.long()] > strength[below.long()], above, below)

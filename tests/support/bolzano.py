@@ -1,0 +1,139 @@
+"""The Bolzano scene of ../shared as a static STAC catalogue, in any provider's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import rasterio
+from rasterio.warp import transform_geom
+
+BANDS = ("B02", "B03", "B04", "B08")
+BBOX = (11.2925, 46.4589, 11.4107, 46.5198)
+EARTH_SEARCH = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir", "SCL": "scl"}
+PLANETARY = {name: name for name in (*BANDS, "SCL")}
+COPERNICUS = {name: f"{name}_10m" for name in BANDS} | {"SCL": "SCL_20m"}
+
+
+def write_catalog(
+    folder: Path,
+    scenes: Path,
+    *,
+    href: Callable[[Path], str] = str,
+    keys: dict[str, str] = EARTH_SEARCH,
+    collection: str = "sentinel-2-c1-l2a",
+    baseline: str = "04.00",
+) -> Path:
+    """Write catalog.json, one collection and an item per date; return catalog.json."""
+    items = [
+        make_item(scene, href=href, keys=keys, collection=collection, baseline=baseline)
+        for scene in sorted(scenes.iterdir())
+        if scene.is_dir()
+    ]
+    root = {"rel": "root", "href": "../catalog.json", "type": "application/json"}
+    below = folder / collection
+    for item in items:
+        path = below / item["id"] / f"{item['id']}.json"
+        path.parent.mkdir(parents=True)
+        up = "../collection.json"
+        item["links"] = [
+            {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
+            {"rel": "parent", "href": up, "type": "application/json"},
+            {"rel": "collection", "href": up, "type": "application/json"},
+        ]
+        path.write_text(json.dumps(item))
+    west, south, east, north = BBOX
+    children = [
+        {"rel": "item", "href": f"./{item['id']}/{item['id']}.json", "type": "application/geo+json"}
+        for item in items
+    ]
+    (below / "collection.json").write_text(
+        json.dumps(
+            {
+                "type": "Collection",
+                "stac_version": "1.0.0",
+                "id": collection,
+                "description": "Bolzano, June 2022",
+                "license": "proprietary",
+                "extent": {
+                    "spatial": {"bbox": [[west - 0.1, south - 0.1, east + 0.1, north + 0.1]]},
+                    "temporal": {"interval": [["2022-06-01T00:00:00Z", "2022-07-01T00:00:00Z"]]},
+                },
+                "links": [root, {**root, "rel": "parent"}, *children],
+            }
+        )
+    )
+    catalog = folder / "catalog.json"
+    catalog.write_text(
+        json.dumps(
+            {
+                "type": "Catalog",
+                "stac_version": "1.0.0",
+                "id": "bolzano",
+                "description": "Bolzano, June 2022",
+                "links": [
+                    {**root, "href": "./catalog.json"},
+                    {
+                        "rel": "child",
+                        "href": f"./{collection}/collection.json",
+                        "type": "application/json",
+                    },
+                ],
+            }
+        )
+    )
+    return catalog
+
+
+def make_item(
+    scene: Path,
+    *,
+    href: Callable[[Path], str] = str,
+    keys: dict[str, str] = EARTH_SEARCH,
+    collection: str = "sentinel-2-c1-l2a",
+    baseline: str = "04.00",
+) -> dict:
+    """Describe one date, as its provider would."""
+    day = scene.name.rsplit("_", 1)[1]
+    with rasterio.open(scene / "B02.tif") as source:
+        left, bottom, right, top = source.bounds
+        transform, shape = list(source.transform)[:6], [source.height, source.width]
+    corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+    geometry = transform_geom(32632, 4326, {"type": "Polygon", "coordinates": [corners]})
+    points = geometry["coordinates"][0]
+    xs, ys = zip(*points, strict=True)
+    grid = {"proj:epsg": 32632, "proj:transform": transform, "proj:shape": shape}
+    named = "processing:version" if "B02_10m" in keys.values() else "s2:processing_baseline"
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [
+            "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
+        ],
+        "id": f"S2A_T32TPS_{day}T101559_L2A",
+        "collection": collection,
+        "geometry": geometry,
+        "bbox": [min(xs), min(ys), max(xs), max(ys)],
+        "properties": {
+            "datetime": f"{day[:4]}-{day[4:6]}-{day[6:]}T10:15:59.024000Z",
+            "platform": "sentinel-2a",
+            "constellation": "sentinel-2",
+            "s2:product_type": "S2MSI2A",
+            "grid:code": "MGRS-32TPS",
+            named: baseline,
+            "proj:epsg": 32632,
+        },
+        "links": [],
+        "assets": {
+            key: {
+                "href": href(scene / f"{band}.tif"),
+                "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+                "roles": ["data"],
+                # a trap: what the item says of scale and offset must not be believed
+                "raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.3}],
+                **grid,
+            }
+            for band, key in keys.items()
+        },
+    }

@@ -1,0 +1,127 @@
+"""The path a user takes, over HTTP: a real STAC API and range requests on localhost."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import requests
+from support import bolzano
+
+from kappamask.cli import main
+from kappamask.predict import predict_array
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def stac_api(shared_data, tmp_path_factory):
+    """stac-fastapi.static over the 12 dates of Bolzano; gives its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    scenes = shared_data / "bolzano"
+    catalog = bolzano.write_catalog(
+        tmp_path_factory.mktemp("catalog"),
+        scenes,
+        href=lambda path: f"{url}/pixels/{path.relative_to(scenes).as_posix()}",
+    )
+    server = Path(__file__).parent / "support" / "serve_stac.py"
+    command = [sys.executable, "-W", "ignore", server, catalog, str(port), scenes]
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with log.open("w") as output, subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT
+    ) as process:
+        for _ in range(150):
+            try:
+                if requests.get(url, timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+        else:
+            pytest.fail(f"the STAC API did not start:\n{log.read_text()}")
+        yield url
+        process.terminate()
+
+
+def test_the_server_answers_range_requests(stac_api):
+    pixels = f"{stac_api}/pixels/S2_L2A_20220602/B02.tif"
+    answer = requests.get(pixels, headers={"Range": "bytes=0-15"}, timeout=10)
+    assert (answer.status_code, len(answer.content)) == (206, 16)
+
+
+@pytest.fixture(scope="module")
+def masks(stac_api, tmp_path_factory):
+    """`kappamask mask` on that API, run once."""
+    out = tmp_path_factory.mktemp("masks")
+    bbox = ",".join(map(str, bolzano.BBOX))
+    command = ["mask", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06", "--out"]
+    assert main([*command, str(out)]) == 0
+    return out
+
+
+def test_mask_labels_all_twelve_dates(masks):
+    assert len(list(masks.glob("*.tif"))) == 12
+    assert len(list(masks.glob("*.png"))) == 12
+    items = [json.loads(path.read_text()) for path in sorted(masks.glob("*.json"))]
+    assert [item["properties"]["datetime"][8:10] for item in items] == [
+        "02", "05", "07", "10", "12", "15", "17", "20", "22", "25", "27", "30",
+    ]
+
+
+def test_masks_equal_predict_array_on_pixels_read_by_rasterio(masks, shared_data):
+    """Invariants 2 and 3: the offset is taken off once, and both doors agree bit for bit."""
+    (mask,) = masks.glob("*20220602*.tif")
+    with rasterio.open(mask) as source:
+        labels, bounds = source.read(1), source.bounds
+    layers = []
+    for band in bolzano.BANDS:
+        with rasterio.open(shared_data / "bolzano/S2_L2A_20220602" / f"{band}.tif") as source:
+            window = source.window(*bounds)
+            dn = source.read(1, window=window, boundless=True, fill_value=0)
+        layers.append(np.where(dn == 0, np.nan, (dn.astype(np.float32) - 1000) * np.float32(1e-4)))
+    origin = (round(-bounds.top / 10), round(bounds.left / 10))
+    expected = predict_array(np.stack(layers), bolzano.BANDS, level="L2A", origin=origin)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_clouds_and_shadows_that_one_sees_are_labelled(masks):
+    """Thick cloud on 06-02; overcast on 06-07 and 06-22; clear on 06-20 (held out of training)."""
+
+    def shares(day):
+        (path,) = masks.glob(f"*202206{day}*.tif")
+        with rasterio.open(path) as source:
+            counts = np.bincount(source.read(1).ravel(), minlength=6)
+        return counts[:5] / counts[1:5].sum()
+
+    assert shares("02")[4] > 0.2
+    assert shares("02")[2] > 0.04
+    assert shares("07")[4] > 0.98
+    assert shares("22")[4] > 0.98
+    assert shares("20")[1] >= 0.97
+
+
+def test_a_second_run_keeps_what_is_finished(masks, stac_api, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
+    (masks / next(name for name in before if "20220615" in name and name.endswith("json"))).unlink()
+    bbox = ",".join(map(str, bolzano.BBOX))
+    command = ["mask", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06", "--out"]
+    assert main([*command, str(masks)]) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed
+    assert all("20220615" in name for name in changed)
+
+
+def test_search_lists_the_items(stac_api, capsys):
+    bbox = ",".join(map(str, bolzano.BBOX))
+    command = ["search", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06-10/2022-06-20"]
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5

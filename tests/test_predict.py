@@ -1,0 +1,292 @@
+"""Arrays and cubes to labels: invariants 1 (lattice), 3 (doors), 4 (precision) and 6 (no data)."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401  registers .rio
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kappamask import predict
+from kappamask.bands import NAMES
+from kappamask.errors import InputError, UnknownNameError
+from kappamask.legend import Label
+from kappamask.model import load_model
+from kappamask.predict import lattice_origin, predict_array, predict_cube
+from kappamask.windows import Lattice, plan_axis, plan_windows
+
+FOUR = ["B02", "B03", "B04", "B08"]
+LEFT, TOP = 600000.0, 5000000.0
+SMALL = Lattice(core=96, margin=32, whole=128, stride=32)
+
+
+def make_scene(bands, height, width, seed=0):
+    """Smooth ground with bright blobs: something for the network to find."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((len(bands), height // 16 + 2, width // 16 + 2)).astype(np.float32)
+    scene = coarse.repeat(16, 1).repeat(16, 2)[:, :height, :width] * 0.2
+    scene += 0.6 * (scene[:1] > 0.14)
+    return scene + rng.normal(0, 0.01, scene.shape).astype(np.float32)
+
+
+def make_cube(scene, bands, *, level="L2A", left=LEFT, top=TOP, crs=32632):
+    scene = scene if scene.ndim == 4 else scene[None]
+    cube = xr.DataArray(
+        scene,
+        dims=("time", "band", "y", "x"),
+        coords={
+            "time": np.arange(len(scene)).astype("M8[D]").astype("M8[ns]"),
+            "band": list(bands),
+            "y": top - 5 - 10 * np.arange(scene.shape[2]),
+            "x": left + 5 + 10 * np.arange(scene.shape[3]),
+        },
+        attrs={"level": level},
+    )
+    return cube.rio.write_crs(crs)
+
+
+@pytest.fixture
+def small_lattice(monkeypatch):
+    """Many small windows, so that a small scene is cut."""
+
+    def small_axis(length, *, origin=0, lattice=SMALL):
+        return plan_axis(length, origin=origin, lattice=lattice)
+
+    def small_windows(height, width, *, origin=(0, 0), lattice=SMALL):
+        return plan_windows(height, width, origin=origin, lattice=lattice)
+
+    monkeypatch.setattr(predict, "plan_axis", small_axis)
+    monkeypatch.setattr(predict, "plan_windows", small_windows)
+
+
+def brute_force(scene, bands, level, origin):
+    """The definition, in plain numpy: pad to the grid, one call a window, crop."""
+    import torch
+
+    model = load_model("default", level)
+    dtype = torch.bfloat16 if model.precision == "bf16" else torch.float32
+    flags = torch.tensor([[*(name in bands for name in NAMES), level == "L1C"]]).to(dtype)
+    labels = np.zeros(scene.shape[1:], np.uint8)
+    for window in plan_windows(*labels.shape, origin=origin, lattice=SMALL):
+        slots = np.full((1, 13, *labels.shape), np.nan, np.float32)
+        slots[0, [NAMES.index(name) for name in bands]] = scene
+        pads = [(0, 0), (0, 0)]
+        pads += [(span.pad_before, span.pad_after) for span in (window.rows, window.columns)]
+        read = slots[:, :, window.rows.read, window.columns.read]
+        padded = np.pad(read, pads, constant_values=np.nan)
+        x = model.entry.normalisation(torch.from_numpy(padded)).to(dtype)
+        with torch.inference_mode():
+            codes = model.network(x, flags)[0].argmax(0).numpy().astype(np.uint8) + 1
+        top, left = window.rows.pad_before, window.columns.pad_before
+        inner = codes[top : top + read.shape[2], left : left + read.shape[3]]
+        labels[window.rows.core, window.columns.core] = inner[window.rows.crop, window.columns.crop]
+    return labels
+
+
+# --- invariant 1: lattice -----------------------------------------------------------------
+
+
+@settings(max_examples=12, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chunks=st.tuples(st.integers(20, 300), st.integers(20, 300), st.integers(1, 4)))
+def test_any_chunking_gives_the_same_labels_bit_for_bit(small_lattice, chunks):
+    cube = make_cube(make_scene(FOUR, 211, 260), FOUR, left=LEFT + 130, top=TOP - 70)
+    expected = brute_force(cube.values[0], FOUR, "L2A", lattice_origin(cube))
+    y, x, band = chunks
+    chunked = cube.chunk({"time": 1, "band": band, "y": y, "x": x})
+    np.testing.assert_array_equal(predict_cube(chunked).values[0], expected)
+
+
+def test_several_dates_in_one_chunk_keep_their_order(small_lattice):
+    scene = np.stack([make_scene(FOUR, 140, 150, seed) for seed in range(3)])
+    together = predict_cube(make_cube(scene, FOUR).chunk({"time": 3, "y": 64, "x": 150}))
+    for date in range(3):
+        one = predict_cube(make_cube(scene[date], FOUR))
+        np.testing.assert_array_equal(together.values[date], one.values[0])
+
+
+def test_constant_input_shows_no_seams(small_lattice):
+    cube = make_cube(np.full((4, 300, 300), 0.06, np.float32), FOUR)
+    inner = predict_cube(cube).values[0, 64:-64, 64:-64]
+    assert (inner == inner[0, 0]).all()
+
+
+# --- invariant 3: doors -------------------------------------------------------------------
+
+
+def test_array_and_cube_agree_bit_for_bit():
+    cube = make_cube(make_scene(NAMES, 150, 170), NAMES, level="L1C", left=LEFT + 50)
+    array = predict_array(cube.values[0], NAMES, level="L1C", origin=lattice_origin(cube))
+    np.testing.assert_array_equal(predict_cube(cube).values[0], array)
+
+
+def test_the_order_of_bands_does_not_matter():
+    """Complaint 11: s2cloudless #44 #92, results that nobody could reproduce."""
+    scene = make_scene(NAMES, 64, 64)
+    turned = predict_array(scene[::-1], NAMES[::-1], level="L1C")
+    np.testing.assert_array_equal(turned, predict_array(scene, NAMES, level="L1C"))
+
+
+def test_probabilities_sum_to_one_and_their_maximum_is_the_label():
+    scene = make_scene(FOUR, 80, 90)
+    scene[:, :7] = np.nan
+    cube = make_cube(scene, FOUR)
+    probabilities = predict_cube(cube, output="probabilities")
+    labels = predict_cube(cube)
+    assert probabilities.dims == ("time", "label", "y", "x")
+    assert probabilities.label.values.tolist() == [
+        "clear", "cloud_shadow", "semi_transparent_cloud", "cloud",
+    ]
+    values = probabilities.values[0]
+    assert np.isnan(values[:, :7]).all()
+    np.testing.assert_allclose(values[:, 7:].sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(values[:, 7:].argmax(0) + 1, labels.values[0, 7:])
+
+
+def test_a_cube_without_time_gives_labels_without_time():
+    cube = make_cube(make_scene(FOUR, 40, 40), FOUR)
+    labels = predict_cube(cube.isel(time=0, drop=True))
+    assert labels.dims == ("y", "x")
+    np.testing.assert_array_equal(labels.values, predict_cube(cube).values[0])
+
+
+def test_dims_in_any_order_and_auxiliary_bands_are_fine():
+    cube = make_cube(make_scene([*FOUR, "AOT"], 40, 50), [*FOUR, "AOT"])
+    expected = predict_cube(cube.sel(band=FOUR)).values
+    turned = predict_cube(cube.transpose("x", "y", "time", "band"))
+    np.testing.assert_array_equal(turned.transpose("time", "y", "x").values, expected)
+
+
+def test_the_result_is_lazy_and_one_task_per_window(monkeypatch):
+    """Nothing is read or computed before it is asked for, and the graph stays small."""
+    reads = []
+
+    def read(block):
+        reads.append(block.shape)
+        return block
+
+    source = da.zeros((5, 13, 3072, 3072), np.float32, chunks=(1, -1, 1536, 1536)).map_blocks(
+        read, dtype=np.float32, meta=np.empty((0, 0, 0, 0), np.float32)
+    )
+    cube = make_cube(source, NAMES, level="L1C", left=1536 * 10 * 40, top=1536 * 10 * 300)
+    labels = predict_cube(cube)
+    assert not reads
+    own = [key for key in labels.data.dask if str(key[0]).startswith("kappamask-labels")]
+    assert len(own) == 5 * 4
+    assert labels.chunks == ((1,) * 5, (1536, 1536), (1536, 1536))
+
+
+def test_labels_are_cf_flags_and_name_their_model():
+    labels = predict_cube(make_cube(make_scene(FOUR, 40, 40), FOUR))
+    assert labels.attrs["flag_values"].tolist() == [1, 2, 3, 4, 5]
+    assert labels.attrs["flag_meanings"].split()[-1] == "missing"
+    assert labels.attrs["level"] == "L2A"
+    assert labels.attrs["kappamask_model_sha256"] == load_model().entry.sha256
+    assert labels.rio.crs.to_epsg() == 32632
+
+
+# --- invariant 6: no data -----------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_missing_is_where_a_required_band_is_missing_and_only_there(seed):
+    rng = np.random.default_rng(seed)
+    bands = ["B11", "B02", "B8A", "B03", "B04"]
+    scene = make_scene(bands, 50, 60, seed=1)
+    for layer in scene:
+        layer[rng.random(layer.shape) < rng.uniform(0, 0.3)] = np.nan
+    labels = predict_array(scene, bands, level="L2A")
+    np.testing.assert_array_equal(labels == Label.MISSING, np.isnan(scene[1:]).any(0))
+    assert set(np.unique(labels)) <= {1, 2, 3, 4, 5}
+
+
+def test_infinite_values_are_no_data():
+    scene = make_scene(FOUR, 40, 40)
+    scene[1, 3, 4] = np.inf
+    labels = predict_array(scene, FOUR, level="L2A")
+    assert labels[3, 4] == Label.MISSING
+    assert (labels == Label.MISSING).sum() == 1
+
+
+def test_a_window_without_data_costs_no_call_of_the_network(monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("the network was called")
+
+    monkeypatch.setattr(type(load_model()), "logits", forbidden)
+    labels = predict_array(np.full((4, 70, 80), np.nan, np.float32), FOUR, level="L2A")
+    assert (labels == Label.MISSING).all()
+
+
+def test_one_pixel_gets_a_label():
+    labels = predict_cube(make_cube(np.full((4, 1, 1), 0.05, np.float32), FOUR))
+    assert labels.shape == (1, 1, 1)
+    assert labels.values.item() in (1, 2, 3, 4)
+
+
+# --- bad input ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c * 10000, r"looks like DN: pass \(DN \+ offset\) / 10000"),
+        (lambda c: (c * 10000).astype("int16"), r"got int16, which looks like DN"),
+        (lambda c: c.isel(band=[0, 1, 2]), r"missing B08 or B8A, got B02, B03, B04"),
+        (lambda c: c.isel(band=[1, 2, 3]), r"missing B02"),
+        (lambda c: c.isel(x=[]), r"at least one pixel, band and date, got .*'x': 0"),
+        (lambda c: c.isel(time=[]), r"at least one pixel, band and date"),
+        (lambda c: c.rename(x="lon"), r"has dims \(time, band, y, x\), got .*lon"),
+        (lambda c: c.drop_vars("spatial_ref"), r"needs a coordinate reference system, got none"),
+        (lambda c: c.assign_attrs(level="L3"), r"must be 'L1C' or 'L2A', got 'L3'"),
+        (lambda c: c.assign_attrs(level=""), r"must be 'L1C' or 'L2A', got ''"),
+        (lambda c: c.drop_vars("band"), r"names its bands in cube.coords\['band'\]"),
+        (lambda c: c.drop_vars("x"), r"needs the coordinate x at pixel centres"),
+        (lambda c: c.isel(x=[0, 1, 5]), r"x must run in even steps, got steps from 10 to 40"),
+        (lambda c: c.isel(band=[0, 1, 2, 3, 3]), r"each band may stand once, got B08"),
+    ],
+)
+def test_a_bad_cube_gets_one_clear_error(change, message):
+    cube = change(make_cube(make_scene(FOUR, 20, 20), FOUR))
+    with pytest.raises(InputError, match=message):
+        predict_cube(cube).compute()
+
+
+def test_dn_hidden_in_one_window_of_a_lazy_cube_is_refused_when_computed():
+    scene = make_scene(FOUR, 40, 40)
+    scene[2, 30, 30] = 1200
+    labels = predict_cube(make_cube(scene, FOUR).chunk({"y": 20}))
+    with pytest.raises(InputError, match="got 1200 in B04"), dask.config.set(scheduler="sync"):
+        labels.compute()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bands": ["B02", "B03", "B04", "B99"]}, UnknownNameError, "unknown band 'B99'"),
+        ({"bands": ["B02", "B03", "B04"]}, InputError, r"shape \(4, 8, 8\) and 3 names"),
+        ({"model": "best"}, UnknownNameError, "unknown model 'best': expected one of default"),
+        ({"output": "mask"}, InputError, "output must be one of labels, probabilities"),
+        ({"bands": ["B02", "B03", "B04", "B10"]}, InputError, "B10 does not exist at level L2A"),
+    ],
+)
+def test_bad_arguments_get_one_clear_error(arguments, error, message):
+    given_arguments = {"bands": FOUR, "level": "L2A"} | arguments
+    with pytest.raises(error, match=message):
+        predict_array(np.zeros((4, 8, 8), np.float32), **given_arguments)
+
+
+def test_a_model_of_another_level_is_refused():
+    with pytest.raises(InputError, match="loaded for L1C, the input is L2A"):
+        predict_array(
+            np.zeros((4, 8, 8), np.float32), FOUR, level="L2A", model=load_model(level="L1C")
+        )
+
+
+def test_a_cube_on_ascending_y_is_labelled_as_it_lies():
+    cube = make_cube(make_scene(FOUR, 64, 64), FOUR)
+    labels = predict_cube(cube.isel(y=slice(None, None, -1)))
+    assert labels.y.values[0] < labels.y.values[-1]
+    assert labels.shape == (1, 64, 64)
