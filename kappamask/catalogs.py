@@ -386,8 +386,10 @@ def baseline_of(item: Any) -> str:
     stated = [str(view.properties[name]) for name in _BASELINES if view.properties.get(name)]
     named = [m.group(1) for t in _said(view, _PRODUCTS) if (m := re.search(r"_N(\d\d\.?\d\d)", t))]
     for text in stated + named:
-        if (told := re.fullmatch(r"0?(\d)\.?(\d\d)", text)) and text not in ("99.99", "9999"):
-            return f"0{told.group(1)}.{told.group(2)}"
+        if told := re.fullmatch(r"(\d{1,2})\.?(\d\d)", text):
+            baseline = f"{told.group(1).zfill(2)}.{told.group(2)}"
+            if baseline != "99.99":
+                return baseline
     got = f"got {(stated + named)[0]}" if stated + named else "it says nothing"
     raise ItemError(
         f"item {view.id}: its processing baseline is unknown ({got}), and with it whether its DN "

@@ -62,8 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: _Commands, name: str, run: Callable[..., int], help_: str,
-         example: str) -> argparse.ArgumentParser:
+def _add(
+    commands: _Commands, name: str, run: Callable[..., int], help_: str, example: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help_,
@@ -80,8 +81,13 @@ def _add(commands: _Commands, name: str, run: Callable[..., int], help_: str,
 
 def add_demo(commands: _Commands) -> None:
     """Add `kappamask demo`."""
-    parser = _add(commands, "demo", run_demo, "Run the main job on the embedded sample.",
-                  "--out kappamask-demo")
+    parser = _add(
+        commands,
+        "demo",
+        run_demo,
+        "Run the main job on the embedded sample.",
+        "--out kappamask-demo",
+    )
     parser.add_argument("--out", type=Path, default=Path("kappamask-demo"), metavar="DIR")
 
 
@@ -104,8 +110,9 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def add_search(commands: _Commands) -> None:
     """Add `kappamask search`."""
-    parser = _add(commands, "search", run_search, "List the Sentinel-2 items of an area and time.",
-                  EXAMPLE)
+    parser = _add(
+        commands, "search", run_search, "List the Sentinel-2 items of an area and time.", EXAMPLE
+    )
     _add_query(parser)
     parser.add_argument("--json", action="store_true", help="print a STAC ItemCollection")
 
@@ -129,14 +136,25 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     area = parser.add_mutually_exclusive_group(required=True)
     area.add_argument("--bbox", metavar="W,S,E,N", help="degrees, one comma-separated argument")
     area.add_argument("--area", type=Path, metavar="FILE.geojson", help="polygon in degrees")
-    parser.add_argument("--date", required=True, metavar="START/END",
-                        help="2022-06-01/2022-06-30, one day, or one month; both ends included")
-    parser.add_argument("--catalog", default="earth-search", metavar="NAME|URL|DIR/catalog.json",
-                        help="a known catalogue, a STAC API, or a static catalogue "
-                             "(default: %(default)s)")
+    parser.add_argument(
+        "--date",
+        required=True,
+        metavar="START/END",
+        help="2022-06-01/2022-06-30, one day, or one month; both ends included",
+    )
+    parser.add_argument(
+        "--catalog",
+        default="earth-search",
+        metavar="NAME|URL|DIR/catalog.json",
+        help="a known catalogue, a STAC API, or a static catalogue (default: %(default)s)",
+    )
     parser.add_argument("--level", default="L2A", choices=["L1C", "L2A"])
-    parser.add_argument("--max-cloud-cover", type=float, metavar="PERCENT",
-                        help="of the whole item, as the catalogue says")
+    parser.add_argument(
+        "--max-cloud-cover",
+        type=float,
+        metavar="PERCENT",
+        help="of the whole item, as the catalogue says",
+    )
     parser.add_argument("--max-items", type=int, metavar="N", help="keep so many, the earliest")
 
 
@@ -170,18 +188,36 @@ def _search(options: argparse.Namespace) -> list[Any]:
 
 def add_mask(commands: _Commands) -> None:
     """Add `kappamask mask`."""
-    parser = _add(commands, "mask", run_mask,
-                  "Label every date of an area and time: COG, STAC item and picture each.",
-                  f"{EXAMPLE} --max-cloud-cover 80 --out masks")
+    parser = _add(
+        commands,
+        "mask",
+        run_mask,
+        "Label every date of an area and time: COG, STAC item and picture each.",
+        f"{EXAMPLE} --max-cloud-cover 80 --out masks",
+    )
     _add_query(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="finished dates in it are kept: repeat the command to go on")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="finished dates in it are kept: repeat the command to go on",
+    )
     parser.add_argument("--model", default="default", help="see `kappamask models`")
-    parser.add_argument("--resolution", type=float, default=10, metavar="METRES",
-                        help="of the mask (default: %(default)s)")
+    parser.add_argument(
+        "--resolution",
+        type=float,
+        default=10,
+        metavar="METRES",
+        help="of the mask (default: %(default)s)",
+    )
     parser.add_argument("--engine", default="stackstac", choices=["stackstac", "odc"])
-    parser.add_argument("--dn-offset", type=int, metavar="DN",
-                        help="0 or -1000, for items that do not tell their offset")
+    parser.add_argument(
+        "--dn-offset",
+        type=int,
+        metavar="DN",
+        help="0 or -1000, for items that do not tell their offset",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
 
 
@@ -204,8 +240,7 @@ def _mask(items: Sequence[Any], area: Any, folder: Path, **settings: Any) -> int
     from kappamask.pipeline import MaskOptions, mask_items
 
     with _progress() as progress:
-        report = mask_items(items, area, folder, options=MaskOptions(**settings),
-                            progress=progress)
+        report = mask_items(items, area, folder, options=MaskOptions(**settings), progress=progress)
     _say(f"{len(report.masks)} dates labelled in {folder.resolve()}")
     for date, reason in report.failed.items():
         _say(f"kappamask: {date} failed: {reason}", file=sys.stderr)
@@ -242,16 +277,26 @@ def run_models(_: argparse.Namespace) -> int:
 
 
 def _say(text: str, *, file: Any = None) -> None:
-    print(text, file=file or sys.stdout)  # noqa: T201
+    print(text, file=file or sys.stdout)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("labelling", total=None)
 

@@ -49,8 +49,14 @@ class Grid:
             )
 
     @classmethod
-    def covering(cls, bounds: tuple[float, float, float, float], *, epsg: int,
-                 resolution: float, anchor: tuple[float, float]) -> Grid:
+    def covering(
+        cls,
+        bounds: tuple[float, float, float, float],
+        *,
+        epsg: int,
+        resolution: float,
+        anchor: tuple[float, float],
+    ) -> Grid:
         """Make the smallest grid that covers `bounds`, pixel edges in line with `anchor`.
 
         Examples
@@ -108,16 +114,14 @@ class Source:
     gdal_options: dict[str, str]
 
     def to_item(self) -> dict[str, Any]:
-        """A plain STAC item: hrefs and grids, nothing else."""
+        """Write a plain STAC item: hrefs and grids, nothing else."""
         from shapely.geometry import shape
 
         code = {"proj:epsg": self.crs, "proj:code": f"EPSG:{self.crs}"} if self.crs else {}
         return {
             "type": "Feature",
             "stac_version": "1.0.0",
-            "stac_extensions": [
-                "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-            ],
+            "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
             "id": self.id,
             "geometry": self.footprint,
             "bbox": list(shape(self.footprint).bounds),
@@ -130,8 +134,9 @@ class Source:
         }
 
 
-def read_dn(sources: Sequence[Source], bands: Sequence[str], grid: Grid, *, chunks: Chunks,
-            engine: str) -> tuple[list[int], da.Array]:
+def read_dn(
+    sources: Sequence[Source], bands: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
+) -> tuple[list[int], da.Array]:
     """Read DN of every source onto the grid, lazily.
 
     Parameters
@@ -156,8 +161,9 @@ def read_dn(sources: Sequence[Source], bands: Sequence[str], grid: Grid, *, chun
     return kept, dn.rechunk({0: 1, 1: -1})
 
 
-def _read_stackstac(sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks,
-                    resampling: str) -> tuple[list[int], da.Array]:
+def _read_stackstac(
+    sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+) -> tuple[list[int], da.Array]:
     import dask.array as da
     import stackstac
     from rasterio.enums import Resampling
@@ -226,8 +232,9 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read_odc(sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks,
-              resampling: str) -> tuple[list[int], da.Array]:
+def _read_odc(
+    sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+) -> tuple[list[int], da.Array]:
     import odc.stac
     import pystac
     from affine import Affine
@@ -250,6 +257,7 @@ def _read_odc(sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunk
         nodata=0,
         groupby="id",
         preserve_original_order=True,
+        use_overviews=False,  # they may be made by decimation; a mean is a mean of all pixels
         stac_cfg={"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}}},
     )
     stacked = cube[list(bands)].to_array("band").transpose("time", "band", "y", "x")

@@ -47,7 +47,9 @@ class ClassEntry:
 
 LEGEND: tuple[ClassEntry, ...] = (
     ClassEntry(Label.UNDEFINED, "undefined", "undefined", "The labeller was unsure", "808080"),
-    ClassEntry(Label.CLEAR, "clear", "clear", "Ground seen without cloud or cloud shadow", "3B9B6D"),
+    ClassEntry(
+        Label.CLEAR, "clear", "clear", "Ground seen without cloud or cloud shadow", "3B9B6D"
+    ),
     ClassEntry(
         Label.CLOUD_SHADOW, "cloud_shadow", "cloud shadow", "Ground darkened by a cloud", "3D348B"
     ),

@@ -56,8 +56,9 @@ class Normalisation:
         scale = 1 / torch.tensor(self.std)[:, None, None]
         return reflectance.clamp(min=0).sqrt_().sub_(mean).mul_(scale).nan_to_num_(0.0)
 
-    def fill(self, slots: Tensor, reflectance: Sequence[np.ndarray], bands: Sequence[str],
-             window: Window) -> None:
+    def fill(
+        self, slots: Tensor, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
+    ) -> None:
         """Normalise band by band into `slots` (1, 13, y, x), zero where nothing is written.
 
         The same arithmetic as calling it, with one band in the processor's cache at a time.
@@ -169,8 +170,9 @@ class Model:
         """Pickle as a call of `load_model`."""
         return load_model, (self.entry.name, self.level, self.precision)
 
-    def logits(self, reflectance: Sequence[np.ndarray], bands: Sequence[str],
-               window: Window) -> Tensor:
+    def logits(
+        self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
+    ) -> Tensor:
         """Run the network on one window.
 
         Parameters
@@ -320,4 +322,6 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         return load(content)
     except SafetensorError as error:
-        raise WeightsError(f"{path} is no valid safetensors file ({error}): get it again") from error
+        raise WeightsError(
+            f"{path} is no valid safetensors file ({error}): get it again"
+        ) from error

@@ -29,6 +29,8 @@ from kappamask.stac_item import (
     Grid,
     MaskRecord,
     build_item,
+    build_links,
+    count_codes,
     grid_fields,
     names_of_dates,
     sources_of_dates,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 BLOCK = 512  # pixels; the tile of the COG layout
-OTHER_BLOCK = 384
 IRREGULAR = 1e-3  # of a pixel: how far a coordinate may stray from an even step
 # What one unreadable date raises while it is computed; the other dates are still written.
 DATE_ERRORS = (ItemError, OSError, RuntimeError)
@@ -83,8 +84,9 @@ def write_mask(
         The items that the cube was loaded from, ``pystac.Item`` or dicts; each date
         is linked to its own by the ids above, else to those of its solar day.
     overwrite
-        False keeps the dates that are complete, on the same grid and of the same
-        model, and does not compute them: an interrupted run goes on where it stopped.
+        False keeps the dates that are complete, of the same items and model and on
+        the same grid, and does not compute them: an interrupted run goes on where it
+        stopped.
     progress
         Called with the path of the COG after each date.
 
@@ -305,27 +307,34 @@ def _recorded_steps(labels: xr.DataArray) -> dict[str, float]:
 
 
 def _is_complete(path: Path, record: MaskRecord) -> bool:
-    """Whether this very date was written before, by the same model on the same grid."""
+    """Whether this very mask was written before: time, grid, model and sources agree."""
+    wanted = {
+        "datetime": record.timestamp,
+        "kappamask:model": record.model,
+        "kappamask:model_sha256": record.model_sha256,
+        **grid_fields(record.grid),
+    }
     try:
         item = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        known, size = item["properties"], item["assets"]["mask"]["file:size"]
-        same_grid = grid_fields(record.grid).items() <= known.items()
-        same_model = (known.get("kappamask:model"), known.get("kappamask:model_sha256")) == (
-            record.model,
-            record.model_sha256,
+        known = item["properties"]
+        # Sources are told by their ids: addresses change with the server that is asked.
+        ids = [link["title"] for link in item["links"]]
+        return bool(
+            all(known.get(name) == value for name, value in wanted.items())
+            and ids == [link["title"] for link in build_links(record, folder=path.parent)]
+            and item["assets"]["mask"]["file:size"] == path.stat().st_size
         )
-        return bool(same_grid and same_model and path.stat().st_size == size)
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
 
 
 def _write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
-    counts = np.bincount(values.ravel(), minlength=len(LEGEND))
-    if counts.size > len(LEGEND):
+    if values.max() >= len(LEGEND):
         raise InputError(
             f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
-            f"{counts.size - 1} on {record.timestamp}: pass what predict_cube returned"
+            f"{values.max()} on {record.timestamp}: pass what predict_cube returned"
         )
+    counts = count_codes(values)
     with _staging(path.parent, path.name) as staging:
         cog = _encode_cog(values, record)
         item = build_item(
@@ -393,17 +402,13 @@ def _encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
 
 
 def _block_size(rows: int, columns: int) -> int:
-    """512 pixels, unless that would look untiled to `rio cogeo validate`.
+    """512 pixels, unless that would look untiled to `rio cogeo validate`: then less.
 
     The validator takes a level that is taller than 512 pixels and exactly one block
-    wide for a raster in strips (GDAL's own asks for more than 1024 before it does).
-    Halving never leads from 512 to 384, so then 384 will do at every level.
+    wide for a raster in strips; GDAL's own does so only above 1024.
     """
-    while rows > BLOCK:
-        if columns == BLOCK:
-            return OTHER_BLOCK
-        rows, columns = -(-rows // 2), -(-columns // 2)
-    return BLOCK
+    widths = {columns >> level for level in range(rows.bit_length()) if rows >> level > BLOCK}
+    return next((size for size in (BLOCK, 256, 128, 64, 32) if size not in widths), BLOCK)
 
 
 def _tags(record: MaskRecord) -> dict[str, str]:

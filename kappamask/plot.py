@@ -1,6 +1,6 @@
 """Pictures of a mask: true colour, labels and outlines side by side.
 
-Row 5: imports `stac_item` (names), `bands`, `errors` and `legend`; never `output`.
+Row 5: imports `stac_item` (names, counts), `bands`, `errors` and `legend`; never `output`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kappamask import __version__
 from kappamask.bands import check_level
 from kappamask.errors import InputError, WriteError
 from kappamask.legend import LEGEND, Label
-from kappamask.stac_item import names_of_dates, sources_of_dates
+from kappamask.stac_item import count_codes, names_of_dates, sources_of_dates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -172,7 +172,7 @@ def quicklook(
             f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
             f"{codes.max()}: pass what predict_cube returned"
         )
-    percentages = 100 * np.bincount(codes.ravel(), minlength=len(LEGEND)) / codes.size
+    percentages = 100 * count_codes(codes) / codes.size
     drawn = reduce_labels(codes, factor=factor)
     colors = true_color(cube, level=level, factor=factor)
     layout = Layout(*drawn.shape)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kappamask.bands import NAMES, NEAR_INFRARED, REQUIRED, check_level, check_network_bands
+from kappamask.bands import AUXILIARY, NEAR_INFRARED, REQUIRED, check_level, check_network_bands
+from kappamask.blocks import map_windows
 from kappamask.errors import InputError
 from kappamask.legend import LEGEND, PREDICTED, Label
 from kappamask.model import Model, load_model
-from kappamask.windows import Window, plan_axis, plan_windows
+from kappamask.windows import LATTICE, Window, plan_axis, plan_windows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +43,11 @@ class Task:
         """Where the bands stand without which a pixel has no data."""
         nir = next(name for name in NEAR_INFRARED if name in self.bands)
         return [self.bands.index(name) for name in (*REQUIRED, nir)]
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Shape of the result before (y, x)."""
+        return () if self.output == "labels" else (len(PREDICTED),)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,8 +121,7 @@ def predict_array(
     height, width = reflectance.shape[1:]
     windows = list(plan_windows(height, width, origin=origin))
     kept = [list(bands).index(name) for name in task.bands]
-    leading = (len(PREDICTED),) if output == "probabilities" else ()
-    result = np.empty((*leading, height, width), task.dtype)
+    result = np.empty((*task.leading, height, width), task.dtype)
     for window in windows:
         rows, columns = window.rows, window.columns
         layers = [reflectance[index, rows.read, columns.read] for index in kept]
@@ -129,7 +134,8 @@ def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: O
     if output not in OUTPUTS:
         raise InputError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     level = check_level(level)
-    optical = tuple(name for name in bands if name not in ("AOT", "WVP"))  # not for the own network
+    auxiliary = {band.name for band in AUXILIARY}  # the own network does not read them
+    optical = tuple(name for name in bands if name not in auxiliary)
     optical = check_network_bands(optical, level)
     loaded = load_model(model, level) if isinstance(model, str) else model
     if loaded.level != level:
@@ -167,9 +173,8 @@ def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> 
     valid = find_valid(task, layers)
     core = valid[window.rows.crop, window.columns.crop]
     if not core.any():
-        leading = (len(PREDICTED),) if task.output == "probabilities" else ()
         nothing = int(Label.MISSING) if task.output == "labels" else np.nan
-        return np.full((*leading, *core.shape), nothing, task.dtype)
+        return np.full((*task.leading, *core.shape), nothing, task.dtype)
     with _NETWORK:
         logits = task.model.logits(layers, task.bands, window)
         if task.output == "probabilities":
@@ -246,11 +251,12 @@ def predict_cube(
     """
     level = level or cube.attrs.get("level")
     cube = check_cube(cube)
-    task = make_task([str(name) for name in cube.band.values], level=level or "", model=model,
-                     output=output)
+    task = make_task(
+        [str(name) for name in cube.band.values], level=level or "", model=model, output=output
+    )
     scene = cube if "time" in cube.dims else cube.expand_dims("time")
     scene = scene.sel(band=list(task.bands)).transpose("time", "band", "y", "x")
-    result = wrap_result(_predict_blocks(scene, task), scene, task)
+    result = wrap_result(predict_blocks(scene, task), scene, task)
     return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
 
 
@@ -312,93 +318,31 @@ def _axis_origin(cube: xr.DataArray, dim: str) -> int:
     return round((centres[0] - step / 2) / step)
 
 
-def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
-    """Build the dask array: one task per date and window, reading the blocks it overlaps."""
+def predict_blocks(scene: xr.DataArray, task: Task) -> Any:
+    """Label (time, band, y, x) lazily, one dask task per date and window."""
     import dask.array as da
-    from dask.highlevelgraph import HighLevelGraph
-
-    source = scene.data if isinstance(scene.data, da.Array) else da.from_array(
-        scene.data, chunks=(1, -1, 1536, 1536)
-    )
-    rows, columns = (
-        plan_axis(scene.sizes[dim], origin=start)
-        for dim, start in zip(("y", "x"), lattice_origin(scene), strict=True)
-    )
-    leading = (len(PREDICTED),) if task.output == "probabilities" else ()
-    name = f"kappamask-{task.output}-{_token(source, task, rows, columns)}"
-    dates = _locate(source.chunks[0], slice(0, scene.sizes["time"]))
-    dates = [(block, offset) for block, span in dates for offset in range(span.start, span.stop)]
-    bands = _locate(source.chunks[1], slice(0, scene.sizes["band"]))
-    graph: dict[Any, Any] = {}
-    for t, (i, row), (j, column) in product(
-        range(len(dates)), list(enumerate(rows)), list(enumerate(columns))
-    ):
-        y_parts = _locate(source.chunks[2], row.read)
-        x_parts = _locate(source.chunks[3], column.read)
-        blocks = [
-            [
-                [(source.name, dates[t][0], b, y, x) for b, _ in bands]
-                for x, _ in x_parts
-            ]
-            for y, _ in y_parts
-        ]
-        key = (name, t, *(0 for _ in leading), i, j)
-        spans = ([span for _, span in y_parts], [span for _, span in x_parts])
-        graph[key] = (_predict_parts, blocks, spans, dates[t][1], task, Window(row, column))
-    chunks = (
-        (1,) * len(dates),
-        *((n,) for n in leading),
-        tuple(span.stop - span.start for span in rows),
-        tuple(span.stop - span.start for span in columns),
-    )
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[source])
-    return da.Array(layers, name, chunks, dtype=task.dtype)
-
-
-def _token(*parts: Any) -> str:
     from dask.base import tokenize
 
-    source, task, *plan = parts
+    source = scene.data
+    if not isinstance(source, da.Array):
+        source = da.from_array(source, chunks=(1, -1, LATTICE.core, LATTICE.core))
+    row, column = lattice_origin(scene)
+    plan = (
+        plan_axis(scene.sizes["y"], origin=row),
+        plan_axis(scene.sizes["x"], origin=column),
+    )
     model = task.model
-    return str(tokenize(source.name, model.entry.sha256, model.level, model.precision,
-                        task.bands, task.output, plan))
-
-
-def _locate(sizes: tuple[int, ...], span: slice) -> list[tuple[int, slice]]:
-    """Which blocks of an axis a span overlaps, and which part of each."""
-    parts, start = [], 0
-    for block, size in enumerate(sizes):
-        low, high = max(span.start - start, 0), min(span.stop - start, size)
-        if low < high:
-            parts.append((block, slice(low, high)))
-        start += size
-    return parts
-
-
-def _predict_parts(
-    blocks: list[list[list[np.ndarray]]],
-    spans: tuple[list[slice], list[slice]],
-    date: int,
-    task: Task,
-    window: Window,
-) -> np.ndarray:
-    """Join the parts of the blocks that one window reads, and label its core."""
-    y_size = window.rows.read_stop - window.rows.read_start
-    x_size = window.columns.read_stop - window.columns.read_start
-    scene = np.empty((len(task.bands), y_size, x_size), np.float32)
-    top = 0
-    for row, y_span in zip(blocks, spans[0], strict=True):
-        left = 0
-        for block, x_span in zip(row, spans[1], strict=True):
-            high, wide = y_span.stop - y_span.start, x_span.stop - x_span.start
-            band = 0
-            for part in block:  # (time, band, y, x)
-                piece = part[date, :, y_span, x_span]
-                scene[band : band + len(piece), top : top + high, left : left + wide] = piece
-                band += len(piece)
-            left += wide
-        top += high
-    return predict_window(task, list(scene), window)[None]
+    token = tokenize(
+        source.name, model.entry.sha256, model.level, model.precision, task.bands, plan
+    )
+    return map_windows(
+        partial(predict_window, task),
+        source,
+        plan,
+        token=f"kappamask-{task.output}-{token}",
+        leading=task.leading,
+        dtype=task.dtype,
+    )
 
 
 def wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:

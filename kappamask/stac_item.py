@@ -350,6 +350,19 @@ def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
     return shapely.geometry.mapping(halves), [west, south, round(east - 360, 7), north]
 
 
+def count_codes(codes: np.ndarray) -> np.ndarray:
+    """Count the pixels of each class code: integers (6,).
+
+    `np.bincount` would turn a tile of 120 MB into one of 1 GB first.
+
+    Examples
+    --------
+    >>> count_codes(np.array([[1, 4], [4, 5]], dtype="uint8")).tolist()
+    [0, 1, 0, 0, 2, 1]
+    """
+    return np.array([np.count_nonzero(codes == int(entry.label)) for entry in LEGEND])
+
+
 def build_item(
     record: MaskRecord, counts: np.ndarray, *, folder: Path, sha256: str, size: int
 ) -> dict[str, Any]:
@@ -401,7 +414,7 @@ def build_item(
         "geometry": geometry,
         "bbox": bbox,
         "properties": _properties(record, cover),
-        "links": _links(record, folder),
+        "links": build_links(record, folder=folder),
         "assets": {"mask": asset},
     }
 
@@ -487,7 +500,19 @@ def grid_fields(grid: Grid) -> dict[str, Any]:
     return fields
 
 
-def _links(record: MaskRecord, folder: Path) -> list[dict[str, str]]:
+def build_links(record: MaskRecord, *, folder: Path) -> list[dict[str, str]]:
+    """Link a mask in `folder` to its source items and its model, all ``derived_from``.
+
+    Examples
+    --------
+    >>> from rasterio import Affine
+    >>> from rasterio.crs import CRS
+    >>> grid = Grid(CRS.from_epsg(32632), Affine(10, 0, 600000, 0, -10, 5200000), (2, 3))
+    >>> time = np.datetime64("2022-06-02T10:15:59")
+    >>> record = MaskRecord("mask", time, grid, "L2A", None, None, (Source("S2A_a"),))
+    >>> build_links(record, folder=Path("out"))[0]["href"]
+    'S2A_a'
+    """
     links = [
         {
             "rel": "derived_from",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 from kappamask.errors import InputError
 
@@ -29,7 +29,12 @@ class Lattice:
 
     def __post_init__(self) -> None:
         """Check that windows can begin and end on the network's grid."""
-        if self.core <= 0 or self.core % self.stride or self.margin < 0 or self.margin % self.stride:
+        if (
+            self.core <= 0
+            or self.core % self.stride
+            or self.margin < 0
+            or self.margin % self.stride
+        ):
             raise InputError(
                 f"core and margin must be multiples of the stride {self.stride}, "
                 f"got {self.core} and {self.margin}: choose the next multiple"
@@ -116,7 +121,7 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
         first = -origin % lattice.core or lattice.core
         cuts = [0, *range(first, length, lattice.core), length]
     spans = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         read_start = max(0, start - lattice.margin)
         read_stop = min(length, stop + lattice.margin)
         spans.append(

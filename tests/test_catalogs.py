@@ -229,6 +229,7 @@ def make_item(keys=("red", "blue"), **properties):
         ("05.11", -1000),
         ("0510", -1000),
         ("4.00", -1000),
+        ("10.00", -1000),
     ],
 )
 @pytest.mark.parametrize("level", ["L1C", "L2A"])

@@ -117,7 +117,8 @@ def contents(folder):
 @example(rows=513, columns=1, seed=0, codes=(0, 6))
 @example(rows=513, columns=2, seed=0, codes=(0, 6))
 @example(rows=513, columns=512, seed=0, codes=(0, 6))
-@example(rows=1100, columns=1023, seed=0, codes=(0, 6))
+@example(rows=1100, columns=512, seed=0, codes=(0, 6))
+@example(rows=1100, columns=1025, seed=0, codes=(0, 6))
 @example(rows=512, columns=512, seed=0, codes=(0, 6))
 def test_save_then_load_is_identity(rows, columns, seed, codes):
     values = np.random.default_rng(seed).integers(*codes, (1, rows, columns), dtype=np.uint8)
@@ -254,13 +255,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     assert kept.items() <= contents(tmp_path).items()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no item", "no json", "other model", "other grid"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "no item", "no json", "other model", "other grid", "other source", "other time"],
+)
 def test_a_date_that_is_not_complete_is_written_again(tmp_path, damage):
     labels = make_labels(random_codes((1, 40, 40)))
     (path,) = write_mask(labels, tmp_path / "good")
     changes = {"kappamask_model_sha256": "cd" * 32} if damage == "other model" else {}
     corner = (CORNER[0] + 10, CORNER[1]) if damage == "other grid" else CORNER
     old = make_labels(random_codes((1, 40, 40)), corner=corner, **changes)
+    if damage == "other source":
+        old = old.assign_coords(source_items=("time", ["S2A_of_an_older_baseline"]))
+    if damage == "other time":
+        old["time"] = old["time"] + np.timedelta64(5, "ms")
     (path,) = write_mask(old, tmp_path / "out")
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-1])

@@ -88,10 +88,12 @@ def brute_force(scene, bands, level, origin):
 # --- invariant 1: lattice -----------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("small_lattice")
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(chunks=st.tuples(st.integers(20, 300), st.integers(20, 300), st.integers(1, 4)))
-def test_any_chunking_gives_the_same_labels_bit_for_bit(small_lattice, chunks):
+def test_any_chunking_gives_the_same_labels_bit_for_bit(chunks):
     cube = make_cube(make_scene(FOUR, 211, 260), FOUR, left=LEFT + 130, top=TOP - 70)
     expected = brute_force(cube.values[0], FOUR, "L2A", lattice_origin(cube))
     y, x, band = chunks
@@ -99,7 +101,8 @@ def test_any_chunking_gives_the_same_labels_bit_for_bit(small_lattice, chunks):
     np.testing.assert_array_equal(predict_cube(chunked).values[0], expected)
 
 
-def test_several_dates_in_one_chunk_keep_their_order(small_lattice):
+@pytest.mark.usefixtures("small_lattice")
+def test_several_dates_in_one_chunk_keep_their_order():
     scene = np.stack([make_scene(FOUR, 140, 150, seed) for seed in range(3)])
     together = predict_cube(make_cube(scene, FOUR).chunk({"time": 3, "y": 64, "x": 150}))
     for date in range(3):
@@ -107,7 +110,8 @@ def test_several_dates_in_one_chunk_keep_their_order(small_lattice):
         np.testing.assert_array_equal(together.values[date], one.values[0])
 
 
-def test_constant_input_shows_no_seams(small_lattice):
+@pytest.mark.usefixtures("small_lattice")
+def test_constant_input_shows_no_seams():
     cube = make_cube(np.full((4, 300, 300), 0.06, np.float32), FOUR)
     inner = predict_cube(cube).values[0, 64:-64, 64:-64]
     assert (inner == inner[0, 0]).all()
@@ -137,7 +141,10 @@ def test_probabilities_sum_to_one_and_their_maximum_is_the_label():
     labels = predict_cube(cube)
     assert probabilities.dims == ("time", "label", "y", "x")
     assert probabilities.label.values.tolist() == [
-        "clear", "cloud_shadow", "semi_transparent_cloud", "cloud",
+        "clear",
+        "cloud_shadow",
+        "semi_transparent_cloud",
+        "cloud",
     ]
     values = probabilities.values[0]
     assert np.isnan(values[:, :7]).all()
@@ -159,7 +166,7 @@ def test_dims_in_any_order_and_auxiliary_bands_are_fine():
     np.testing.assert_array_equal(turned.transpose("time", "y", "x").values, expected)
 
 
-def test_the_result_is_lazy_and_one_task_per_window(monkeypatch):
+def test_the_result_is_lazy_and_one_task_per_window():
     """Nothing is read or computed before it is asked for, and the graph stays small."""
     reads = []
 

@@ -11,12 +11,13 @@ import sys
 import time
 import types
 from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
 
 import pystac
 import pytest
 import requests
 import shapely
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from shapely.geometry import box, mapping
 from support.stac_items import COPERNICUS_KEYS, FIELD, SQUARE, make_item
@@ -114,6 +115,9 @@ def test_malformed_or_reversed_dates_are_refused(dates, message):
     st.integers(-400, 1200),
     st.times(),
 )
+@example(date(2024, 6, 1), 0, 0, clock_time(0))
+@example(date(2024, 6, 1), 0, 1, clock_time(0))
+@example(date(2024, 6, 1), 0, 0, clock_time(23, 59, 59, 999999))
 def test_a_span_of_days_holds_every_instant_of_its_days_and_no_other(first, length, shift, clock):
     last = first + timedelta(days=length)
     day = first + timedelta(days=shift)
@@ -179,6 +183,9 @@ def test_cloud_cover_is_filtered_by_the_server_only_where_it_declares_that(api):
     search(FIELD, JUNE, catalog=api.url, max_cloud_cover=80)
     assert "filter" not in api.searches[-1]
     assert "query" not in api.searches[-1]
+    api.conforms = FILTER[:3]  # filters, but in another language
+    search(FIELD, JUNE, catalog=api.url, max_cloud_cover=80)
+    assert "filter" not in api.searches[-1]
     api.conforms = FILTER
     search(FIELD, JUNE, catalog=api.url, max_cloud_cover=80)
     assert api.searches[-1]["filter"] == {"op": "<=", "args": [{"property": "eo:cloud_cover"}, 80]}
@@ -206,7 +213,11 @@ def test_a_url_is_searched_in_the_collections_that_profiles_know(api):
 
 def test_a_profile_of_ones_own_is_searched_by_its_collections(api):
     keys = {"blau": "B02", "gruen": "B03", "rot": "B04", "nah": "B08"}
-    api.items = [make_item("06-01", keys=keys, collection="s2"), make_item("06-02")]
+    api.items = [
+        make_item("06-01", keys=keys, collection="s2"),
+        make_item("06-02"),
+        make_item("06-03", keys=keys, collection="another"),
+    ]
     mine = Profile("mine", api.url, {"L2A": Holding(("s2",), {"B04": ("rot",)})})
     api.ignores = ("collections",)
     assert days(search(FIELD, JUNE, catalog=mine)) == ["06-01"]
@@ -386,6 +397,7 @@ def test_a_static_catalogue_on_disk_is_searched(static):
     red = resolve_assets(items[0])["B04"]
     assert os.path.isabs(red.href)  # noqa: PTH117
     assert red.href.startswith(str(static.parent))
+    assert items[0].assets["red"].href == red.href
     assert red.href.endswith("/B04.tif")
 
 

@@ -8,6 +8,7 @@ become channels and nothing of the input is lost while the trunk costs a quarter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class UNet(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        scales = list(zip(widths, widths[1:], strict=False))
+        scales = list(pairwise(widths))
         self.stride = SHUFFLE * 2 ** len(scales)
         self.stem = ConvUnit(N_BANDS * SHUFFLE**2, widths[0])
         self.presence = nn.Linear(N_FLAGS, widths[0])

@@ -128,7 +128,9 @@ def read_training(folder: Path) -> dict[str, list[Chip]]:
         "t29unu": read_safe_blocks(folder / "safe"),
     }
     for chip in read_chips(folder, "train"):
-        key = f"{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}-{chip.dn.shape[1]}"
+        key = (
+            f"{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}-{chip.dn.shape[1]}"
+        )
         groups.setdefault(key, []).append(chip)
     return groups
 
@@ -147,7 +149,8 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         # Large groups more often, but not in proportion; a single network's labels half as often.
         share = np.array(
             [
-                sum(chip.label.size for chip in chips) ** 0.4 * (0.5 if chips[0].kind == "net" else 1)
+                sum(chip.label.size for chip in chips) ** 0.4
+                * (0.5 if chips[0].kind == "net" else 1)
                 for chips in groups.values()
             ]
         )
@@ -166,7 +169,9 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         """Draw one crop of a group and augment it."""
         level, resolution = chips[0].level, chips[0].resolution
         x, label = self.crop(chips, rng)
-        while torch.isin(label, torch.tensor([Label.UNDEFINED, Label.MISSING])).float().mean() > 0.9:
+        while (
+            torch.isin(label, torch.tensor([Label.UNDEFINED, Label.MISSING])).float().mean() > 0.9
+        ):
             x, label = self.crop(chips, rng)
         clear = (label == Label.CLEAR).float().mean()
         decided = (label != Label.UNDEFINED).float().mean()
@@ -194,7 +199,9 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         top, left = (rng.integers(n * repeat - self.size + 1) for n in (y, x))
         window = np.s_[top : top + self.size, left : left + self.size]
         turns, mirror = int(rng.integers(4)), rng.random() < 0.5
-        label = turn(np.block([[chip.label for chip in row] for row in rows])[window], turns, mirror)
+        label = turn(
+            np.block([[chip.label for chip in row] for row in rows])[window], turns, mirror
+        )
         dn = np.block([[chip.dn for chip in row] for row in rows])[:, *window]
         dn = turn(dn, turns, mirror)
         refl = np.where(dn > 0, dn * np.float32(1e-4), np.float32(np.nan))

@@ -82,7 +82,9 @@ def normalisation_of(groups: dict[str, list[Chip]]) -> Normalisation:
 
 
 @torch.inference_mode()
-def validate(network: torch.nn.Module, normalise: Normalisation, chips: list[Chip]) -> dict[str, float]:
+def validate(
+    network: torch.nn.Module, normalise: Normalisation, chips: list[Chip]
+) -> dict[str, float]:
     """Dice per class, pixels of all chips pooled."""
     network.eval()
     confusion = np.zeros((6, 6), np.int64)
@@ -98,16 +100,28 @@ def validate(network: torch.nn.Module, normalise: Normalisation, chips: list[Chi
     confusion[Label.UNDEFINED] = confusion[Label.MISSING] = 0
     hits, drawn, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     scores = {c.name: 2 * hits[c] / (drawn[c] + said[c]) for c in PREDICTED if drawn[c]}
-    return {"mean": float(np.mean(list(scores.values()))), **{k: float(v) for k, v in scores.items()}}
+    return {
+        "mean": float(np.mean(list(scores.values()))),
+        **{k: float(v) for k, v in scores.items()},
+    }
 
 
-def export(network: torch.nn.Module, folder: Path, normalise: Normalisation, settings: Settings,
-           scores: dict[str, float]) -> None:
+def export(
+    network: torch.nn.Module,
+    folder: Path,
+    normalise: Normalisation,
+    settings: Settings,
+    scores: dict[str, float],
+) -> None:
     """Write the weights as safetensors and the manifest entry that goes with them."""
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()},
-              folder / "best.safetensors")
-    lines = [f"{key} = {list(value) if isinstance(value, tuple) else value!r}"
-             for key, value in {**asdict(settings), **asdict(normalise)}.items()]
+    save_file(
+        {key: value.contiguous() for key, value in network.state_dict().items()},
+        folder / "best.safetensors",
+    )
+    lines = [
+        f"{key} = {list(value) if isinstance(value, tuple) else value!r}"
+        for key, value in {**asdict(settings), **asdict(normalise)}.items()
+    ]
     lines += [f"val_{key.lower()} = {value:.4f}" for key, value in scores.items()]
     (folder / "best.toml").write_text("\n".join(lines) + "\n")
 
@@ -137,7 +151,10 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps, pct_start=min(settings.warm_up / settings.steps, 0.3)
+        optimizer,
+        settings.learning_rate,
+        settings.steps,
+        pct_start=min(settings.warm_up / settings.steps, 0.3),
     )
     start, best = 0, 0.0
     if (out / "last.pt").exists():
@@ -149,7 +166,9 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
         start, best = state["step"], state["best"]
     # A resumed run draws other crops than the first part did, or it would see them twice.
     crops = Crops(groups, size=settings.size, seed=settings.seed + start)
-    stream = iter(DataLoader(crops, settings.batch, num_workers=settings.workers, prefetch_factor=6))
+    stream = iter(
+        DataLoader(crops, settings.batch, num_workers=settings.workers, prefetch_factor=6)
+    )
     began, losses = time.monotonic(), []
     for step in range(start + 1, settings.steps + 1):
         x, flags, label = next(stream)
@@ -171,9 +190,14 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
             if scores["mean"] > best:
                 best = scores["mean"]
                 export(average.module, out, normalise, settings, scores)
-            state = {"step": step, "best": best, "network": network.state_dict(),
-                     "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                     "schedule": schedule.state_dict()}
+            state = {
+                "step": step,
+                "best": best,
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
             torch.save(state, out / "last.tmp")
             (out / "last.tmp").replace(out / "last.pt")
 

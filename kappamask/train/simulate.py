@@ -21,7 +21,9 @@ from kappamask.legend import Label
 WAVELENGTH_UM = torch.tensor([band.wavelength_nm or 0.0 for band in BANDS]) / 1000
 # Rough clear-sky figures per band slot, mid-latitude, sun 40 degrees high (6S-like tables):
 # path reflectance at the top of the atmosphere, two-way transmission, direct share of sunlight.
-PATH = torch.tensor([0.11, 0.075, 0.04, 0.022, 0.018, 0.014, 0.011, 0.01, 0.008, 0.004, 0, 0.001, 0])
+PATH = torch.tensor(
+    [0.11, 0.075, 0.04, 0.022, 0.018, 0.014, 0.011, 0.01, 0.008, 0.004, 0, 0.001, 0]
+)
 TWO_WAY = torch.tensor([0.8, 0.84, 0.88, 0.9, 0.9, 0.91, 0.93, 0.93, 0.95, 0.45, 0, 0.96, 0.93])
 DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 0, 0.94, 0.96])
 CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
@@ -42,8 +44,9 @@ class CloudField:
     cirrus: float  # share of the albedo seen in B10: 0 low cloud, 1 above all vapour
 
 
-def fractal_noise(size: int, rng: np.random.Generator, *, slope: float, outer: float,
-                  stretch: float = 1.0) -> Tensor:
+def fractal_noise(
+    size: int, rng: np.random.Generator, *, slope: float, outer: float, stretch: float = 1.0
+) -> Tensor:
     """Draw periodic noise of unit variance with spectrum ~ f ** -slope above 1 / `outer` pixels.
 
     Returns
@@ -151,8 +154,9 @@ def coarsen(scene: Tensor, resolution: float) -> Tensor:
     return scene
 
 
-def simulate(surface: Tensor, rng: np.random.Generator, *, level: str,
-             resolution: float) -> tuple[Tensor, Tensor]:
+def simulate(
+    surface: Tensor, rng: np.random.Generator, *, level: str, resolution: float
+) -> tuple[Tensor, Tensor]:
     """Put one or two cloud layers on a clear scene.
 
     Parameters

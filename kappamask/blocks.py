@@ -1,0 +1,131 @@
+"""One dask task per date and window, each reading its own margin. Row 2: imports `windows` only.
+
+`dask.array.map_overlap` would make ten times the tasks, and would tie windows to
+chunks; here the windows are given, and every task takes the parts it reads out of
+whatever blocks hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kappamask.windows import Span, Window
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+Work = Callable[[np.ndarray, Window], np.ndarray]
+
+
+def map_windows(
+    work: Work,
+    source: da.Array,
+    plan: tuple[Sequence[Span], Sequence[Span]],
+    *,
+    token: str,
+    leading: tuple[int, ...] = (),
+    dtype: Any,
+) -> da.Array:
+    """Apply `work` to every date and window of a lazy array.
+
+    Parameters
+    ----------
+    work
+        Takes (band, y, x) of what a window reads, and the window; returns its core,
+        (*leading, y, x).
+    source
+        (time, band, y, x), chunked in any way.
+    plan
+        Spans along y and along x.
+    token
+        Names the result: the same work on the same source must have the same token.
+    leading, dtype
+        Of the result.
+
+    Returns
+    -------
+    dask.array.Array
+        (time, *leading, y, x), one chunk per date and window.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from kappamask.windows import plan_axis
+    >>> cube = da.ones((2, 3, 40, 50), chunks=(1, 1, 7, 50))
+    >>> plan = plan_axis(40), plan_axis(50)
+    >>> total = map_windows(lambda scene, _: scene.sum(0), cube, plan, token="t", dtype=float)
+    >>> total.sum().compute()
+    np.float64(12000.0)
+    """
+    import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
+
+    rows, columns = plan
+    dates = [
+        (block, offset)
+        for block, span in locate(source.chunks[0], slice(0, source.shape[0]))
+        for offset in range(span.stop)
+    ]
+    bands = range(len(source.chunks[1]))
+    graph: dict[Any, Any] = {}
+    for (t, (date, offset)), (i, row), (j, column) in product(
+        enumerate(dates), enumerate(rows), enumerate(columns)
+    ):
+        y_parts, x_parts = locate(source.chunks[2], row.read), locate(source.chunks[3], column.read)
+        blocks = [
+            [[(source.name, date, band, y, x) for band in bands] for x, _ in x_parts]
+            for y, _ in y_parts
+        ]
+        spans = ([span for _, span in y_parts], [span for _, span in x_parts])
+        key = (token, t, *(0 for _ in leading), i, j)
+        graph[key] = (_work_on_parts, work, blocks, spans, offset, Window(row, column))
+    chunks = (
+        (1,) * len(dates),
+        *((size,) for size in leading),
+        *(tuple(span.stop - span.start for span in spans) for spans in plan),
+    )
+    layers = HighLevelGraph.from_collections(token, graph, dependencies=[source])
+    return da.Array(layers, token, chunks, dtype=dtype)
+
+
+def locate(sizes: Sequence[int], span: slice) -> list[tuple[int, slice]]:
+    """Which blocks of an axis a span overlaps, and which part of each.
+
+    Examples
+    --------
+    >>> locate((10, 10, 10), slice(8, 21))
+    [(0, slice(8, 10, None)), (1, slice(0, 10, None)), (2, slice(0, 1, None))]
+    """
+    parts, start = [], 0
+    for block, size in enumerate(sizes):
+        low, high = max(span.start - start, 0), min(span.stop - start, size)
+        if low < high:
+            parts.append((block, slice(low, high)))
+        start += size
+    return parts
+
+
+def _work_on_parts(
+    work: Work,
+    blocks: list[list[list[np.ndarray]]],
+    spans: tuple[list[slice], list[slice]],
+    date: int,
+    window: Window,
+) -> np.ndarray:
+    """Join the parts of the blocks that one window reads, and work on them."""
+    rows = []
+    for row, y in zip(blocks, spans[0], strict=True):
+        pieces = [
+            _stack([part[date, :, y, x] for part in block], axis=0)
+            for block, x in zip(row, spans[1], strict=True)
+        ]
+        rows.append(_stack(pieces, axis=2))
+    return work(_stack(rows, axis=1), window)[None]
+
+
+def _stack(pieces: list[np.ndarray], *, axis: int) -> np.ndarray:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)

@@ -1,0 +1,80 @@
+"""The main job: a failed date is named, the others are kept, a second run completes."""
+
+import shutil
+
+import pytest
+
+from kappamask.pipeline import MaskOptions, mask_items
+from kappamask.sample import AREA_L2A, catalog_path
+from kappamask.search import search
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Four dates of the sample, in a copy that may be damaged."""
+    copy = tmp_path / "catalog"
+    shutil.copytree(catalog_path().parent, copy)
+    return search(AREA_L2A, "2019-07", catalog=copy / "catalog.json", level="L2A")
+
+
+def damage(item):
+    """Cut the blue band short, and give back how to mend it."""
+    from pathlib import Path
+
+    path = Path(item.assets["blue"].href)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    return lambda: path.write_bytes(content)
+
+
+def test_a_damaged_date_is_named_and_the_others_are_kept(items, tmp_path):
+    mend = damage(items[1])
+    out = tmp_path / "masks"
+    report = mask_items(items, AREA_L2A, out)
+    assert len(report.masks) == 3
+    ((date, reason),) = report.failed.items()
+    assert date.startswith("2019-07-11")
+    assert "cannot read" in reason
+    assert "B02.tif" in reason
+    assert not list(out.glob("*20190711*"))
+    kept = {path: path.stat().st_mtime_ns for path in report.masks}
+
+    mend()
+    again = mask_items(items, AREA_L2A, out)
+    assert not again.failed
+    assert len(again.masks) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(items, tmp_path):
+    def interrupt(_date, done, _total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "masks"
+    with pytest.raises(KeyboardInterrupt):
+        mask_items(items, AREA_L2A, out, progress=interrupt)
+    finished = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert len([name for name in finished if name.endswith(".tif")]) == 2
+    report = mask_items(items, AREA_L2A, out)
+    assert len(report.masks) == 4
+    assert all((out / name).stat().st_mtime_ns == time for name, time in finished.items())
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_another_resolution_is_done_again(items, tmp_path):
+    import rasterio
+
+    out = tmp_path / "masks"
+    mask_items(items[:1], AREA_L2A, out)
+    (mask,) = mask_items(items[:1], AREA_L2A, out, options=MaskOptions(resolution=20)).masks
+    with rasterio.open(mask) as source:
+        assert source.res == (20, 20)
+
+
+def test_a_folder_that_cannot_be_written_to_fails_every_date(items, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    report = mask_items(items[:1], AREA_L2A, blocked / "masks")
+    ((_, reason),) = report.failed.items()
+    assert "output folder" in reason
