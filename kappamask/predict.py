@@ -262,8 +262,6 @@ def predict_cube(
 
 def check_cube(cube: xr.DataArray) -> xr.DataArray:
     """Check that a cube is the canonical one, or say what is missing."""
-    import rioxarray  # noqa: F401  registers cube.rio
-
     extra = set(cube.dims) - {"time", "band", "y", "x"}
     lacking = {"band", "y", "x"} - set(cube.dims)
     if extra or lacking:
@@ -277,13 +275,24 @@ def check_cube(cube: xr.DataArray) -> xr.DataArray:
         )
     if "band" not in cube.coords:
         raise InputError("a cube names its bands in cube.coords['band'], got none: assign them")
-    if cube.rio.crs is None:
+    if not has_crs(cube):
         raise InputError(
             "a cube needs a coordinate reference system, got none: "
             "set it with cube.rio.write_crs('EPSG:...')"
         )
     check_reflectance_dtype(cube.dtype)
     return cube
+
+
+def has_crs(cube: xr.DataArray) -> bool:
+    """Tell whether a cube names its CRS as CF or GDAL do; rioxarray reads and writes both.
+
+    CF conventions 1.11, section 5.6 (grid mappings).
+    """
+    keys = ("crs_wkt", "spatial_ref", "grid_mapping_name")
+    return "crs" in cube.attrs or any(
+        key in coordinate.attrs for coordinate in cube.coords.values() for key in keys
+    )
 
 
 def lattice_origin(cube: xr.DataArray) -> tuple[int, int]:

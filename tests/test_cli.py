@@ -67,7 +67,7 @@ def test_mask_writes_a_mask_an_item_and_a_picture_per_date(tmp_path, capsys):
     assert "4 dates labelled" in capsys.readouterr().out
 
 
-def test_an_area_file_does_as_well_as_a_bbox(tmp_path, capsys):
+def test_an_area_file_does_as_well_as_a_bbox(tmp_path):
     west, south, east, north = AREA_L2A
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     path = tmp_path / "field.geojson"

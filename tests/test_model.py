@@ -124,7 +124,7 @@ def test_a_file_that_is_no_safetensors_says_so(tmp_path):
 
 
 def test_absent_weights_say_so(tmp_path):
-    with pytest.raises(WeightsError, match="cannot read the weights .*none.safetensors"):
+    with pytest.raises(WeightsError, match=r"cannot read the weights .*none\.safetensors"):
         read_weights(tmp_path / "none.safetensors", "0" * 64)
 
 

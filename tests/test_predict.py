@@ -297,3 +297,60 @@ def test_a_cube_on_ascending_y_is_labelled_as_it_lies():
     labels = predict_cube(cube.isel(y=slice(None, None, -1)))
     assert labels.y.values[0] < labels.y.values[-1]
     assert labels.shape == (1, 64, 64)
+
+
+# --- invariants 1 and 3 on real pixels ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_scenes():
+    """The embedded L1C scene with all bands, 768 x 1536, and where it lies on the lattice."""
+    from kappamask import load_cube
+    from kappamask.sample import SCENES, catalog_path
+    from kappamask.search import search
+
+    scene = SCENES[0]
+    items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)
+    return load_cube(items).isel(time=0).compute()
+
+
+def shifted_agreement(cube, shift):
+    """Share of equal labels among pixels 128 px inside an area and the same area moved."""
+    down, right = shift
+    height, width = cube.sizes["y"] - down, cube.sizes["x"] - right
+    one = predict_cube(cube.isel(y=slice(0, height), x=slice(0, width))).values
+    other = predict_cube(cube.isel(y=slice(down, None), x=slice(right, None))).values
+    one, other = one[down:, right:], other[: height - down, : width - right]
+    inner = np.s_[128:-128, 128:-128]
+    return (one[inner] == other[inner]).mean()
+
+
+@pytest.mark.parametrize("shift", [(1, 1), (37, 201)])
+def test_a_shifted_area_agrees_on_99_9_percent(real_scenes, shift):
+    assert shifted_agreement(real_scenes, shift) >= 0.999
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("shift", [(17, 90), (32, 3)])
+def test_a_shifted_area_agrees_on_99_9_percent_of_a_cloudy_scene(shared_data, shift):
+    from support import bolzano
+
+    from kappamask import load_cube
+
+    item = bolzano.make_item(shared_data / "bolzano/S2_L2A_20220602")
+    assert shifted_agreement(load_cube([item]).isel(time=0).compute(), shift) >= 0.999
+
+
+def test_other_windows_with_an_overlap_of_128_px_agree_on_99_8_percent(real_scenes):
+    """What an openEO back end does: chunks of 512 px, each with 128 px around it."""
+    whole = predict_cube(real_scenes).values
+    values, bands = real_scenes.values, real_scenes.band.values.tolist()
+    pieces = np.zeros_like(whole)
+    for top in range(0, 768, 256):
+        for left in range(0, 1536, 512):
+            rows = slice(max(top - 128, 0), min(top + 384, 768))
+            columns = slice(max(left - 128, 0), min(left + 640, 1536))
+            piece = predict_array(values[:, rows, columns], bands, level="L1C")
+            inner = piece[top - rows.start :, left - columns.start :][:256, :512]
+            pieces[top : top + 256, left : left + 512] = inner
+    assert (pieces == whole).mean() >= 0.998

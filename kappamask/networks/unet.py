@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class ConvUnit(nn.Sequential):
 
     def fold(self) -> None:
         """Fold the batch normalisation into the convolution (inference only)."""
-        self[0] = fuse_conv_bn_eval(self[0], self[1])  # type: ignore[arg-type]
+        self[0] = fuse_conv_bn_eval(cast("nn.Conv2d", self[0]), cast("nn.BatchNorm2d", self[1]))
         self[1] = nn.Identity()
 
 
@@ -48,7 +49,7 @@ class UpUnit(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (n, c_below, y/2, x/2) and (n, c_here, y, x) to (n, c_here, y, x)."""
         x = functional.interpolate(self.lift(x), scale_factor=2.0, mode="nearest")
-        return self.mix(x.add_(skip))
+        return cast("Tensor", self.mix(x.add_(skip)))
 
 
 class UNet(nn.Module):

@@ -132,7 +132,7 @@ def read_training(folder: Path) -> dict[str, list[Chip]]:
             f"{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}-{chip.dn.shape[1]}"
         )
         groups.setdefault(key, []).append(chip)
-    return groups
+    return {key: chips for key, chips in groups.items() if chips}
 
 
 class Crops(IterableDataset):  # type: ignore[type-arg]

@@ -143,9 +143,12 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     groups, val = read_training(data), read_chips(data, "val")
     normalise = normalisation_of(groups)
-    network = UNet(settings.widths).to(memory_format=torch.channels_last)
+    network = UNet(settings.widths)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+        network,
+        multi_avg_fn=get_ema_multi_avg_fn(settings.ema),  # type: ignore[no-untyped-call]
+        use_buffers=True,
     )
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -156,7 +159,7 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
         settings.steps,
         pct_start=min(settings.warm_up / settings.steps, 0.3),
     )
-    start, best = 0, 0.0
+    start, best = 0, -1.0
     if (out / "last.pt").exists():
         state = torch.load(out / "last.pt", weights_only=True)
         network.load_state_dict(state["network"])
@@ -166,8 +169,9 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
         start, best = state["step"], state["best"]
     # A resumed run draws other crops than the first part did, or it would see them twice.
     crops = Crops(groups, size=settings.size, seed=settings.seed + start)
+    ahead = 6 if settings.workers else None  # batches that each worker prepares ahead
     stream = iter(
-        DataLoader(crops, settings.batch, num_workers=settings.workers, prefetch_factor=6)
+        DataLoader(crops, settings.batch, num_workers=settings.workers, prefetch_factor=ahead)
     )
     began, losses = time.monotonic(), []
     for step in range(start + 1, settings.steps + 1):
@@ -177,7 +181,7 @@ def fit(data: Path, out: Path, settings: Settings) -> None:
             logits = network(normalise(x), flags)
         loss = loss_of(logits, to_target(label))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
