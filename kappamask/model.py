@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask.bands import NAMES, check_level, check_network_bands
 from kappamask.errors import InputError, UnknownNameError, WeightsError
-from kappamask.windows import Window
+from kappamask.windows import Span, Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +59,10 @@ class Normalisation:
     def fill(
         self, slots: Tensor, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
     ) -> None:
-        """Normalise band by band into `slots` (1, 13, y, x), zero where nothing is written.
+        """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
 
         The same arithmetic as calling it, with one band in the processor's cache at a time.
+        Slots of absent bands stay as they are, zero.
         """
         import torch
 
@@ -72,6 +73,8 @@ class Normalisation:
             band = torch.from_numpy(values).clamp(min=0).sqrt_()
             band.sub_(self.mean[slot]).mul_(1 / self.std[slot]).nan_to_num_(0.0)
             slots[0, slot][inside].copy_(band)
+        for axis, span in ((2, rows), (3, columns)):
+            mirror_edges(slots.movedim(axis, 0), span)
 
 
 def has_data(values: np.ndarray) -> bool:
@@ -79,6 +82,19 @@ def has_data(values: np.ndarray) -> bool:
     import numpy as np
 
     return bool(np.isfinite(values[::8, ::8]).any() or np.isfinite(values).any())
+
+
+def mirror_edges(lines: Tensor, span: Span) -> None:
+    """Fill the padding of one axis, the first of `lines`, with a mirror image of what was read.
+
+    A network that meets nothing beyond the edge of an array draws a line of thin cloud there.
+    """
+    import numpy as np
+
+    size = span.read_stop - span.read_start
+    order = np.pad(np.arange(size), (span.pad_before, span.pad_after), mode="symmetric")
+    for padding in (slice(0, span.pad_before), slice(span.pad_before + size, span.size)):
+        lines[padding] = lines[order[padding] + span.pad_before]
 
 
 def np_index(before: int, read: slice) -> slice:
@@ -182,7 +198,7 @@ class Model:
         bands
             Their names.
         window
-            Says how many absent pixels are put around them.
+            Says how many mirrored pixels are put around them.
 
         Returns
         -------

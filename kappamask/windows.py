@@ -26,18 +26,15 @@ class Lattice:
     margin: int = 128  # read and discarded on every side
     whole: int = 2048  # an axis up to this long is not cut: cheaper than two windows
     stride: int = 32  # the network's coarsest step: windows begin and end on its multiples
+    mirror: int = 32  # pixels mirrored at least at the edges of an array, where margins end
 
     def __post_init__(self) -> None:
         """Check that windows can begin and end on the network's grid."""
-        if (
-            self.core <= 0
-            or self.core % self.stride
-            or self.margin < 0
-            or self.margin % self.stride
-        ):
+        sizes = (self.core, self.margin, self.mirror)
+        if self.core <= 0 or min(sizes) < 0 or any(size % self.stride for size in sizes):
             raise InputError(
-                f"core and margin must be multiples of the stride {self.stride}, "
-                f"got {self.core} and {self.margin}: choose the next multiple"
+                f"core, margin and mirror must be multiples of the stride {self.stride}, "
+                f"got {self.core}, {self.margin} and {self.mirror}: choose the next multiple"
             )
 
 
@@ -52,7 +49,7 @@ class Span:
     stop: int  # one past the last pixel labelled
     read_start: int  # first pixel read: `margin` before, as far as the array reaches
     read_stop: int
-    pad_before: int  # absent pixels put before those read, to begin on the network's grid
+    pad_before: int  # mirrored pixels put before those read, to begin on the network's grid
     pad_after: int
 
     @property
@@ -112,7 +109,7 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
     [(0, 36), (36, 1572), (1572, 3108), (3108, 4000)]
     >>> span = plan_axis(705, origin=3)[0]
     >>> span.pad_before, span.size % 32
-    (3, 0)
+    (35, 0)
     """
     if length < 1:
         raise InputError("an area needs at least one pixel, got an empty axis: check the bounds")
@@ -130,8 +127,10 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
                 stop=stop,
                 read_start=read_start,
                 read_stop=read_stop,
-                pad_before=(origin + read_start) % lattice.stride,
-                pad_after=-(origin + read_stop) % lattice.stride,
+                pad_before=(origin + read_start) % lattice.stride
+                + (lattice.mirror if read_start == 0 else 0),
+                pad_after=-(origin + read_stop) % lattice.stride
+                + (lattice.mirror if read_stop == length else 0),
             )
         )
     return spans

@@ -75,7 +75,7 @@ def brute_force(scene, bands, level, origin):
         pads = [(0, 0), (0, 0)]
         pads += [(span.pad_before, span.pad_after) for span in (window.rows, window.columns)]
         read = slots[:, :, window.rows.read, window.columns.read]
-        padded = np.pad(read, pads, constant_values=np.nan)
+        padded = np.pad(read, pads, mode="symmetric")
         x = model.entry.normalisation(torch.from_numpy(padded)).to(dtype)
         with torch.inference_mode():
             codes = model.network(x, flags)[0].argmax(0).numpy().astype(np.uint8) + 1

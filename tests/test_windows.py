@@ -28,8 +28,9 @@ def test_windows_read_their_margin_and_begin_on_the_networks_grid(length, origin
         assert span.read_stop == min(length, span.stop + SMALL.margin)
         assert (origin + span.read_start - span.pad_before) % SMALL.stride == 0
         assert span.size % SMALL.stride == 0
-        assert 0 <= span.pad_before < SMALL.stride
-        assert 0 <= span.pad_after < SMALL.stride
+        at_edges = (span.read_start == 0, span.read_stop == length)
+        for pad, at_edge in zip((span.pad_before, span.pad_after), at_edges, strict=True):
+            assert SMALL.mirror * at_edge <= pad < SMALL.stride + SMALL.mirror * at_edge
         cropped = np.arange(length)[span.read][span.crop]
         np.testing.assert_array_equal(cropped, np.arange(span.start, span.stop))
 
@@ -61,6 +62,6 @@ def test_an_empty_axis_is_refused():
 
 
 def test_a_lattice_off_the_networks_grid_is_refused():
-    with pytest.raises(InputError, match="multiples of the stride 32, got 1500 and 128"):
+    with pytest.raises(InputError, match="multiples of the stride 32, got 1500, 128 and 32"):
         Lattice(core=1500)
     assert LATTICE.core % 6 == 0  # whole 20 m and 60 m pixels

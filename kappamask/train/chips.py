@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from kappamask.bands import NAMES, NEAR_INFRARED, REQUIRED
 from kappamask.legend import Label
-from kappamask.train.simulate import simulate, to_top_of_atmosphere
+from kappamask.train.simulate import dress_ground, simulate, to_top_of_atmosphere
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
 BLUE, GREEN, NIR = SLOT["B02"], SLOT["B03"], SLOT["B08"]
@@ -176,14 +176,15 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         clear = (label == Label.CLEAR).float().mean()
         decided = (label != Label.UNDEFINED).float().mean()
         if clear > 0.95 * decided and clear > 0.5 and rng.random() < 0.85:
-            x = x * float(rng.uniform(0.6, 1.15))  # low sun and dark soils are clear too
+            x = x * float(rng.uniform(0.55, 1.25))  # low sun, dark and bright soils are clear too
+            x = dress_ground(x, rng, level=level)
             if level == "L2A" and rng.random() < 0.35:
                 level, x = "L1C", to_top_of_atmosphere(x, rng)
             x, simulated = simulate(x, rng, level=level, resolution=resolution)
             label = torch.where(label == Label.CLEAR, simulated, label)
         x = x * float(rng.uniform(0.92, 1.08)) * (1 + 0.03 * torch.randn(13, 1, 1))
         x = drop_bands(x, rng)
-        if rng.random() < 0.15:
+        if rng.random() < 0.2:
             x, label = cut_swath_edge(x, label, rng)
         flags = torch.cat([x.isfinite().flatten(1).any(1), torch.tensor([level == "L1C"])])
         return x, flags.float(), label.long()

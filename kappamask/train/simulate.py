@@ -26,6 +26,10 @@ PATH = torch.tensor(
 )
 TWO_WAY = torch.tensor([0.8, 0.84, 0.88, 0.9, 0.9, 0.91, 0.93, 0.93, 0.95, 0.45, 0, 0.96, 0.93])
 DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 0, 0.94, 0.96])
+# Clear to turbid inland water, seen from just above it.
+WATER = torch.tensor(
+    [0.04, 0.045, 0.05, 0.035, 0.025, 0.018, 0.016, 0.014, 0.012, 0.01, 0, 0.006, 0.004]
+)
 CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
 # Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
 THIN_FROM, CLEAR_TO = 0.05, 0.03
@@ -98,10 +102,38 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
     )
 
 
+def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Tensor:
+    """Add what is taken for cloud or shadow and is neither: water, roofs, quarries, an even haze.
+
+    Takes and gives (13, y, x) clear reflectance; absent bands stay NaN.
+    """
+    size = surface.shape[-1]
+    path = PATH[:, None, None] if level == "L1C" else torch.zeros(13, 1, 1)
+    if rng.random() < 0.25:
+        noise = fractal_noise(size, rng, slope=rng.uniform(2.2, 3), outer=rng.uniform(60, 400))
+        wet = (
+            noise.abs() < rng.uniform(0.02, 0.1) if rng.random() < 0.6 else noise > 1.3
+        )  # rivers, lakes
+        clarity = torch.from_numpy(rng.uniform(0.5, 1.5, (13, 1, 1)).astype(np.float32))
+        water = path + WATER[:, None, None] * clarity * rng.uniform(0.4, 1.6)
+        surface = torch.where(wet & surface.isfinite(), water + 0.004 * noise, surface)
+    if rng.random() < 0.25:
+        roofs = torch.zeros(size, size)
+        for _ in range(rng.integers(3, 40)):
+            (y, x), (high, wide) = rng.integers(size, size=2), rng.integers(1, 14, size=2)
+            roofs[y : y + high, x : x + wide] = rng.uniform(0.15, 0.8)
+        tint = torch.from_numpy(rng.uniform(0.7, 1.1, (13, 1, 1)).astype(np.float32))
+        surface = torch.where((roofs > 0) & surface.isfinite(), path + roofs * tint, surface)
+    if rng.random() < 0.3:
+        surface = surface + PATH[:, None, None] * rng.uniform(-0.15, 0.5)
+    return surface.clamp(min=0.0005)
+
+
 def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:
     """Turn L2A reflectance (13, y, x) into a plausible L1C one, B10 included."""
-    toa = PATH[:, None, None] * rng.uniform(0.7, 1.3) + TWO_WAY[:, None, None] * surface
-    toa[CIRRUS] = 0.0015 + 0.0008 * torch.rand(toa.shape[1:])
+    path = PATH[:, None, None] * rng.uniform(0.5, 1.8)
+    toa = path + TWO_WAY[:, None, None] ** rng.uniform(0.7, 1.6) * surface
+    toa[CIRRUS] = 0.001 + 0.001 * rng.random() + 0.0008 * torch.rand(toa.shape[1:])
     return toa
 
 
