@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
@@ -52,15 +53,13 @@ def parse_area(area: Any) -> BaseGeometry:
     >>> parse_area((179.5, -17.0, -179.5, -16.0)).geom_type
     'MultiPolygon'
     """
-    if isinstance(area, str | os.PathLike):
-        path = Path(area)
-        return _check(_from_geojson(_read_json(path), str(path)), str(path))
     if isinstance(area, BaseGeometry):
         return _check(area, "shapely geometry")
-    if isinstance(area, Mapping):
-        return _check(_from_geojson(area, "GeoJSON"), "GeoJSON")
-    if hasattr(area, "__geo_interface__"):
-        return _check(_from_geojson(area.__geo_interface__, "GeoJSON"), "GeoJSON")
+    if isinstance(area, str | os.PathLike):
+        return _from_geojson(_read_json(Path(area)), str(area))
+    document = getattr(area, "__geo_interface__", area)
+    if isinstance(document, Mapping):
+        return _from_geojson(document, "GeoJSON")
     return _from_bbox(area)
 
 
@@ -70,18 +69,7 @@ def cut_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
     Some catalogues store the footprint of a tile there as one ring that runs from
     179 to -179 degrees, which a plane reads as a belt around the globe. A polygon
     wider than 180 degrees is taken for such a ring; one Sentinel-2 tile is never
-    wider than a few degrees.
-
-    Parameters
-    ----------
-    geometry
-        Polygon or MultiPolygon in degrees.
-
-    Returns
-    -------
-    shapely.Polygon or shapely.MultiPolygon
-        The same surface with every longitude in -180..180; other geometries are
-        returned as they are.
+    wider than a few degrees. Other geometries are returned as they are.
 
     Examples
     --------
@@ -90,27 +78,24 @@ def cut_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
     ((-180.0, 0.0, 180.0, 1.0), 2.0)
     """
     parts = getattr(geometry, "geoms", [geometry])
-    if all(part.bounds[2] - part.bounds[0] <= 180 for part in parts if not part.is_empty):
+    if not any(map(_jumps, parts)):
         return geometry
-    return shapely.union_all([_cut(part) for part in parts])
+    return shapely.union_all([_cut(part) if _jumps(part) else part for part in parts])
+
+
+def _jumps(polygon: BaseGeometry) -> bool:
+    west, _, east, _ = polygon.bounds
+    return bool(east - west > 180)
 
 
 def _cut(polygon: BaseGeometry) -> BaseGeometry:
-    west, _, east, _ = polygon.bounds
-    if east - west <= 180:
-        return polygon
     # Longitudes 0..360, where the ring is one piece; what lies beyond 180 moves back.
-    unrolled = shapely.make_valid(shapely.transform(polygon, _unroll))
+    unrolled = shapely.transform(polygon, lambda p: np.c_[p[:, 0] % 360, p[:, 1]])
+    unrolled = shapely.make_valid(unrolled)
     beyond = unrolled.intersection(box(180, -90, 360, 90))
     moved = shapely.transform(beyond, lambda points: points - [360, 0])
     halves = shapely.union_all([unrolled.intersection(box(0, -90, 180, 90)), moved])
     return halves if halves.area else polygon  # a belt around the globe after all
-
-
-def _unroll(points: Any) -> Any:
-    points = points.copy()  # (vertex, longitude and latitude)
-    points[:, 0] %= 360
-    return points
 
 
 def _from_bbox(bbox: Any) -> BaseGeometry:
@@ -132,9 +117,8 @@ def _from_bbox(bbox: Any) -> BaseGeometry:
         raise InputError(f"an area needs a surface, {got}, which is a line: widen it")
     if west < east:
         return box(west, south, east, north)
-    halves = [(west, 180.0), (-180.0, east)]
-    boxes = [box(left, south, right, north) for left, right in halves if left < right]
-    return boxes[0] if len(boxes) == 1 else MultiPolygon(boxes)
+    halves = ((west, 180.0), (-180.0, east))
+    return MultiPolygon([box(left, south, right, north) for left, right in halves if left < right])
 
 
 def _check_degrees(bounds: Sequence[float], got: str) -> None:
@@ -154,14 +138,16 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"no area file at {path}: give the path of a GeoJSON file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"an area file is GeoJSON, but {path} cannot be read: {error}") from None
 
 
 def _from_geojson(document: Any, source: str) -> BaseGeometry:
     """Turn a geometry, Feature or FeatureCollection into one shapely geometry."""
     if not isinstance(document, Mapping) or "type" not in document:
-        raise InputError(f"GeoJSON is an object with a 'type', got {_brief(document)} in {source}")
+        raise InputError(
+            f"GeoJSON needs a geometry, an object with a 'type', got {document!r:.80} in {source}"
+        )
     crs = document.get("crs")
     if crs is not None:
         name = str((crs.get("properties") or {}).get("name") if isinstance(crs, Mapping) else crs)
@@ -171,18 +157,17 @@ def _from_geojson(document: Any, source: str) -> BaseGeometry:
                 "reproject it to EPSG:4326"
             )
     if document["type"] == "FeatureCollection":
-        features = document.get("features") or []
-        return shapely.union_all([_check(_from_geojson(f, source), source) for f in features])
+        features = [_from_geojson(feature, source) for feature in document.get("features") or ()]
+        return _check(shapely.union_all(features), source)
     if document["type"] == "Feature":
-        if document.get("geometry") is None:
-            raise InputError(f"a Feature needs a geometry, got none in {source}")
-        return _from_geojson(document["geometry"], source)
+        return _from_geojson(document.get("geometry"), source)
     try:
-        return shape(document)
+        geometry = shape(document)
     except (shapely.errors.ShapelyError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"cannot read {source} as a GeoJSON geometry: {_brief(document)} ({error})"
+            f"cannot read {source} as a GeoJSON geometry: {document!r:.80} ({error})"
         ) from None
+    return _check(geometry, source)
 
 
 def _check(geometry: BaseGeometry, source: str) -> BaseGeometry:
@@ -201,8 +186,3 @@ def _check(geometry: BaseGeometry, source: str) -> BaseGeometry:
             f"area {geometry.area:g} in {source}: buffer a point or a line first"
         )
     return shapely.force_2d(geometry)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

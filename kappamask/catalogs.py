@@ -1,20 +1,14 @@
-"""Catalogue profiles as data: which asset is which band, and what its numbers mean.
-
-Row 1: imports `bands` and `errors` only. Items are duck-typed: a pystac.Item or its dict.
-"""
+"""Catalogue profiles as data, and the files of an item's bands. Row 1: imports items, bands."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
-from urllib.parse import urljoin
 
-from kappamask.bands import AUXILIARY, BANDS, LEVELS, get_band
+from kappamask.bands import BANDS, BY_NAME, LEVELS, NAMES, get_band
 from kappamask.errors import InputError, ItemError, UnknownNameError
+from kappamask.items import View, baseline_of, level_of, view_of
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
 FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
@@ -46,11 +40,9 @@ class Profile:
     name: str
     url: str  # landing page of the STAC API, or of a static catalogue
     levels: Mapping[str, Holding]  # "L1C", "L2A"
-    # Item properties that tell whether the publisher has already subtracted the offset.
-    offset_flags: tuple[str, ...] = FLAGS
+    offset_flags: tuple[str, ...] = FLAGS  # properties, true: the offset is already subtracted
     signer: str | None = None  # module whose `sign(item)` makes the hrefs readable
-    # GDAL options that opening the hrefs needs, credentials aside.
-    gdal_options: Mapping[str, str] = field(default_factory=dict)
+    gdal_options: Mapping[str, str] = field(default_factory=dict)  # without credentials
     note: str = ""  # what a search that finds nothing should know
 
     def __post_init__(self) -> None:
@@ -82,8 +74,7 @@ class ResolvedAsset:
         """Check the numbers: a wrong one shifts every pixel of the cube."""
         if not isinstance(self.dn_offset, int) or not -10000 <= self.dn_offset <= 0:
             raise InputError(
-                "dn_offset is the integer added to the DN, 0 or -1000, "
-                f"got {self.dn_offset!r} for {self.band}"
+                f"dn_offset of {self.band} is the integer 0 or -1000, got {self.dn_offset!r}"
             )
         if get_band(self.band).is_reflectance is False and self.dn_offset != 0:
             raise InputError(f"{self.band} takes no offset, got dn_offset={self.dn_offset}")
@@ -91,16 +82,13 @@ class ResolvedAsset:
             raise InputError(f"an asset needs an href, a scale and a gsd above 0, got {self!r}")
 
 
-# --- the table ---------------------------------------------------------------------------
-# Read in real items (see tests/test_catalogs.py); keys of native resolution stand first.
+# The table, read in real items (see tests/test_catalogs.py); keys of native resolution stand first.
 
-_COMMON_NAMES = {band.name: (band.common_name,) for band in BANDS + AUXILIARY}
-_BAND_NAMES = {band.name: (band.name,) for band in BANDS + AUXILIARY}
+_COMMON_NAMES = {name: (band.common_name,) for name, band in BY_NAME.items()}
+_BAND_NAMES = {name: (name,) for name in BY_NAME}
 _WITH_RESOLUTION = {
-    band.name: tuple(
-        f"{band.name}_{gsd}m" for gsd in sorted((10, 20, 60), key=lambda g: (g != band.gsd, g))
-    )
-    for band in BANDS + AUXILIARY
+    name: tuple(dict.fromkeys(f"{name}_{gsd}m" for gsd in (band.gsd, 10, 20, 60)))
+    for name, band in BY_NAME.items()
 }
 _EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 _COPERNICUS_LEVELS = {
@@ -147,7 +135,7 @@ _TABLE = (
     ),
     Profile("terrascope", "https://stac.terrascope.be", _COPERNICUS_LEVELS),
 )
-PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _TABLE})
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _TABLE}
 
 
 def get_profile(name: str) -> Profile:
@@ -156,26 +144,25 @@ def get_profile(name: str) -> Profile:
     Raises
     ------
     UnknownNameError
-        If no profile has that name; the message lists them.
+        If no profile has that name; the message lists them, and what else `search` takes.
 
     Examples
     --------
     >>> get_profile("earth-search").url
     'https://earth-search.aws.element84.com/v1'
     """
-    try:
-        return PROFILES[name]
-    except (KeyError, TypeError):
-        raise UnknownNameError.of("catalogue", str(name), list(PROFILES)) from None
+    if name not in PROFILES:
+        choice = [*PROFILES, "a URL", "or the path of a catalog.json"]
+        raise UnknownNameError.of("catalogue", name, choice)
+    return PROFILES[name]
 
 
 def profile_of(item: Any) -> Profile:
     """Tell by which profile an item is read, wherever it comes from.
 
     Its asset keys decide; among profiles with the same keys the item's collection
-    does, then the order of `PROFILES`. So an item of a static catalogue on disk is
-    read by Earth Search's profile if its assets are called ``blue``, ``green``...,
-    by Copernicus' if they are called ``B02_10m``...
+    does, then the order of `PROFILES`. So an item of a static catalogue is read as Earth
+    Search's if its assets are called ``blue``, as Copernicus' if ``B02_10m``...
 
     Raises
     ------
@@ -189,17 +176,20 @@ def profile_of(item: Any) -> Profile:
     >>> profile_of(item).name
     'copernicus'
     """
-    view, level = _view(item), level_of(item)
-    best, most = None, (0, False)
-    for profile in PROFILES.values():
-        if holding := profile.levels.get(level):
-            bands = sum(any(key in view.assets for key in keys) for keys in holding.assets.values())
-            if bands and (bands, view.collection in holding.collections) > most:
-                best, most = profile, (bands, view.collection in holding.collections)
-    if best is None:
+    view = view_of(item)
+    level = level_of(view)
+
+    def match(profile: Profile) -> tuple[int, bool]:
+        holding = profile.levels.get(level, Holding((), {}))
+        bands = sum(any(key in view.assets for key in keys) for keys in holding.assets.values())
+        return bands, view.collection in holding.collections
+
+    best = max(PROFILES.values(), key=match)
+    if match(best)[0] == 0:
         raise ItemError(
             f"item {view.id}: no asset has a key under which a catalogue keeps a Sentinel-2 band "
-            f"(blue, B02, B02_10m...), got {_listed(view.assets)}: pass profile=Profile(...)"
+            f"(blue, B02, B02_10m...), got {', '.join(view.assets) or 'none'}: "
+            "pass profile=Profile(...)"
         )
     return best
 
@@ -265,57 +255,40 @@ def resolve_assets(
     >>> resolve_assets(item, ["AOT"])["AOT"].dn_offset
     0
     """
-    view, level = _view(item), level_of(item)
-    profile = profile or profile_of(item)
+    view = view_of(item)
+    level, profile = level_of(view), profile or profile_of(view)
     if level not in profile.levels:
         raise ItemError(f"item {view.id} is {level}, which profile {profile.name!r} does not hold")
     keys = profile.levels[level].assets
-    wanted = None if bands is None else {get_band(name).name for name in bands}
-    found: dict[str, str] = {}  # band: asset key
-    for band in BANDS + AUXILIARY:
-        key = next((key for key in keys.get(band.name, ()) if key in view.assets), None)
-        if key and (band.is_reflectance if wanted is None else band.name in wanted):
-            found[band.name] = key
+    wanted = [band.name for band in (BANDS if bands is None else map(get_band, bands))]
+    found = {
+        name: held[0]
+        for name in BY_NAME
+        if name in wanted and (held := [key for key in keys.get(name, ()) if key in view.assets])
+    }
     absent = [name for name in bands or () if name not in found]
     if absent or not found:
         raise ItemError(
             f"item {view.id}: no asset for {', '.join(absent) or 'any band'} under profile "
-            f"{profile.name!r}, got {_listed(view.assets)}: leave the band out, or pass profile=..."
+            f"{profile.name!r}, got {', '.join(view.assets) or 'none'}: leave the band out, "
+            "or pass profile=..."
         )
     if dn_offset is None:  # layers that take no offset need no baseline
-        any_reflectance = any(get_band(name).is_reflectance for name in found)
-        dn_offset = _dn_offset(view, profile) if any_reflectance else 0
-    return {name: _resolve(view, name, key, dn_offset) for name, key in found.items()}
+        dn_offset = _dn_offset(view, profile) if any(name in NAMES for name in found) else 0
+    resolved = {}
+    for name, key in found.items():
+        band, (href, _) = get_band(name), view.assets[key]
+        if not href:
+            raise ItemError(f"item {view.id}: asset {key!r} has no href: leave band {name} out")
+        offset = dn_offset if band.is_reflectance else 0
+        gsd = view.gsd(key) or float(band.gsd)
+        resolved[name] = ResolvedAsset(name, key, href, offset, scale=1 / band.dn_scale, gsd=gsd)
+    return resolved
 
 
-def _resolve(view: _View, name: str, key: str, dn_offset: int) -> ResolvedAsset:
-    band, (href, fields) = get_band(name), view.assets[key]
-    if not href:
-        raise ItemError(f"item {view.id}: asset {key!r} has no href: leave band {name} out")
-    return ResolvedAsset(
-        band=name,
-        key=key,
-        href=href,
-        dn_offset=dn_offset if band.is_reflectance else 0,
-        scale=1 / band.dn_scale,
-        gsd=_gsd(href, fields) or float(band.gsd),
-    )
-
-
-def _gsd(href: str, fields: Mapping[str, Any]) -> float | None:
-    # 1. the product's own file name (Copernicus' B07_60m says gsd 20), 2. gsd, 3. the grid
-    if in_name := re.search(r"[_/]R?([126]0)m[_./][^/]*(?:/[^/]*)?$", href):
-        return float(in_name.group(1))
-    transform = fields.get("proj:transform") or [0]
-    return float(fields.get("gsd") or abs(transform[0])) or None
-
-
-def _dn_offset(view: _View, profile: Profile) -> int:
+def _dn_offset(view: View, profile: Profile) -> int:
     flag = next((view.properties[f] for f in profile.offset_flags if f in view.properties), None)
-    if flag is True:
-        return 0
-    baseline = baseline_of(view)
-    if baseline < OFFSET_FROM:
+    if flag is True or (baseline := baseline_of(view)) < OFFSET_FROM:
         return 0
     if flag is False:
         raise ItemError(
@@ -324,208 +297,3 @@ def _dn_offset(view: _View, profile: Profile) -> int:
             "dn_offset=0 if its smallest DN lie below 1000; or search catalog='earth-search'"
         )
     return -1000
-
-
-# --- what an item says about itself --------------------------------------------------------
-
-
-def level_of(item: Any) -> str:
-    """Tell the processing level: ``"L1C"`` or ``"L2A"``.
-
-    Read from the product type, then the processing level, then the product id,
-    then the item's id and collection.
-
-    Raises
-    ------
-    ItemError
-        If the item is of another level (a Level-3 mosaic), or does not tell.
-
-    Examples
-    --------
-    >>> level_of({"id": "S2B_24MVV_20250731_0_L1C", "properties": {}, "assets": {}})
-    'L1C'
-    """
-    view = _view(item)
-    for text in _said(view, _TYPES, _PRODUCTS):
-        if told := re.search(r"(?:MSI_?L?|^L|_L)([123](?:[ABC]p?)?)(?![0-9])", text):
-            level = f"L{told.group(1)[:2]}"
-            if level in LEVELS:
-                return level
-            if len(level) == 3 or level == "L3":
-                raise ItemError(
-                    f"item {view.id} is of level {level} ({text}): only Sentinel-2 products of "
-                    "level L1C or L2A can be read"
-                )
-    if told := re.search(r"l(1c|2a)\b", view.collection or "", re.IGNORECASE):
-        return f"L{told.group(1).upper()}"
-    raise ItemError(
-        f"item {view.id}: nothing tells that it is Sentinel-2 of level L1C or L2A "
-        "(s2:product_type, product id or collection): it cannot be read"
-    )
-
-
-def baseline_of(item: Any) -> str:
-    """Tell the processing baseline, such as ``"04.00"``.
-
-    Read from the baseline properties of the catalogues, then from the product id
-    (``_N0400_``).
-
-    Raises
-    ------
-    ItemError
-        If the item does not tell, or says 99.99: made outside ESA's processing, where
-        the number says nothing about the offset.
-
-    Examples
-    --------
-    >>> baseline_of({"id": "S2A_MSIL1C_20170216T101101_N0204_R022_T33UUU_20170216T101105",
-    ...              "properties": {}, "assets": {}})
-    '02.04'
-    """
-    view = _view(item)
-    stated = [str(view.properties[name]) for name in _BASELINES if view.properties.get(name)]
-    named = [m.group(1) for t in _said(view, _PRODUCTS) if (m := re.search(r"_N(\d\d\.?\d\d)", t))]
-    for text in stated + named:
-        if told := re.fullmatch(r"(\d{1,2})\.?(\d\d)", text):
-            baseline = f"{told.group(1).zfill(2)}.{told.group(2)}"
-            if baseline != "99.99":
-                return baseline
-    got = f"got {(stated + named)[0]}" if stated + named else "it says nothing"
-    raise ItemError(
-        f"item {view.id}: its processing baseline is unknown ({got}), and with it whether its DN "
-        "are raised by 1000: pass dn_offset=0 or dn_offset=-1000"
-    )
-
-
-def tile_of(item: Any) -> str | None:
-    """Tell the MGRS tile, such as ``"01VCC"``; None where the item names none.
-
-    Examples
-    --------
-    >>> tile_of({"id": "x", "properties": {"grid:code": "MGRS-1VCC"}, "assets": {}})
-    '01VCC'
-    """
-    view = _view(item)
-    for text in _said(view, ("s2:mgrs_tile", "grid:code", "s2:tile"), _PRODUCTS):
-        if told := re.search(r"(?:^|MGRS-|_)T?(\d{1,2}[C-X][A-Z]{2})(?=_|\.|$)", text):
-            return told.group(1).zfill(5)
-    for prefix in ("mgrs", "sentinel"):
-        parts = [
-            view.properties.get(f"{prefix}:{part}")
-            for part in ("utm_zone", "latitude_band", "grid_square")
-        ]
-        if all(parts):
-            return "".join(map(str, parts)).zfill(5)
-    return None
-
-
-def sensing_time(item: Any) -> datetime:
-    """Tell when the scene was sensed, in UTC.
-
-    Raises
-    ------
-    ItemError
-        If neither ``datetime`` nor ``start_datetime`` is a time.
-
-    Examples
-    --------
-    >>> sensing_time({"id": "x", "assets": {}, "properties": {"datetime": "2024-06-01T10:00:00Z"}})
-    datetime.datetime(2024, 6, 1, 10, 0, tzinfo=datetime.timezone.utc)
-    """
-    view = _view(item)
-    for name in ("datetime", "start_datetime"):
-        if time := _as_time(view.properties.get(name)):
-            return time
-    raise ItemError(f"item {view.id}: neither datetime nor start_datetime is a time")
-
-
-def generation_time(item: Any) -> datetime | None:
-    """Tell when the product was made, in UTC; None where the item does not tell.
-
-    Examples
-    --------
-    >>> generation_time({"id": "S2A_MSIL2A_20181229T095411_N0211_R079_T33SVB_20181229T112231",
-    ...                  "properties": {}, "assets": {}})
-    datetime.datetime(2018, 12, 29, 11, 22, 31, tzinfo=datetime.timezone.utc)
-    """
-    view = _view(item)
-    for name in ("s2:generation_time", "sentinel2:generation_time", "processing:datetime"):
-        if time := _as_time(view.properties.get(name)):
-            return time
-    for text in _said(view, _PRODUCTS):
-        if told := re.search(r"_T\d{2}[A-Z]{3}_(\d{8}T\d{6})", text):
-            return _as_time(told.group(1))
-    return _as_time(view.properties.get("created"))
-
-
-_TYPES = (
-    "s2:product_type", "sentinel2:product_type", "product:type", "eo:productType",
-    "processing:level",
-)  # fmt: skip
-_PRODUCTS = (
-    "s2:product_uri", "sentinel:product_id", "s2:product_title", "sentinel2:product_title",
-    "s2:tile_id", "id",
-)  # fmt: skip
-_BASELINES = (
-    "s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline",
-    "processing_baseline", "processing:version",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _View:
-    """What this room reads of an item, be it a pystac.Item or a dict."""
-
-    id: str
-    collection: str | None
-    properties: Mapping[str, Any]
-    assets: Mapping[str, tuple[str, Mapping[str, Any]]]  # key: (href, other fields)
-
-
-def _view(item: Any) -> _View:
-    if isinstance(item, _View):
-        return item
-    if isinstance(item, Mapping):
-        return _view_of_dict(item)
-    assets = {
-        key: (asset.get_absolute_href() or asset.href, asset.extra_fields)
-        for key, asset in item.assets.items()
-    }
-    return _View(item.id, item.collection_id, {"datetime": item.datetime} | item.properties, assets)
-
-
-def _view_of_dict(item: Mapping[str, Any]) -> _View:
-    properties, assets = item.get("properties"), item.get("assets")
-    if not (isinstance(properties, Mapping) and isinstance(assets, Mapping) and item.get("id")):
-        inner = item.get("attributes", {}).get("stac_discovery", {})  # an EOPF Zarr store's root
-        raise ItemError(
-            f"item {item.get('id') or inner.get('id') or 'without an id'}: a STAC item has an id, "
-            f"properties and assets, got {'a Zarr store' if 'members' in item else 'a document'} "
-            f"with the keys {_listed(item)}: pass the STAC item"
-        )
-    own = next((link["href"] for link in item.get("links") or () if link.get("rel") == "self"), "")
-    return _View(
-        str(item["id"]),
-        item.get("collection"),
-        properties,
-        {key: (urljoin(own, asset.get("href") or ""), asset) for key, asset in assets.items()},
-    )
-
-
-def _said(view: _View, *groups: Sequence[str]) -> Iterator[str]:
-    """Yield what an item says under these properties, in order; "id" is its own id."""
-    for name in (name for group in groups for name in group):
-        if text := view.id if name == "id" else view.properties.get(name):
-            yield str(text)
-
-
-def _as_time(value: Any) -> datetime | None:
-    try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(names) or "none"

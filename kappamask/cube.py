@@ -16,15 +16,10 @@ import numpy as np
 
 from kappamask.area import parse_area
 from kappamask.bands import AUXILIARY, BANDS, NAMES, check_names
-from kappamask.catalogs import (
-    ResolvedAsset,
-    level_of,
-    profile_of,
-    resolve_assets,
-    sensing_time,
-)
+from kappamask.catalogs import ResolvedAsset, profile_of, resolve_assets
 from kappamask.engines import ENGINES, Grid, Source, read_dn
 from kappamask.errors import InputError, ItemError, NoItemsError, UnknownNameError
+from kappamask.items import level_of, sensing_time
 from kappamask.windows import LATTICE
 
 if TYPE_CHECKING:
@@ -54,7 +49,12 @@ class Scene:
         from shapely.geometry import shape
 
         longitude = shape(self.footprint).representative_point().x
-        return (self.time + np.timedelta64(round(longitude / 15 * 3600), "s")).astype("M8[D]")
+        day: np.datetime64 = (self.time + _solar_shift(longitude)).astype("M8[D]")
+        return day
+
+
+def _solar_shift(longitude: float) -> np.timedelta64:
+    return np.timedelta64(round(longitude / 15 * 3600), "s")
 
 
 def load_cube(  # noqa: PLR0913  the public contract fixes the first six
@@ -241,7 +241,11 @@ def _commonest_crs(scenes: Sequence[Scene]) -> int:
     if len(counts) > 1:
         LOG.warning(
             "items lie in %d CRS: the cube is in EPSG:%d as %d of %d items are, the others are "
-            "warped", len(counts), epsg, most, len(scenes),
+            "warped",
+            len(counts),
+            epsg,
+            most,
+            len(scenes),
         )
     return epsg
 
@@ -261,7 +265,8 @@ def scene_bounds(scene: Scene, epsg: int) -> tuple[float, float, float, float] |
             if scene.crs == epsg:
                 return bounds
             there = Transformer.from_crs(scene.crs, epsg, always_xy=True)
-            return there.transform_bounds(*bounds, densify_pts=21)
+            left, bottom, right, top = there.transform_bounds(*bounds, densify_pts=21)
+            return left, bottom, right, top
     return None
 
 
@@ -285,9 +290,7 @@ def _union(all_bounds: Sequence[tuple[float, ...]]) -> tuple[float, float, float
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return (
-        one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-    )
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _rounded(bounds: tuple[float, ...]) -> tuple[int, ...]:
@@ -353,7 +356,7 @@ def to_reflectance(dn: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> np.
 
 
 def group_by_solar_day(scenes: Sequence[Scene]) -> list[list[int]]:
-    """Indices of the scenes of each solar day, days and scenes in order of time."""
+    """List the indices of the scenes of each solar day, days and scenes in order of time."""
     groups: dict[np.datetime64, list[int]] = {}
     for index, scene in enumerate(scenes):
         groups.setdefault(scene.solar_day, []).append(index)
@@ -370,8 +373,13 @@ def join_first_valid(layers: Sequence[da.Array]) -> da.Array:
     return joined
 
 
-def build_cube(mosaics: Sequence[da.Array], groups: Sequence[Sequence[Scene]],
-               names: Sequence[str], grid: Grid, level: str) -> xr.DataArray:
+def build_cube(
+    mosaics: Sequence[da.Array],
+    groups: Sequence[Sequence[Scene]],
+    names: Sequence[str],
+    grid: Grid,
+    level: str,
+) -> xr.DataArray:
     """Dress the blocks as the canonical cube."""
     import dask.array as da
     import rioxarray  # noqa: F401  registers cube.rio

@@ -2,11 +2,10 @@
 
 import json
 import re
-from datetime import UTC, datetime
-from functools import cache
 
 import pystac
 import pytest
+from support.real_items import REFUSED, make_item, readable_items, real_items, refuses
 
 from kappamask import bands as band_table
 from kappamask.catalogs import (
@@ -14,16 +13,12 @@ from kappamask.catalogs import (
     Holding,
     Profile,
     ResolvedAsset,
-    baseline_of,
-    generation_time,
     get_profile,
-    level_of,
     profile_of,
     resolve_assets,
-    sensing_time,
-    tile_of,
 )
 from kappamask.errors import InputError, ItemError, UnknownNameError
+from kappamask.items import level_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
@@ -45,27 +40,6 @@ EXPECTED = {
     ("other/sentinel2-l2a-example", "L2A"): ("earth-search", 1, 0),
     ("planetary_computer/sentinel-2-l2a", "L2A"): ("planetary-computer", 47, 2),
 }
-# What is no readable Sentinel-2 item: how many, what the error names.
-REFUSED = {
-    "cdse/sentinel-2-global-mosaics": (
-        1,
-        "item Sentinel-2_mosaic_2023_Q1_31SDV_0_0 is of level L3",
-    ),
-    "eopf_zarr_structure": (7, "a STAC item has an id, properties and assets, got a Zarr store"),
-    "other/nocoll": (1, "item S2A_MSIL2A_20230928.*-calibrated: no asset has a key.*goodstat"),
-}
-
-
-@cache
-def real_items(root):
-    """Read every document once: path below the root -> (folder, text)."""
-    return {
-        str(path.relative_to(root)): (
-            "/".join(path.relative_to(root).parts[:-1]),
-            path.read_text(encoding="utf-8"),
-        )
-        for path in sorted(root.rglob("*.json"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +47,9 @@ def documents(shared_data):
     return real_items(shared_data / "stac-items")
 
 
-def refuses(folder, path):
-    if folder == "other/nocoll":
-        return path.endswith("-calibrated.json")
-    return folder in REFUSED
-
-
 @pytest.fixture(scope="module")
-def readable(documents):
-    return {
-        path: (folder, json.loads(text))
-        for path, (folder, text) in documents.items()
-        if not refuses(folder, path)
-    }
+def readable(shared_data):
+    return readable_items(shared_data / "stac-items")
 
 
 def made_after_the_change(text):
@@ -170,27 +134,6 @@ def test_real_documents_that_are_no_sentinel_2_item_are_refused_by_name(document
 
 
 @pytest.mark.shared
-def test_what_real_items_say_about_themselves_agrees_with_their_file_names(readable):
-    for path, (_folder, document) in readable.items():
-        item = pystac.Item.from_dict(document)
-        for read in (level_of, baseline_of, tile_of, sensing_time, generation_time):
-            assert read(item) == read(document), path
-        assert re.search(rf"_T?{tile_of(item)}[_.]", path), path
-        day = re.search(r"_(20\d{6})[T_]", path.rsplit("/", 1)[1]).group(1)
-        if "OPER" not in path:  # those carry the day of processing
-            # one scene in the dark of the Pacific was taken up to 3 minutes past midnight
-            assert (
-                abs(
-                    (sensing_time(item) - datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)).days
-                )
-                <= 1
-            )
-        written = set(re.findall(r"_N(\d\d)\.?(\d\d)[_.\"]", json.dumps(document)))
-        assert written <= {tuple(baseline_of(item).split("."))}, path
-        assert generation_time(item) >= sensing_time(item), path
-
-
-@pytest.mark.shared
 def test_an_items_own_scale_and_offset_are_not_believed(readable):
     """Earth Search says `boa_offset_applied` and still lists offset -0.1: 16 real items."""
     believed = wrong = 0
@@ -205,19 +148,6 @@ def test_an_items_own_scale_and_offset_are_not_believed(readable):
 
 
 # --- hand-written items ----------------------------------------------------------------------
-
-
-def make_item(keys=("red", "blue"), **properties):
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": properties.pop("id", "S2A_T32TPS_20230611T101601_L2A"),
-        "collection": properties.pop("collection", None),
-        "geometry": None,
-        "properties": {"datetime": "2023-06-11T10:16:01Z", **properties},
-        "assets": {key: {"href": f"{key}.tif"} for key in keys},
-        "links": [],
-    }
 
 
 @pytest.mark.parametrize(
@@ -373,72 +303,3 @@ def test_profiles_are_looked_up_by_name():
     assert get_profile("copernicus") is PROFILES["copernicus"]
     with pytest.raises(UnknownNameError, match=r"unknown catalogue 'landsat'.*earth-search, "):
         get_profile("landsat")
-
-
-@pytest.mark.parametrize(
-    ("properties", "level"),
-    [
-        ({"product:type": "S2MSI2A", "processing:level": "L2"}, "L2A"),
-        ({"product:type": "S02MSIL1C", "id": "x"}, "L1C"),
-        ({"s2:product_type": "S2MSI2Ap", "id": "x"}, "L2A"),
-        ({"processing:level": "L1C", "id": "x"}, "L1C"),
-        ({"id": "x", "s2:product_uri": "S2A_MSIL1C_20230611T101601_N0509_R065_T32TPS_x"}, "L1C"),
-        ({"id": "x", "collection": "sentinel-2-pre-c1-l2a"}, "L2A"),
-    ],
-)
-def test_the_level_is_found_wherever_an_item_says_it(properties, level):
-    assert level_of(make_item(**properties)) == level
-
-
-@pytest.mark.parametrize(
-    ("properties", "message"),
-    [
-        ({"id": "LC09_L2SP_193028_20230611", "collection": "landsat-c2-l2"}, "nothing tells"),
-        ({"id": "HLS.S30.T32TPS.2023162T101601", "collection": "hls2-s30"}, "nothing tells"),
-        ({"processing:level": "L1B"}, "level L1B"),
-        ({"product:type": "S2MSI_L3__MCQ"}, "level L3"),
-    ],
-)
-def test_other_products_are_refused(properties, message):
-    with pytest.raises(ItemError, match=message):
-        level_of(make_item(**properties))
-
-
-@pytest.mark.parametrize(
-    "properties",
-    [
-        {"s2:mgrs_tile": "01VCC"},
-        {"grid:code": "MGRS-1VCC"},
-        {"mgrs:utm_zone": 1, "mgrs:latitude_band": "V", "mgrs:grid_square": "CC"},
-        {"id": "S2A_1VCC_20230611_0_L2A"},
-        {"s2:product_uri": "S2A_MSIL2A_20230611T232641_N0509_R130_T01VCC_20230612T020155.SAFE"},
-    ],
-)
-def test_the_tile_is_found_wherever_an_item_says_it(properties):
-    assert tile_of(make_item(**{"id": "x", **properties})) == "01VCC"
-
-
-def test_an_item_without_a_tile_or_a_time_says_so():
-    assert tile_of(make_item(id="x")) is None
-    with pytest.raises(ItemError, match=r"item x: neither datetime"):
-        sensing_time(make_item(id="x", datetime=None))
-    span = make_item(id="x", datetime=None, start_datetime="2023-06-11T12:16:01+02:00")
-    assert sensing_time(span) == datetime(2023, 6, 11, 10, 16, 1, tzinfo=UTC)
-    assert generation_time(make_item(id="x")) is None
-
-
-def test_relative_hrefs_are_resolved_where_the_item_knows_its_place(tmp_path):
-    document = make_item(**{"s2:processing_baseline": "05.09"})
-    document["assets"]["red"]["href"] = "./files/B04.tif"
-    assert resolve_assets(document)["B04"].href == "./files/B04.tif"
-    document["links"] = [{"rel": "self", "href": "https://stac.example/items/x.json"}]
-    assert resolve_assets(document)["B04"].href == "https://stac.example/items/files/B04.tif"
-    document["geometry"] = {"type": "Point", "coordinates": [11, 46]}
-    item = pystac.Item.from_dict(document, href=str(tmp_path / "x.json"))
-    assert resolve_assets(item)["B04"].href == str(tmp_path / "files" / "B04.tif")
-
-
-@pytest.mark.parametrize("document", [{}, {"id": "x"}, {"id": "x", "properties": {}, "assets": []}])
-def test_a_document_that_is_no_item_is_refused(document):
-    with pytest.raises(ItemError, match=r"a STAC item has an id, properties and assets, got a doc"):
-        resolve_assets(document)

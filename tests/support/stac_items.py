@@ -1,5 +1,8 @@
 """Minimal Sentinel-2 items as dicts, as Earth Search (or another catalogue) writes them."""
 
+import copy
+
+import pystac
 from shapely.geometry import box, mapping, shape
 
 FIELD = (11.20, 46.40, 11.30, 46.50)  # bbox inside the square that every item shows by default
@@ -40,3 +43,26 @@ def make_item(day, *, keys=EARTH_SEARCH_KEYS, geometry=None, tile="32TPS", **pro
         },
         "links": [],
     }
+
+
+def write_catalog(folder, documents):
+    """Write a static catalogue with pystac: one collection per collection id."""
+    catalog = pystac.Catalog("static", "a test")
+    everywhere = pystac.Extent(
+        pystac.SpatialExtent([[-180, -90, 180, 90]]), pystac.TemporalExtent([[None, None]])
+    )
+    for name in sorted({document.get("collection") or "none" for document in documents}):
+        collection = pystac.Collection(name, "a test", everywhere)
+        catalog.add_child(collection)
+        for document in documents:
+            if (document.get("collection") or "none") == name:
+                document = copy.deepcopy(document) | {"links": []}  # noqa: PLW2901
+                collection.add_item(pystac.Item.from_dict(document))
+    catalog.normalize_hrefs(str(folder))
+    catalog.save(pystac.CatalogType.SELF_CONTAINED)
+    return folder / "catalog.json"
+
+
+def days(items):
+    """Tell the days of items as `make_item` takes them."""
+    return [item.datetime.strftime("%m-%d") for item in items]

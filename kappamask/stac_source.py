@@ -1,0 +1,249 @@
+"""A STAC API or a static catalogue, read with patience. Row 3: imports lower rows and pystac."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+import pystac
+import shapely
+from pystac.utils import make_absolute_href
+from pystac_client import ItemSearch
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+from requests import RequestException
+from urllib3 import Retry
+
+from kappamask.catalogs import PROFILES, Profile
+from kappamask.errors import CatalogError
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from kappamask.dates import Interval
+
+PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cut at some MB
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How patiently a catalogue is asked."""
+
+    timeout_s: float = 30.0  # to connect, and between two parts of an answer
+    retries: int = 4  # after HTTP 429 and 5xx, time-outs and dropped connections
+    backoff_s: float = 0.5  # before the second retry; doubles with each further one
+    longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
+
+
+CONNECTION = Connection()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a search asks for, checked."""
+
+    area: BaseGeometry  # polygons in degrees
+    dates: Interval
+    level: str  # "L1C" or "L2A"
+    max_cloud_cover: float | None  # percent
+
+
+class Source:
+    """A STAC API or a static catalogue, opened.
+
+    Raises
+    ------
+    CatalogError
+        Here and in `items`: if it does not answer, refuses, or is no STAC catalogue.
+    """
+
+    def __init__(self, location: str, profile: Profile | None) -> None:
+        self.location, self.profile = location, profile
+        retry = _BoundedRetry(
+            total=CONNECTION.retries,
+            backoff_factor=CONNECTION.backoff_s,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=None,  # a search is a POST, and may be sent twice
+            raise_on_status=False,  # the last answer tells the status
+        )
+        self.io = StacApiIO(max_retries=retry, timeout=CONNECTION.timeout_s)
+        if Path(location).is_dir():
+            self.location = str(Path(location) / "catalog.json")
+        self.root = self._read(self.location)
+        if not isinstance(self.root, Mapping) or "stac_version" not in self.root:
+            raise CatalogError(
+                f"a catalogue is a STAC API or a catalog.json, but {self.location} is no STAC "
+                "document: give the landing page of the API, or the catalog.json"
+            )
+        self.search_link = max(
+            self._links("search"), key=lambda link: link.get("method") == "POST", default={}
+        )
+        conforms = " ".join(self.root.get("conformsTo", ()))
+        self.has_filter = (
+            "item-search#filter" in conforms
+            and "cql2-json" in conforms
+            and self.search_link.get("method") == "POST"
+        )
+
+    def items(self, query: Query) -> Iterator[pystac.Item]:
+        """Yield what the catalogue holds, at least everything that answers the query."""
+        found: Iterator[tuple[str | None, dict[str, Any]]]
+        found = self._search(query) if self.search_link else self._walk()
+        for href, document in found:
+            yield self._item(document, href)
+
+    def _search(self, query: Query) -> Iterator[tuple[None, dict[str, Any]]]:
+        wanted: dict[str, Any] = {}
+        if self.has_filter and query.max_cloud_cover is not None:
+            cloud = [{"property": "eo:cloud_cover"}, query.max_cloud_cover]
+            wanted = {"filter": {"op": "<=", "args": cloud}, "filter_lang": "cql2-json"}
+        url = urljoin(self.location, self.search_link["href"])
+        asked = ItemSearch(
+            url,
+            method=self.search_link.get("method", "GET"),
+            stac_io=self.io,
+            limit=PAGE,
+            collections=self._collections(query.level),
+            intersects=shapely.geometry.mapping(query.area),
+            datetime=str(query.dates),
+            **wanted,
+        )
+        found: dict[tuple[str | None, str], dict[str, Any]] = {}
+        with _named(url):
+            for page in asked.pages_as_dicts():
+                before = len(found)
+                found |= {(x.get("collection"), x["id"]): x for x in page["features"]}
+                if len(found) == before:
+                    break  # a broken `next` link leads in circles
+        yield from ((None, document) for document in found.values())
+
+    def _collections(self, level: str) -> list[str] | None:
+        """Tell which collections to search; None is all of them."""
+        if self.profile:
+            return list(self.profile.levels[level].collections)
+        held = [profile.levels[level] for profile in PROFILES.values() if level in profile.levels]
+        known = {name for holding in held for name in holding.collections}
+        names: list[str] = []
+        for url in (urljoin(self.location, link["href"]) for link in self._links("data")):
+            with _named(url):
+                pages = list(self.io.get_pages(url))
+            names += [found["id"] for page in pages for found in page.get("collections", ())]
+        return [name for name in names if name in known] or None
+
+    def _links(self, rel: str) -> list[dict[str, Any]]:
+        return [link for link in self.root.get("links", ()) if link.get("rel") == rel]
+
+    def _walk(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield href and document of every item below the root."""
+        pending, seen = [(self.location, self.root)], {self.location}
+        while pending:
+            href, document = pending.pop()
+            for link in document.get("links", ()):
+                target = make_absolute_href(link.get("href", ""), href)
+                if link.get("rel") in ("item", "child") and target not in seen:
+                    seen.add(target)
+                    inner = self._read(target)
+                    if link["rel"] == "item":
+                        yield target, inner
+                    else:
+                        pending.append((target, inner))
+
+    def _read(self, href: str) -> Any:
+        with _named(href):
+            return self.io.read_json(href)
+
+    def _item(self, document: dict[str, Any], href: str | None) -> pystac.Item:
+        try:
+            # pystac warns about extensions of old items that concern no pixel.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                item = pystac.Item.from_dict(document, href=href, preserve_dict=False)
+        except (pystac.STACError, pystac.STACTypeError, *_MALFORMED) as error:
+            raise CatalogError(
+                f"{self.location} lists {href or document.get('id')}, which is no STAC item: "
+                f"{error!r}"
+            ) from None
+        if href:  # of a static catalogue
+            item.make_asset_hrefs_absolute()
+        return item
+
+
+def signer(profile: Profile | None) -> Callable[[pystac.Item], pystac.Item]:
+    """Find what makes the hrefs of a catalogue readable, before anything is searched.
+
+    Raises
+    ------
+    CatalogError
+        If the package that signs is not installed.
+    """
+    if not (profile and profile.signer):
+        return lambda item: item
+    try:
+        module = importlib.import_module(profile.signer)
+    except ImportError as error:
+        raise CatalogError(
+            f"catalogue {profile.name!r} gives files out to signed requests only, which needs "
+            f"another package ({error}): pip install 'kappamask[{profile.name}]'"
+        ) from None
+
+    def sign(item: pystac.Item) -> pystac.Item:
+        try:
+            return module.sign(item)  # type: ignore[no-any-return]
+        except RequestException as error:
+            raise CatalogError(f"item {item.id} cannot be signed: {error}") from error
+
+    return sign
+
+
+class _BoundedRetry(Retry):
+    """Retries that wait as the server asks, but not for hours."""
+
+    def get_retry_after(self, response: Any) -> float | None:
+        wait = super().get_retry_after(response)
+        return None if wait is None else min(wait, CONNECTION.longest_wait_s)
+
+
+@contextmanager
+def _named(href: str) -> Iterator[None]:
+    """Turn what goes wrong inside into one line that names the address."""
+    try:
+        yield
+    except APIError as error:
+        raise CatalogError(_refusal(href, error)) from error
+    except FileNotFoundError:
+        raise CatalogError(f"no catalogue file at {href}: check the path") from None
+    except (OSError, *_MALFORMED) as error:
+        raise CatalogError(
+            f"a STAC catalogue answers in JSON, but {href} cannot be read: {error!r}"
+        ) from None
+
+
+def _refusal(href: str, error: APIError) -> str:
+    """Say in one line why a catalogue did not answer, and what to do."""
+    status, said = getattr(error, "status_code", None), " ".join(str(error).split())
+    tries = f"{CONNECTION.retries + 1} tries"
+    if status is None and "timed out" in said:
+        return (
+            f"no answer from {href} within {CONNECTION.timeout_s:g} s, in {tries}: try again "
+            "later, or ask for fewer dates"
+        )
+    if status is None:
+        return (
+            f"the connection to {href} failed, retries included: check the address and the "
+            f"network ({said[:200]})"
+        )
+    remedy = {
+        401: "it wants an account: sign in there, or choose another catalogue",
+        403: "it refuses access: it may want an account or another network",
+        404: "there is nothing at this address: check it",
+        429: f"too many requests, in {tries}: wait a few minutes, or ask for fewer dates",
+    }.get(status, f"the request was refused ({said[:200]})")
+    if status >= 500:
+        remedy = f"the server failed, in {tries}: try again later"
+    return f"{href} answers HTTP {status}: {remedy}"
