@@ -117,15 +117,30 @@ def _work_on_parts(
     window: Window,
 ) -> np.ndarray:
     """Join the parts of the blocks that one window reads, and work on them."""
-    rows = []
+    y_spans, x_spans = spans
+    if len(blocks) == len(blocks[0]) == len(blocks[0][0]) == 1:
+        scene = blocks[0][0][0][date, :, y_spans[0], x_spans[0]]  # a view: nothing is copied
+    else:
+        scene = _join([[[part[date] for part in b] for b in row] for row in blocks], spans)
+    return work(scene, window)[None]
+
+
+def _join(
+    blocks: list[list[list[np.ndarray]]], spans: tuple[list[slice], list[slice]]
+) -> np.ndarray:
+    """Copy the parts (band, y, x) of a grid of blocks into one array, each once."""
+    bands = sum(len(part) for part in blocks[0][0])
+    height, width = (sum(span.stop - span.start for span in axis) for axis in spans)
+    scene = np.empty((bands, height, width), blocks[0][0][0].dtype)
+    top = 0
     for row, y in zip(blocks, spans[0], strict=True):
-        pieces = [
-            _stack([part[date, :, y, x] for part in block], axis=0)
-            for block, x in zip(row, spans[1], strict=True)
-        ]
-        rows.append(_stack(pieces, axis=2))
-    return work(_stack(rows, axis=1), window)[None]
-
-
-def _stack(pieces: list[np.ndarray], *, axis: int) -> np.ndarray:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
+        left, bottom = 0, top + y.stop - y.start
+        for block, x in zip(row, spans[1], strict=True):
+            first, right = 0, left + x.stop - x.start
+            for part in block:
+                last = first + len(part)
+                scene[first:last, top:bottom, left:right] = part[:, y, x]
+                first = last
+            left = right
+        top = bottom
+    return scene

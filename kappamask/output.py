@@ -1,46 +1,28 @@
-"""Masks on disk: one cloud-optimised GeoTIFF and one STAC item per date.
-
-Row 5: imports `stac_item`, `bands`, `errors` and `legend`; never `plot`.
-"""
+"""Masks on disk: one GeoTIFF and one STAC item per date. Row 6: never imports `plot`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
-from rasterio import Affine
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from kappamask import __version__
-from kappamask.bands import check_level
-from kappamask.errors import InputError, ItemError, ReadError, WriteError
+from kappamask.errors import InputError, ItemError, ReadError
+from kappamask.files import publish, staging
+from kappamask.label_cube import check_labels, count_codes
 from kappamask.legend import LEGEND
-from kappamask.stac_item import (
-    NODATA,
-    Grid,
-    MaskRecord,
-    build_item,
-    build_links,
-    count_codes,
-    grid_fields,
-    names_of_dates,
-    sources_of_dates,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+from kappamask.sources import sources_of_dates
+from kappamask.stac_item import NODATA, MaskRecord, build_item, build_links, grid_fields
 
 BLOCK = 512  # pixels; the tile of the COG layout
-IRREGULAR = 1e-3  # of a pixel: how far a coordinate may stray from an even step
 # What one unreadable date raises while it is computed; the other dates are still written.
 DATE_ERRORS = (ItemError, OSError, RuntimeError)
 COG = {
@@ -59,7 +41,6 @@ def write_mask(
     *,
     source_items: Iterable[Any] | None = None,
     overwrite: bool = True,
-    progress: Callable[[Path], object] | None = None,
 ) -> list[Path]:
     """Write each date of a label cube as a COG with a STAC item beside it.
 
@@ -87,8 +68,6 @@ def write_mask(
         False keeps the dates that are complete, of the same items and model and on
         the same grid, and does not compute them: an interrupted run goes on where it
         stopped.
-    progress
-        Called with the path of the COG after each date.
 
     Returns
     -------
@@ -113,6 +92,7 @@ def write_mask(
 
     Examples
     --------
+    >>> import tempfile
     >>> labels = xr.DataArray(
     ...     np.ones((1, 2, 3), "uint8"),  # all clear
     ...     dims=("time", "y", "x"),
@@ -127,268 +107,103 @@ def write_mask(
     ...     [path.name for path in write_mask(labels, folder)]
     ['kappamask_20220602T101559_L2A.tif']
     """
-    labels, grid = check_labels(labels)
+    labels = check_labels(labels)
     folder = Path(folder).absolute()
-    records = _records(labels, grid, source_items)
-    with _staging(folder, "masks"):
+    records = make_records(labels, source_items)
+    with staging(folder, "masks"):
         pass  # a folder that cannot be written to is found before the first network call
     paths: list[Path] = []
     failed: dict[str, Exception] = {}
     for index, record in enumerate(records):
         path = folder / f"{record.name}.tif"
-        if overwrite or not _is_complete(path, record):
+        if overwrite or not is_complete(path, record):
             try:
                 values = labels.isel(time=index).to_numpy()
             except DATE_ERRORS as error:
                 failed[record.timestamp] = error
                 continue
-            _write_date(values, path, record)
+            write_date(values, path, record)
         paths.append(path)
-        if progress is not None:
-            progress(path)
-    _report(failed, total=len(records))
-    return paths
-
-
-def _report(failed: dict[str, Exception], *, total: int) -> None:
     if failed:
         reasons = "; ".join(f"{date}: {error}" for date, error in failed.items())
         raise ReadError(
-            f"every date must be readable, got errors in {len(failed)} of {total}: {reasons}. "
-            "The others are written: repeat with overwrite=False to try only these again"
+            f"every date must be readable, got errors in {len(failed)} of {len(records)}: "
+            f"{reasons}. The others are written: repeat with overwrite=False to try only these "
+            "again"
         ) from next(iter(failed.values()))
+    return paths
 
 
-def _records(labels: xr.DataArray, grid: Grid, items: Iterable[Any] | None) -> list[MaskRecord]:
+def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[MaskRecord]:
+    """Say of each date of a checked label cube what is known before it is computed."""
     times = labels["time"].values
-    level = labels.attrs["level"]
-    sources = sources_of_dates(labels, items)
-    names = names_of_dates(times, sources, level=level)
-    return [
+    records = [
         MaskRecord(
-            name=name,
             time=time,
-            grid=grid,
-            level=level,
+            crs=labels.rio.crs,
+            transform=labels.rio.transform(),
+            shape=labels.rio.shape,
+            level=labels.attrs["level"],
             model=labels.attrs.get("kappamask_model"),
             model_sha256=labels.attrs.get("kappamask_model_sha256"),
-            sources=date_sources,
+            sources=sources,
         )
-        for name, time, date_sources in zip(names, times, sources, strict=True)
+        for time, sources in zip(times, sources_of_dates(labels, items), strict=True)
     ]
-
-
-def check_labels(labels: xr.DataArray) -> tuple[xr.DataArray, Grid]:
-    """Check a label cube and bring it to (time, y, x), north up, x to the east.
-
-    Codes are not looked at: that would compute the labels.
-
-    Returns
-    -------
-    labels : DataArray
-        Still lazy if it was.
-    grid : Grid
-        Where its pixels lie.
-
-    Raises
-    ------
-    InputError
-        If dims, dtype, size, time, level, CRS or coordinates break the rules of
-        `write_mask`.
-    """
-    if not isinstance(labels, xr.DataArray) or not {"y", "x"} <= set(labels.dims):
+    counts = Counter(record.name for record in records)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise InputError(
-            "labels must be a DataArray with dims (time, y, x) or (y, x), got "
-            f"{getattr(labels, 'dims', type(labels).__name__)}: pass what predict_cube returned"
+            f"each date must have a second of its own, got {', '.join(twice)} more than once: "
+            "group the items by solar day or drop the duplicates"
         )
-    if "time" not in labels.dims and "time" in labels.coords:
-        labels = labels.expand_dims("time")
-    if set(labels.dims) != {"time", "y", "x"}:
-        raise InputError(
-            f"labels must have dims (time, y, x), or (y, x) and a scalar time, got {labels.dims}: "
-            "select along other dims, or add labels.assign_coords(time=...)"
-        )
-    labels = labels.transpose("time", "y", "x")
-    if labels.dtype != np.uint8:
-        raise InputError(
-            f"labels must be uint8 class codes, got {labels.dtype}: "
-            "pass the labels, not probabilities, and do not mask them"
-        )
-    if 0 in labels.shape:
-        raise InputError(
-            f"labels must hold at least one date and pixel, got shape {labels.shape}: "
-            "check the area and the dates"
-        )
-    _check_time(labels)
-    check_level(labels.attrs.get("level"))
-    if labels.rio.crs is None:
-        raise InputError("labels must have a CRS, got none: add it with labels.rio.write_crs(...)")
-    return _north_up(labels)
+    return records
 
 
-def _check_time(labels: xr.DataArray) -> None:
-    times = labels["time"].values if "time" in labels.coords else np.arange(labels.sizes["time"])
-    if not np.issubdtype(times.dtype, np.datetime64) or np.isnat(times).any():
-        raise InputError(
-            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
-            f"{times[:3]}: set labels['time'] to the sensing times"
-        )
-
-
-def _north_up(labels: xr.DataArray) -> tuple[xr.DataArray, Grid]:
-    steps = _steps(labels)
-    if steps["x"] < 0:
-        labels = labels.isel(x=slice(None, None, -1))
-    if steps["y"] > 0:
-        labels = labels.isel(y=slice(None, None, -1))
-    dx, dy = abs(steps["x"]), abs(steps["y"])
-    left = float(labels["x"].values[0]) - dx / 2
-    top = float(labels["y"].values[0]) + dy / 2
-    transform = Affine(dx, 0.0, left, 0.0, -dy, top)
-    return labels, Grid(labels.rio.crs, transform, (labels.sizes["y"], labels.sizes["x"]))
-
-
-def _steps(labels: xr.DataArray) -> dict[str, float]:
-    """Signed pixel size along x and y, in units of the CRS."""
-    # 1. the coordinates  2. the recorded transform, if it does not contradict them
-    steps = {axis: _measured_step(labels, axis) for axis in ("x", "y")}
-    recorded = _recorded_steps(labels)
-    agrees = all(
-        step is None or np.isclose(abs(step), abs(recorded[axis]))
-        for axis, step in steps.items()
-        if recorded
-    )
-    resolved = {}
-    for axis, step in steps.items():
-        if step is None and not (recorded and agrees):
-            raise InputError(
-                f"the pixel size must be known, got a single coordinate along {axis} and no "
-                "GeoTransform that fits: take an area of 2 x 2 pixels or more, or record it "
-                "with labels.rio.write_transform(...)"
-            )
-        resolved[axis] = recorded[axis] if step is None else step
-    return resolved
-
-
-def _measured_step(labels: xr.DataArray, axis: str) -> float | None:
-    if axis not in labels.coords:
-        raise InputError(
-            f"labels must have coordinates x and y at pixel centres, got no {axis}: "
-            "a rotated or unreferenced raster must be warped to a grid first"
-        )
-    values = labels[axis].values.astype(float)
-    if values.size == 1:
-        return None
-    step = float(values[-1] - values[0]) / (values.size - 1)
-    even = values[0] + step * np.arange(values.size)
-    if step == 0 or not np.abs(values - even).max() <= IRREGULAR * abs(step):
-        raise InputError(
-            f"{axis} must be evenly spaced, got {values[:4]}...: select a rectangle "
-            "without gaps, or reindex it"
-        )
-    return step
-
-
-def _recorded_steps(labels: xr.DataArray) -> dict[str, float]:
-    """Pixel size as rioxarray wrote it down; empty if it did not.
-
-    Its origin is not used: it stays behind when an array is cut.
-    """
-    text = labels.coords[labels.rio.grid_mapping].attrs.get("GeoTransform")
-    if text is None:
-        return {}
-    _, dx, rotation, _, skew, dy = map(float, str(text).split())
-    if rotation or skew:
-        raise InputError(
-            f"a mask must not be rotated, got rotation terms {rotation} and {skew}: "
-            "warp it to a north-up grid first"
-        )
-    return {"x": dx, "y": dy}
-
-
-def _is_complete(path: Path, record: MaskRecord) -> bool:
-    """Whether this very mask was written before: time, grid, model and sources agree."""
+def is_complete(path: Path, record: MaskRecord) -> bool:
+    """Tell whether this very mask was written before: time, grid, model and sources agree."""
     wanted = {
         "datetime": record.timestamp,
         "kappamask:model": record.model,
         "kappamask:model_sha256": record.model_sha256,
-        **grid_fields(record.grid),
+        **grid_fields(record),
     }
+    links = build_links(record, folder=path.parent)
     try:
         item = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         known = item["properties"]
-        # Sources are told by their ids: addresses change with the server that is asked.
-        ids = [link["title"] for link in item["links"]]
         return bool(
             all(known.get(name) == value for name, value in wanted.items())
-            and ids == [link["title"] for link in build_links(record, folder=path.parent)]
+            # Titles hold the ids of the sources; addresses change with the server that is asked.
+            and [link["title"] for link in item["links"]] == [link["title"] for link in links]
             and item["assets"]["mask"]["file:size"] == path.stat().st_size
         )
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
 
 
-def _write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
-    if values.max() >= len(LEGEND):
-        raise InputError(
-            f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
-            f"{values.max()} on {record.timestamp}: pass what predict_cube returned"
-        )
-    counts = count_codes(values)
-    with _staging(path.parent, path.name) as staging:
-        cog = _encode_cog(values, record)
-        item = build_item(
-            record,
-            counts,
-            folder=path.parent,
-            sha256=hashlib.sha256(cog).hexdigest(),
-            size=len(cog),
-        )
+def write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
+    """Write one date: raster, class names and, last, the item that vouches for them."""
+    counts = count_codes(values, where=f"on {record.timestamp}")
+    with staging(path.parent, path.name) as aside:
+        cog = encode_cog(values, record)
+        digest = hashlib.sha256(cog).hexdigest()
+        item = build_item(record, counts, folder=path.parent, sha256=digest, size=len(cog))
         text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
-        _publish(
-            staging,
-            {
-                path: cog,
-                path.with_name(f"{path.name}.aux.xml"): _category_names().encode(),
-                path.with_suffix(".json"): text.encode(),
-            },
-        )
+        names = path.with_name(f"{path.name}.aux.xml")
+        seal = path.with_suffix(".json")
+        publish(aside, {path: cog, names: _category_names().encode(), seal: text.encode()})
 
 
-@contextmanager
-def _staging(folder: Path, name: str) -> Iterator[Path]:
-    """Lend a hidden folder inside `folder`, removed on any end; say OSErrors as WriteError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".kappamask-", dir=folder) as staging:
-            yield Path(staging)
-    except (OSError, RasterioError) as error:
-        raise WriteError(
-            f"the output folder must exist or be makable, be writable and have space, got "
-            f"{getattr(error, 'strerror', None) or error} for {name} in {folder}: free some "
-            "space or choose another folder (nothing half-written is left)"
-        ) from error
+def encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
+    """Encode labels (y, x) as a cloud-optimised GeoTIFF with palette, class names and tags.
 
-
-def _publish(staging: Path, contents: dict[Path, bytes]) -> None:
-    """Write all files aside, then move them; the last one tells that all are there."""
-    for path, content in contents.items():
-        (staging / path.name).write_bytes(content)
-    *_, seal = contents
-    seal.unlink(missing_ok=True)  # an old item must not vouch for a new mask
-    for path in contents:
-        (staging / path.name).replace(path)
-
-
-def _encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
-    # In memory, where it is a few MB: Python then writes it and hears of a full disk,
-    # which GDAL may only log while it closes a file.
-    rows, columns = record.grid.shape
-    block = _block_size(rows, columns)
-    profile = COG | {"width": columns, "height": rows, "blocksize": block}
-    grid = {"crs": record.grid.crs, "transform": record.grid.transform}
+    In memory, where it is a few MB: Python then writes it and hears of a full disk,
+    which GDAL may only log while it closes a file.
+    """
+    rows, columns = values.shape
+    size = {"width": columns, "height": rows, "blocksize": _block_size(rows, columns)}
     with MemoryFile() as memory:
-        with memory.open(**profile, **grid) as raster:
+        with memory.open(**COG, **size, crs=record.crs, transform=record.transform) as raster:
             raster.write(values, 1)
             raster.write_colormap(1, {int(entry.label): (*entry.rgb, 255) for entry in LEGEND})
             raster.set_band_description(1, "label")

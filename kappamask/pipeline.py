@@ -124,7 +124,7 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
         return path
     visible = scene.sel(band=list(TRUE_COLOUR)).compute()
     with rioxarray.open_rasterio(mask) as raster:
-        codes = raster.squeeze("band", drop=True).load()  # type: ignore[union-attr]
+        codes = raster.squeeze("band", drop=True).load()
     labels = visible.isel(band=0, drop=True).copy(data=codes.values)
-    labels.attrs = {"level": scene.attrs["level"]}
+    labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}
     return quicklook(visible, labels, path, title=title)

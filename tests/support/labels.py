@@ -40,6 +40,35 @@ def make_labels(codes, *, corner=CORNER, step=10.0, crs="EPSG:32632", first=FIRS
     ).rio.write_crs(crs)
 
 
+def make_pair(
+    codes, reflectance=0.1, *, crs="EPSG:32632", level="L2A", bands=("B02", "B03", "B04")
+):
+    """A cube (time, band, y, x) of one reflectance and its labels (time, y, x)."""
+    codes = np.asarray(codes, dtype=np.uint8)
+    count, rows, columns = codes.shape
+    step = 10 if crs == "EPSG:32632" else 1e-4
+    coords = {
+        "time": np.datetime64("2022-06-02T10:15:59", "ns")
+        + np.arange(count) * np.timedelta64(1, "D"),
+        "y": (5154955 if step == 10 else 46) - step * np.arange(rows),
+        "x": (674995 if step == 10 else 11) + step * np.arange(columns),
+    }
+    values = np.full((count, len(bands), rows, columns), reflectance, dtype=np.float32)
+    cube = xr.DataArray(
+        values,
+        dims=("time", "band", "y", "x"),
+        coords={**coords, "band": list(bands)},
+        attrs={"level": level},
+    )
+    labels = xr.DataArray(
+        codes,
+        dims=("time", "y", "x"),
+        coords=coords,
+        attrs={"level": level, "kappamask_model": "own"},
+    )
+    return cube.rio.write_crs(crs), labels.rio.write_crs(crs)
+
+
 def random_codes(shape, *, seed=0):
     return np.random.default_rng(seed).integers(0, 6, shape, dtype=np.uint8)
 
