@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kappamask.output import write_mask
     from kappamask.plot import quicklook
     from kappamask.predict import predict_array, predict_cube
-    from kappamask.search import search
+    from kappamask.stac_search import search
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +42,7 @@ _ROOMS = {
     "predict_array": "predict",
     "predict_cube": "predict",
     "quicklook": "plot",
-    "search": "search",
+    "search": "stac_search",
     "write_mask": "output",
 }
 

@@ -17,13 +17,12 @@ from kappamask.catalogs import resolve_assets
 from kappamask.cube import load_cube
 from kappamask.errors import KappaMaskError
 from kappamask.output import write_mask
+from kappamask.picture import TRUE_COLOR
 from kappamask.plot import quicklook
 from kappamask.predict import predict_cube
 
 if TYPE_CHECKING:
     import xarray as xr
-
-TRUE_COLOUR = ("B04", "B03", "B02")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
     path = mask.with_suffix(".png")
     if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
         return path
-    visible = scene.sel(band=list(TRUE_COLOUR)).compute()
+    visible = scene.sel(band=list(TRUE_COLOR)).compute()
     with rioxarray.open_rasterio(mask) as raster:
         codes = raster.squeeze("band", drop=True).load()
     labels = visible.isel(band=0, drop=True).copy(data=codes.values)

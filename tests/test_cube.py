@@ -25,7 +25,7 @@ from kappamask.errors import (
     UnknownNameError,
 )
 from kappamask.sample import SCENES, catalog_path
-from kappamask.search import search
+from kappamask.stac_search import search
 
 LEFT, TOP = 600000, 5000040
 SIZE = 60  # 10 m pixels per side of the scenes made here

@@ -6,7 +6,7 @@ import pytest
 
 from kappamask.pipeline import MaskOptions, mask_items
 from kappamask.sample import AREA_L2A, catalog_path
-from kappamask.search import search
+from kappamask.stac_search import search
 
 
 @pytest.fixture

@@ -307,7 +307,7 @@ def real_scenes():
     """The embedded L1C scene with all bands, 768 x 1536, and where it lies on the lattice."""
     from kappamask import load_cube
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.search import search
+    from kappamask.stac_search import search
 
     scene = SCENES[0]
     items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)

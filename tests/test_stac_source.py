@@ -16,7 +16,7 @@ from support.stac_server import FILTER, Api, serve
 
 from kappamask.catalogs import PROFILES, Profile, profile_of, resolve_assets
 from kappamask.errors import CatalogError
-from kappamask.search import search
+from kappamask.stac_search import search
 from kappamask.stac_source import Connection
 
 JUNE = "2024-06"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,7 +28,7 @@ from kappamask.model import Normalisation
 from kappamask.networks.unet import UNet
 from kappamask.train.chips import Chip, Crops, read_chips, read_training
 
-CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 2.0, 1.0])  # in the order of PREDICTED
+CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 1.0, 1.0])  # in the order of PREDICTED
 IGNORED = -1
 
 
@@ -133,17 +133,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
+    parser.add_argument("--start", type=Path, help="safetensors of an earlier run to go on from")
     options = parser.parse_args(arguments)
-    fit(options.data, options.out, Settings(steps=options.steps, seed=options.seed))
+    settings = Settings(steps=options.steps, seed=options.seed, learning_rate=options.learning_rate)
+    fit(options.data, options.out, settings, start_from=options.start)
 
 
-def fit(data: Path, out: Path, settings: Settings) -> None:
+def fit(data: Path, out: Path, settings: Settings, *, start_from: Path | None = None) -> None:
     """Train one network on the `train` split and keep the best on `val`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     groups, val = read_training(data), read_chips(data, "val")
     normalise = normalisation_of(groups)
     network = UNet(settings.widths)
+    if start_from is not None:
+        network.load_state_dict(load_file(start_from))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(
         network,

@@ -32,7 +32,7 @@ WATER = torch.tensor(
 )
 CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
 # Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
-THIN_FROM, CLEAR_TO = 0.05, 0.03
+THIN_FROM, CLEAR_TO = 0.07, 0.04
 CLOUD_FROM, THIN_TO = 0.34, 0.27
 SHADOW_FROM, LIT_TO = 0.20, 0.07
 
@@ -124,8 +124,8 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
             roofs[y : y + high, x : x + wide] = rng.uniform(0.15, 0.8)
         tint = torch.from_numpy(rng.uniform(0.7, 1.1, (13, 1, 1)).astype(np.float32))
         surface = torch.where((roofs > 0) & surface.isfinite(), path + roofs * tint, surface)
-    if rng.random() < 0.3:
-        surface = surface + PATH[:, None, None] * rng.uniform(-0.15, 0.5)
+    if rng.random() < 0.5:  # an atmosphere hazier or cleaner than assumed is no cloud
+        surface = surface + PATH[:, None, None] * rng.uniform(-0.2, 0.8)
     return surface.clamp(min=0.0005)
 
 
