@@ -65,8 +65,8 @@ def test_haze_is_brighter_in_blue_and_cirrus_shows_in_b10_at_l1c():
 
 
 def test_labels_follow_thickness_and_doubt_stands_between():
-    albedo = torch.tensor([[0.0, 0.04, 0.1, 0.3, 0.6, 0.0, 0.0]])
-    shadow = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.1, 0.5]])
+    albedo = torch.tensor([[0.0, 0.08, 0.15, 0.3, 0.6, 0.0, 0.0]])
+    shadow = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.12, 0.5]])
     label = label_field(CloudField(albedo, shadow, 0.0, (1.0, 1.0), 0.0))
     assert label.tolist() == [[
         Label.CLEAR, Label.UNDEFINED, Label.SEMI_TRANSPARENT, Label.UNDEFINED, Label.CLOUD,

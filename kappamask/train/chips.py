@@ -175,7 +175,7 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
             x, label = self.crop(chips, rng)
         clear = (label == Label.CLEAR).float().mean()
         decided = (label != Label.UNDEFINED).float().mean()
-        if clear > 0.95 * decided and clear > 0.5 and rng.random() < 0.85:
+        if clear > 0.95 * decided and clear > 0.5 and rng.random() < 0.7:
             x = x * float(rng.uniform(0.55, 1.25))  # low sun, dark and bright soils are clear too
             x = dress_ground(x, rng, level=level)
             if level == "L2A" and rng.random() < 0.35:

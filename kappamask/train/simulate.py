@@ -32,9 +32,9 @@ WATER = torch.tensor(
 )
 CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
 # Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
-THIN_FROM, CLEAR_TO = 0.07, 0.04
+THIN_FROM, CLEAR_TO = 0.1, 0.06
 CLOUD_FROM, THIN_TO = 0.34, 0.27
-SHADOW_FROM, LIT_TO = 0.20, 0.07
+SHADOW_FROM, LIT_TO = 0.13, 0.1
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,10 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
         shadow=torch.roll(albedo, shift, dims=(0, 1)),
         angstrom={"haze": rng.uniform(0.6, 1.5)}.get(kind, rng.uniform(0, 0.3)),
         swir=(rng.uniform(0.55, 0.95), rng.uniform(0.35, 0.8)),
-        cirrus=rng.uniform(0.3, 1) if kind == "thin" else rng.uniform(0, 1) ** 3 * 0.5,
+        # Half of the thin cloud is high and bright in B10; the rest is low, under the vapour.
+        cirrus=rng.uniform(0.3, 1)
+        if kind == "thin" and rng.random() < 0.5
+        else rng.uniform(0, 1) ** 3 * 0.5,
     )
 
 
