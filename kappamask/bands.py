@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,15 @@ BY_NAME: dict[str, Band] = {band.name: band for band in BANDS + AUXILIARY}
 REQUIRED: tuple[str, ...] = ("B02", "B03", "B04")
 NEAR_INFRARED: tuple[str, ...] = ("B08", "B8A")  # one of them is required, the first is preferred
 
+# Other common names: STAC eo extension 1.1 and 2.0, and what Earth Search calls them.
+_COMMON_NAMES = {band.common_name: band.name for band in BANDS + AUXILIARY} | {
+    "rededge071": "B05",
+    "rededge075": "B06",
+    "rededge078": "B07",
+}
+# B2, B08A, B02_10m, TOC-B02_10M, S2-L2A-B02: a product before it, a resolution behind it.
+_SPELLING = re.compile(r"(?:(?:s2|l1c|l2a|toa|toc|boa)[-_])*(b\d{1,2}a?|aot|wvp)(?:[-_][126]0m)?")
+
 
 def get_band(name: str) -> Band:
     """Look a band up by its canonical name.
@@ -69,6 +79,75 @@ def get_band(name: str) -> Band:
         return BY_NAME[name]
     except (KeyError, TypeError):
         raise UnknownNameError.of("band", str(name), list(BY_NAME)) from None
+
+
+def canonical_name(name: str) -> str:
+    """Find the band that a catalogue or a back end spells in its own way.
+
+    Known spellings: the canonical name in either case, with or without zeros, a
+    resolution or a product (``b2``, ``B08A``, ``B02_10m``, ``TOC-B02_10M``), and
+    common names of STAC (``blue``, ``nir08``).
+
+    Raises
+    ------
+    UnknownNameError
+        If that is no Sentinel-2 band.
+
+    Examples
+    --------
+    >>> [canonical_name(name) for name in ("B02_10m", "b8", "B08A", "blue", "nir08", "B8A")]
+    ['B02', 'B08', 'B8A', 'B02', 'B8A', 'B8A']
+    """
+    spelled = str(name).strip().lower()
+    if spelled in _COMMON_NAMES:
+        return _COMMON_NAMES[spelled]
+    found = _SPELLING.fullmatch(spelled)
+    canonical = found[1].upper() if found else ""
+    if canonical.startswith("B"):
+        number = int(canonical[1:].rstrip("A"))
+        canonical = f"B{number}A" if canonical.endswith("A") else f"B{number:02d}"
+    if canonical not in BY_NAME:
+        raise UnknownNameError.of("band", str(name), [*BY_NAME])
+    return canonical
+
+
+def find_bands(names: Sequence[str], level: str) -> dict[str, int]:
+    """Where the reflectance bands stand among the names that a back end gives its bands.
+
+    Others (``SCL``, angles, ``AOT``...) are passed over. The names are checked as
+    `check_network_bands` does.
+
+    Returns
+    -------
+    dict of str to int
+        Position by canonical name, in the order of the band table.
+
+    Raises
+    ------
+    InputError
+        If a band that a network needs is not there, or two names mean one band.
+
+    Examples
+    --------
+    >>> find_bands(["SCL", "red", "green", "blue", "B8A"], "L2A")
+    {'B02': 3, 'B03': 2, 'B04': 1, 'B8A': 4}
+    """
+    places = {}
+    for place, name in enumerate(names):
+        try:
+            places[place] = canonical_name(name)
+        except UnknownNameError:
+            continue
+    optical = {place: name for place, name in places.items() if name in NAMES}
+    try:
+        check_network_bands(list(optical.values()), level)
+    except InputError as error:
+        raise InputError(f"{error}; the bands are called {', '.join(map(str, names))}") from None
+    return {name: place for place, name in sorted(optical.items(), key=_by_table)}
+
+
+def _by_table(item: tuple[int, str]) -> int:
+    return NAMES.index(item[1])
 
 
 def check_level(level: str | None) -> str:

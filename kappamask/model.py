@@ -1,12 +1,11 @@
-"""A network with its inputs and its normalisation, loaded by name. Row 2: imports rows 0-1.
+"""A network with its inputs and its normalisation, loaded by name. Row 2.
 
-Torch is imported when a network is loaded, never before.
+Imports rows 0-1, `normalisation`, `runners` and `windows`. Torch or onnxruntime is
+imported when a network is loaded, never before.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,89 +16,37 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from kappamask.bands import NAMES, check_level, check_network_bands
-from kappamask.errors import InputError, UnknownNameError, WeightsError
-from kappamask.windows import Span, Window
+from kappamask.errors import InputError, UnknownNameError
+from kappamask.networks.files import read_weights
+from kappamask.normalisation import Normalisation, has_data
+from kappamask.runners import (
+    PRECISIONS,
+    Runner,
+    TorchRunner,
+    WeightsFile,
+    open_onnx,
+    open_torch,
+    resolve_engine,
+    resolve_precision,
+)
+from kappamask.windows import Window
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import nn
 
-PRECISIONS = ("auto", "bf16", "fp32")
+__all__ = [
+    "Model",
+    "ModelEntry",
+    "Normalisation",
+    "find_entry",
+    "load_model",
+    "read_registry",
+    "read_weights",
+    "weights_of",
+]
+
 _LOADING = Lock()
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Fixed normalisation: ``(sqrt(reflectance) - mean) / std`` per band slot.
-
-    The square root spreads dark ground (water, shadow) over more of the range.
-    Nothing is taken from the window itself: statistics of a window make large
-    clouds vanish.
-    """
-
-    mean: tuple[float, ...]  # 13, in the order of `kappamask.bands.NAMES`
-    std: tuple[float, ...]  # 13, each above 0
-
-    def __post_init__(self) -> None:
-        """Check the lengths and signs."""
-        if len(self.mean) != len(NAMES) or len(self.std) != len(NAMES) or min(self.std) <= 0:
-            raise InputError(
-                f"a normalisation has {len(NAMES)} means and {len(NAMES)} positive spreads, "
-                f"got {len(self.mean)} and {self.std}: correct the manifest"
-            )
-
-    def __call__(self, reflectance: Tensor) -> Tensor:
-        """Normalise (n, 13, y, x) reflectance; NaN, an absent band or pixel, becomes 0."""
-        import torch
-
-        mean = torch.tensor(self.mean)[:, None, None]
-        scale = 1 / torch.tensor(self.std)[:, None, None]
-        return reflectance.clamp(min=0).sqrt_().sub_(mean).mul_(scale).nan_to_num_(0.0)
-
-    def fill(
-        self, slots: Tensor, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
-    ) -> None:
-        """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
-
-        The same arithmetic as calling it, with one band in the processor's cache at a time.
-        Slots of absent bands stay as they are, zero.
-        """
-        import torch
-
-        rows, columns = window.rows, window.columns
-        inside = np_index(rows.pad_before, rows.read), np_index(columns.pad_before, columns.read)
-        for name, values in zip(bands, reflectance, strict=True):
-            slot = NAMES.index(name)
-            band = torch.from_numpy(values).clamp(min=0).sqrt_()
-            band.sub_(self.mean[slot]).mul_(1 / self.std[slot]).nan_to_num_(0.0)
-            slots[0, slot][inside].copy_(band)
-        for axis, span in ((2, rows), (3, columns)):
-            mirror_edges(slots.movedim(axis, 0), span)
-
-
-def has_data(values: np.ndarray) -> bool:
-    """Tell whether any value is finite; a look at every eighth row and column mostly suffices."""
-    import numpy as np
-
-    return bool(np.isfinite(values[::8, ::8]).any() or np.isfinite(values).any())
-
-
-def mirror_edges(lines: Tensor, span: Span) -> None:
-    """Fill the padding of one axis, the first of `lines`, with a mirror image of what was read.
-
-    A network that meets nothing beyond the edge of an array draws a line of thin cloud there.
-    """
-    import numpy as np
-
-    size = span.read_stop - span.read_start
-    order = np.pad(np.arange(size), (span.pad_before, span.pad_after), mode="symmetric")
-    for padding in (slice(0, span.pad_before), slice(span.pad_before + size, span.size)):
-        lines[padding] = lines[order[padding] + span.pad_before]
-
-
-def np_index(before: int, read: slice) -> slice:
-    """Where the pixels read stand in the padded window."""
-    return slice(before, before + read.stop - read.start)
 
 
 @dataclass(frozen=True)
@@ -171,24 +118,48 @@ def find_entry(name: str, level: str) -> ModelEntry:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network ready to label: weights loaded, batch normalisation folded, precision chosen.
+    """A network ready to label: weights loaded, batch normalisation folded, engine chosen.
 
     Pickles as its name: no weights travel in a dask graph.
     """
 
     entry: ModelEntry
     level: str
-    precision: str  # "bf16" or "fp32"
-    network: nn.Module
-    device: str
+    runner: Runner
+    threads: int | None = None  # what was asked for; None leaves it to the engine
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call of `load_model`."""
-        return load_model, (self.entry.name, self.level, self.precision)
+        arguments = (self.entry.name, self.level, self.precision, self.engine, self.threads)
+        return load_model, arguments
+
+    @property
+    def engine(self) -> str:
+        """``"torch"`` or ``"onnx"``."""
+        return self.runner.engine
+
+    @property
+    def precision(self) -> str:
+        """``"bf16"`` or ``"fp32"``."""
+        return self.runner.precision
+
+    @property
+    def device(self) -> str:
+        """Where it computes, ``"cpu"`` or ``"cuda"``."""
+        return self.runner.device
+
+    @property
+    def network(self) -> nn.Module:
+        """The torch module, where the engine is torch."""
+        if not isinstance(self.runner, TorchRunner):
+            raise InputError(
+                f"a model in {self.runner.version} has no torch module: engine='torch'"
+            )
+        return self.runner.network
 
     def logits(
         self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
-    ) -> Tensor:
+    ) -> Any:
         """Run the network on one window.
 
         Parameters
@@ -202,33 +173,34 @@ class Model:
 
         Returns
         -------
-        torch.Tensor
+        torch.Tensor or numpy.ndarray
             (4, y, x) float32 logits of the window's core, in the order of
-            `kappamask.legend.PREDICTED`, on the CPU.
+            `kappamask.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
         """
-        import torch
-
         check_network_bands(bands, self.level)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        size = (window.rows.size, window.columns.size)
-        slots = torch.zeros((1, len(NAMES), *size), dtype=dtype)
+        slots = self.runner.make_slots(window.rows.size, window.columns.size)
         self.entry.normalisation.fill(slots, reflectance, bands, window)
         held = {name for name, values in zip(bands, reflectance, strict=True) if has_data(values)}
-        flags = torch.tensor([[*(name in held for name in NAMES), self.level == "L1C"]]).to(dtype)
-        with torch.inference_mode():
-            logits = self.network(slots.to(self.device), flags.to(self.device))[0]
+        flags = [float(name in held) for name in NAMES]
+        logits = self.runner.run(slots, [*flags, float(self.level == "L1C")])
         crop = (
             _shift(window.rows.crop, window.rows.pad_before),
             _shift(window.columns.crop, window.columns.pad_before),
         )
-        return logits[:, *crop].cpu()
+        return logits[:, *crop]
 
 
 def _shift(span: slice, by: int) -> slice:
     return slice(span.start + by, span.stop + by)
 
 
-def load_model(name: str = "default", level: str = "L2A", precision: str = "auto") -> Model:
+def load_model(
+    name: str = "default",
+    level: str = "L2A",
+    precision: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Model:
     """Load a network by name, once per process.
 
     Parameters
@@ -238,13 +210,20 @@ def load_model(name: str = "default", level: str = "L2A", precision: str = "auto
     level
         ``"L1C"`` or ``"L2A"``: what the network will be fed.
     precision
-        ``"bf16"``, ``"fp32"``, or ``"auto"``: bf16 where the processor computes in
-        it (AVX-512 BF16, AMX, CUDA), else fp32. Both agree on 99.8 % of labels.
+        ``"bf16"``, ``"fp32"``, or ``"auto"``: bf16 where the engine is torch and the
+        processor computes in it (AVX-512 BF16, AMX, CUDA), else fp32. Both agree on
+        99.8 % of labels.
+    engine
+        ``"torch"``, ``"onnx"`` (onnxruntime, fp32), or ``"auto"``: torch if it is
+        installed. Both in fp32 agree on 99.9 % of labels.
+    threads
+        How many the engine may use; None leaves it to the engine. Torch keeps one
+        number for the whole process.
 
     Raises
     ------
     UnknownNameError, InputError
-        If there is no such model, level or precision.
+        If there is no such model, level, precision or engine.
     WeightsError
         If the weights are absent or damaged, or their hash is not the manifest's.
 
@@ -255,89 +234,34 @@ def load_model(name: str = "default", level: str = "L2A", precision: str = "auto
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if threads is not None and threads < 1:
+        raise InputError(f"a network needs at least one thread, got {threads}: pass threads=1")
     entry = find_entry(name, level)
+    engine = resolve_engine(engine, weights_of(entry))
     with _LOADING:
-        return _load(entry.name, level, _resolve_precision(precision))
+        precision = resolve_precision(precision, engine)
+        return _load(entry.name, level, precision, engine, threads)
+
+
+def weights_of(entry: ModelEntry) -> WeightsFile:
+    """Find the weights of a model in the installed package.
+
+    Examples
+    --------
+    >>> weights_of(find_entry("default", "L2A")).path.suffix
+    '.safetensors'
+    """
+    path = Path(str(resources.files("kappamask").joinpath("weights", entry.file)))
+    return WeightsFile(path, entry.sha256, entry.widths)
 
 
 @cache
-def _load(name: str, level: str, precision: str) -> Model:
-    # Large pages save the network from one page fault per 4 KiB of activations: 1.5 times faster.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    import torch
-
-    from kappamask.networks.unet import UNet
-
+def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
     entry = find_entry(name, level)
-    path = Path(str(resources.files("kappamask").joinpath("weights", entry.file)))
-    network = UNet(entry.widths)
-    try:
-        network.load_state_dict(read_weights(path, entry.sha256))
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{path.name} does not hold the network that the manifest describes "
-            f"({error}): reinstall kappamask"
-        ) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.fold().to(device, memory_format=torch.channels_last)
-    if precision == "bf16":
-        head = network.head
-        network.to(torch.bfloat16)
-        network.head = head.float()  # see UNet.forward
-    return Model(entry, level, precision, network.requires_grad_(requires_grad=False), device)
-
-
-def _resolve_precision(precision: str) -> str:
-    if precision != "auto":
-        return precision
-    import torch
-
-    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if torch.cuda.is_available() or any(
-        getattr(torch.cpu, probe, lambda: False)() for probe in native
-    ):
-        return "bf16"
-    return "fp32"
-
-
-def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a safetensors file whose hash is known; nothing else is ever loaded.
-
-    Parameters
-    ----------
-    path
-        A safetensors file. A pickle or a zip (what `torch.save` writes) is refused unread.
-    sha256
-        64 hexadecimal digits.
-
-    Raises
-    ------
-    WeightsError
-        If the file is absent, is another format, is damaged, or has another hash.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"cannot read the weights {path} ({error.strerror}): reinstall kappamask"
-        ) from error
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise WeightsError(
-            f"{path} is a pickle or a zip, which can run code when loaded: "
-            "only safetensors are read, convert it first"
-        )
-    got = hashlib.sha256(content).hexdigest()
-    if got != sha256:
-        raise WeightsError(
-            f"{path} has sha256 {got}, the manifest says {sha256}: "
-            "the file was changed or cut short, get it again"
-        )
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise WeightsError(
-            f"{path} is no valid safetensors file ({error}): get it again"
-        ) from error
+    weights = weights_of(entry)
+    runner: Runner
+    if engine == "onnx":
+        runner = open_onnx(weights, threads=threads)
+    else:
+        runner = open_torch(weights, precision=precision, threads=threads)
+    return Model(entry, level, runner, threads)

@@ -19,7 +19,7 @@ from kappamask.blocks import map_windows
 from kappamask.errors import InputError
 from kappamask.legend import LEGEND, PREDICTED, Label
 from kappamask.model import Model, load_model
-from kappamask.windows import LATTICE, Window, plan_axis, plan_windows
+from kappamask.windows import LATTICE, Lattice, Span, Window, plan_axis, plan_windows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -172,18 +172,74 @@ def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> 
     layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
     valid = find_valid(task, layers)
     core = valid[window.rows.crop, window.columns.crop]
+    nothing = int(Label.MISSING) if task.output == "labels" else np.nan
+    result = np.full((*task.leading, *core.shape), nothing, task.dtype)
     if not core.any():
-        nothing = int(Label.MISSING) if task.output == "labels" else np.nan
-        return np.full((*task.leading, *core.shape), nothing, task.dtype)
+        return result
+    box = find_box(valid)
+    inner = Window(trim_span(window.rows, box[0]), trim_span(window.columns, box[1]))
+    layers = [np.ascontiguousarray(layer[box]) for layer in layers]
+    runner = task.model.runner
     with _NETWORK:
-        logits = task.model.logits(layers, task.bands, window)
+        logits = task.model.logits(layers, task.bands, inner)
         if task.output == "probabilities":
-            result = logits.softmax(0).numpy()
-            result[:, ~core] = np.nan
-            return result
-        codes = np.array(PREDICTED, np.uint8)[logits.argmax(0).numpy()]
-    codes[~core] = Label.MISSING
-    return codes
+            predicted = runner.softmax(logits)
+        else:
+            predicted = np.array(PREDICTED, np.uint8)[runner.argmax(logits)]
+    rows = slice(inner.rows.start - window.rows.start, inner.rows.stop - window.rows.start)
+    columns = slice(
+        inner.columns.start - window.columns.start, inner.columns.stop - window.columns.start
+    )
+    result[..., rows, columns] = predicted
+    result[..., ~core] = nothing
+    return result
+
+
+def find_box(valid: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest rectangle that holds every valid pixel.
+
+    Examples
+    --------
+    >>> find_box(np.eye(4, dtype=bool)[1:3])
+    (slice(0, 2, None), slice(1, 3, None))
+    """
+    rows, columns = (np.flatnonzero(valid.any(axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def trim_span(span: Span, inner: slice, *, lattice: Lattice = LATTICE) -> Span:
+    """Leave out what was read beside `inner`, and mirror there as at the edge of an array.
+
+    A network that meets no data draws a line of thin cloud along it. The grid of the
+    network stays where it was.
+
+    Parameters
+    ----------
+    span
+        One axis of a window.
+    inner
+        Part of the pixels read, counted from `span.read_start`.
+    lattice
+        Sizes of stride and mirror.
+
+    Examples
+    --------
+    >>> span = plan_axis(64)[0]
+    >>> trim_span(span, slice(0, 64)) == span
+    True
+    >>> trimmed = trim_span(span, slice(3, 64))
+    >>> trimmed.start, trimmed.pad_before, trimmed.size % 32
+    (3, 35, 0)
+    """
+    before, after = inner.start, span.read_stop - span.read_start - inner.stop
+    read_start, read_stop = span.read_start + before, span.read_stop - after
+    pad_before, pad_after = span.pad_before, span.pad_after
+    if before:
+        pad_before = (pad_before + before) % lattice.stride + lattice.mirror
+    if after:
+        pad_after = (pad_after + after) % lattice.stride + lattice.mirror
+    start, stop = max(span.start, read_start), min(span.stop, read_stop)
+    return Span(start, stop, read_start, read_stop, pad_before, pad_after)
 
 
 def find_valid(task: Task, layers: Sequence[np.ndarray]) -> np.ndarray:
@@ -324,7 +380,7 @@ def _axis_origin(cube: xr.DataArray, dim: str) -> int:
             f"the coordinate {dim} must run in even steps, got steps from {steps.min():g} to "
             f"{steps.max():g}: sort or resample the cube"
         )
-    return round((centres[0] - step / 2) / step)
+    return round(float((centres[0] - step / 2) / step))
 
 
 def predict_blocks(scene: xr.DataArray, task: Task) -> Any:
@@ -341,9 +397,8 @@ def predict_blocks(scene: xr.DataArray, task: Task) -> Any:
         plan_axis(scene.sizes["x"], origin=column),
     )
     model = task.model
-    token = tokenize(
-        source.name, model.entry.sha256, model.level, model.precision, task.bands, plan
-    )
+    computed_by = (model.entry.sha256, model.level, model.precision, model.engine)
+    token = tokenize(source.name, computed_by, task.bands, plan)
     return map_windows(
         partial(predict_window, task),
         source,

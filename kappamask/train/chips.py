@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +67,25 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
         label = labels.read(1)
     kind = row["label_kind"]
     chip = Chip(path.stem, dn, label, row["level"], float(row["resolution_m"]), kind)
-    return distrust(chip) if kind == "net" else chip
+    return distrust(chip) if kind in ("net", "scl+net") else chip
 
 
 def distrust(chip: Chip) -> Chip:
-    """Take back what a single network is known to get wrong, seen in pictures.
+    """Take back what the labellers are known to get wrong, seen in pictures.
 
-    It calls haze and clear gaps between clouds shadow, so its shadows become
-    undefined; and it calls cirrus cloud, so faint clouds become semi-transparent.
+    Sen2Cor's thin cloud is the rim of thick cloud more often than not, so it becomes
+    undefined. A network alone calls haze and clear gaps between clouds shadow, so its
+    shadows become undefined too; and it calls cirrus cloud, so faint clouds become
+    semi-transparent.
     """
     label = chip.label.copy()
+    if chip.kind == "scl+net":
+        label[label == Label.SEMI_TRANSPARENT] = Label.UNDEFINED
+        return replace(chip, label=label)
     label[label == Label.CLOUD_SHADOW] = Label.UNDEFINED
     faint = (label == Label.CLOUD) & (chip.dn[BLUE] < (2200 if chip.level == "L1C" else 1800))
     label[faint] = Label.SEMI_TRANSPARENT
-    return Chip(chip.name, chip.dn, label, chip.level, chip.resolution, chip.kind)
+    return replace(chip, label=label)
 
 
 def read_bolzano(folder: Path) -> list[Chip]:
@@ -95,7 +100,7 @@ def read_bolzano(folder: Path) -> list[Chip]:
                 stored = source.read(1).astype(np.int32)
             # Reflectance <= 0 was stored as DN 1000: dark, not missing.
             dn[SLOT[name]] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
-        chips.append(Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net"))
+        chips.append(distrust(Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net")))
     return chips
 
 
@@ -117,7 +122,9 @@ def read_safe_blocks(folder: Path) -> list[Chip]:
         block = np.s_[row : row + 610, column : column + 610]
         with rasterio.open(label_path) as source:
             label = source.read(1)
-        chips.append(Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net"))
+        chips.append(
+            distrust(Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net"))
+        )
     return chips
 
 

@@ -1,0 +1,173 @@
+"""What the openEO UDF does with one date of one chunk, as numpy arrays. Row 3.
+
+Imports `predict` and `buffer`, and neither xarray nor openeo, so that it runs on a
+worker that has little else. `udf/kappamask_udf.py` is the thin adapter around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kappamask.bands import find_bands
+from kappamask.buffer import dilate
+from kappamask.errors import InputError
+from kappamask.legend import LEGEND, PREDICTED, Label
+from kappamask.model import Model
+from kappamask.predict import HIGHEST_REFLECTANCE, predict_array
+
+# What each output calls its bands. Names that do not clash with the optical bands of a cube
+# that they are merged into.
+OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
+    "labels": ("cloud_labels",),
+    "mask": ("cloud_mask",),
+    "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
+}
+DN_SCALE = 100.0  # a scale from here on says that the values are DN
+
+
+@dataclass(frozen=True)
+class Digits:
+    """What stored values mean: reflectance is ``(value + offset) / scale``."""
+
+    scale: float = 10000.0  # 1 where the values are reflectance already
+    offset: float = 0.0  # -1000 for raw DN from processing baseline 04.00
+
+    def __post_init__(self) -> None:
+        """Check that they are numbers that can be meant."""
+        if not (np.isfinite(self.scale) and self.scale > 0 and np.isfinite(self.offset)):
+            raise InputError(
+                f"scale must be above 0 and offset a number, got {self.scale} and {self.offset}: "
+                "for DN pass scale=10000, for reflectance scale=1, offset=0"
+            )
+
+    def to_reflectance(self, values: np.ndarray) -> np.ndarray:
+        """Turn stored values (band, y, x) into float32 reflectance, NaN where there is none.
+
+        Besides NaN and infinities, two kinds of zeros are no data: a pixel that is 0
+        in all bands; and, where the offset is still in the values, every 0.
+
+        Raises
+        ------
+        InputError
+            If the values are not what `scale` says: DN given as reflectance, or the
+            reverse. The message holds the numbers seen.
+
+        Examples
+        --------
+        >>> Digits(10000, -1000).to_reflectance(np.array([[[0, 1500]]]))
+        array([[[ nan, 0.05]]], dtype=float32)
+        """
+        stored = np.array(values, dtype=np.float32)
+        empty = stored == 0
+        if self.offset == 0:
+            empty = np.broadcast_to(empty.all(0), stored.shape)
+        stored[empty | ~np.isfinite(stored)] = np.nan
+        self._check(stored)
+        stored += np.float32(self.offset)
+        stored *= np.float32(1 / self.scale)
+        return stored
+
+    def _check(self, stored: np.ndarray) -> None:
+        finite = stored[np.isfinite(stored)]
+        if not finite.size:
+            return
+        lowest, highest = float(finite.min()), float(finite.max())
+        seen = f"got values from {lowest:g} to {highest:g} with scale {self.scale:g}"
+        if (highest + self.offset) / self.scale > HIGHEST_REFLECTANCE:
+            raise InputError(
+                f"reflectance lies between 0 and about 2 (1.0 = 100 %), {seen}, which look like "
+                "DN: pass scale=10000, and offset=-1000 if the offset of baseline 04.00 is in them"
+            )
+        fractions = bool((finite[finite != 0] % 1 != 0).any())
+        if self.scale >= DN_SCALE and highest <= HIGHEST_REFLECTANCE and fractions:
+            raise InputError(
+                f"digital numbers reach hundreds or thousands, {seen}, which look like "
+                "reflectance: pass scale=1 and offset=0"
+            )
+
+
+def label_chunk(
+    values: np.ndarray,
+    bands: Sequence[str],
+    *,
+    model: Model,
+    digits: Digits,
+    output: str = "labels",
+    buffer_px: int = 0,
+) -> np.ndarray:
+    """Label one date of a chunk as a back end stores it.
+
+    Parameters
+    ----------
+    values
+        (band, y, x) numbers; NaN is no data.
+    bands
+        Names of all bands as the back end spells them; those that no network reads
+        are passed over.
+    model
+        What `load_model` gave; its level is that of the values.
+    digits
+        What the values mean.
+    output
+        ``"labels"``: codes of `Label`, missing is 5. ``"mask"``: 1 where the ground
+        is not seen clearly (shadow, semi-transparent, cloud, missing), else 0.
+        ``"probabilities"``: of the four classes, NaN where data is missing.
+    buffer_px
+        With ``"mask"``: pixels by which clouds and shadows are grown, as discs.
+        Missing pixels are not grown.
+
+    Returns
+    -------
+    numpy.ndarray
+        (band, y, x) float32, one band for each name in `OUTPUT_BANDS`.
+
+    Raises
+    ------
+    InputError
+        If the output is unknown, bands are missing, or the values are not what
+        `digits` says.
+
+    Examples
+    --------
+    >>> from kappamask.model import load_model
+    >>> dn = np.full((4, 32, 32), 500)
+    >>> dn[:, :8] = 0
+    >>> mask = label_chunk(dn, ["red", "green", "blue", "nir"], model=load_model(),
+    ...                    digits=Digits(), output="mask")
+    >>> mask.shape, mask[0, :8].min()
+    ((1, 32, 32), np.float32(1.0))
+    """
+    if output not in OUTPUT_BANDS:
+        raise InputError(f"output must be one of {', '.join(OUTPUT_BANDS)}, got {output!r}")
+    places = find_bands(bands, model.level)
+    reflectance = digits.to_reflectance(np.asarray(values)[list(places.values())])
+    predicted = predict_array(
+        reflectance,
+        list(places),
+        level=model.level,
+        model=model,
+        output="probabilities" if output == "probabilities" else "labels",
+    )
+    if output == "probabilities":
+        return predicted
+    if output == "mask":
+        return to_mask(predicted, buffer_px)[None]
+    return predicted[None].astype(np.float32)
+
+
+def to_mask(labels: np.ndarray, buffer_px: int = 0) -> np.ndarray:
+    """Turn labels into float32 1 where the ground is not seen clearly, else 0.
+
+    Explicit zeros and ones, missing included: back ends disagree on what NaN masks.
+
+    Examples
+    --------
+    >>> to_mask(np.array([[1, 2, 3, 4, 5]])).tolist()
+    [[0.0, 1.0, 1.0, 1.0, 1.0]]
+    """
+    missing = labels == Label.MISSING
+    hidden = (labels != Label.CLEAR) & ~missing
+    return np.asarray(dilate(hidden, buffer_px) | missing, np.float32)
