@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format sample bench train clean
+.PHONY: demo test check format sample bench train npm udp clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded sample
 	$(BIN)/kappamask demo --out demo-output
@@ -21,6 +21,12 @@ check: $(INSTALLED)  ## lint, format, types, rooms
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+npm:  ## what validates process graphs as other back ends would; tests skip without it
+	cd tests/support/processgraphs && npm ci --no-audit --no-fund --silent
+
+udp: $(INSTALLED)  ## write udf/*.json again, after a change of the UDF or its graphs
+	$(BIN)/python udf/generate.py
 
 sample: $(INSTALLED)  ## build kappamask/sample again from its sources
 	$(BIN)/python scripts/make_sample.py

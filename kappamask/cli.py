@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kappamask {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_demo, add_search, add_mask, add_models):
+    for add in (add_demo, add_search, add_mask, add_models, add_serve, add_udf):
         add(commands)
     return parser
 
@@ -94,7 +94,7 @@ def add_demo(commands: _Commands) -> None:
 def run_demo(options: argparse.Namespace) -> int:
     """Search the embedded catalogue, label every date, and say where the pictures are."""
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.search import search
+    from kappamask.stac_search import search
 
     failures = 0
     for scene in SCENES:
@@ -171,7 +171,7 @@ def _area(options: argparse.Namespace) -> Any:
 
 
 def _search(options: argparse.Namespace) -> list[Any]:
-    from kappamask.search import search
+    from kappamask.stac_search import search
 
     return search(
         _area(options),
@@ -270,6 +270,112 @@ def run_models(_: argparse.Namespace) -> int:
         _say(f"  trained on: {entry.training_data}")
         for what, value in entry.metrics.items():
             _say(f"  {what}: {value}")
+    return 0
+
+
+# --- serve ----------------------------------------------------------------------------------
+
+
+def add_serve(commands: _Commands) -> None:
+    """Add `kappamask serve`."""
+    parser = _add(
+        commands,
+        "serve",
+        run_serve,
+        "Run an openEO back end on this machine, over one catalogue.",
+        "--port 8080 --catalog earth-search --workdir openeo",
+    )
+    parser.add_argument(
+        "--catalog",
+        default="earth-search",
+        metavar="NAME|URL|DIR/catalog.json",
+        help="what its collections are read from (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="its jobs, results and stored processes; start again with it to go on",
+    )
+    parser.add_argument("--port", type=int, default=8080, help="0: any free one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where to listen (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="let it listen beyond this machine: it runs code that its clients send",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that clients must show (or: KAPPAMASK_SERVE_TOKEN)",
+    )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from kappamask.openeo.settings import Settings, read_token
+
+    settings = Settings(
+        catalog=options.catalog,
+        workdir=options.workdir,
+        host=options.host,
+        port=options.port,
+        allow_remote=options.allow_remote,
+        token=read_token(options.token_file),
+    )
+    from kappamask.openeo.server import serve
+
+    with suppress(KeyboardInterrupt):
+        serve(settings, say=_say)
+    return 0
+
+
+# --- udf ------------------------------------------------------------------------------------
+
+
+def add_udf(commands: _Commands) -> None:
+    """Add `kappamask udf build`."""
+    udf = commands.add_parser("udf", help="Make what an openEO back end needs to run the UDF.")
+    parser = _add(
+        udf.add_subparsers(required=True, metavar="build"),
+        "build",
+        run_udf_build,
+        "Make the archives for the job option udf-dependency-archives.",
+        "--out dist --engine onnx",
+    )
+    parser.epilog = "example:\n  kappamask udf build --out dist --engine onnx"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--engine", default="onnx", choices=["onnx", "torch"], help="(default: %(default)s)"
+    )
+    parser.add_argument("--python", default="3.11", help="of the workers (default: %(default)s)")
+    parser.add_argument("--base-url", metavar="URL", help="where the archives will lie")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--wheels", type=Path, metavar="DIR", help="use these, download nothing")
+    source.add_argument(
+        "--from-installed", action="store_true", help="use the packages installed here"
+    )
+
+
+def run_udf_build(options: argparse.Namespace) -> int:
+    """Build both archives; print their sizes and the job options to paste."""
+    from kappamask.openeo.archives import HOST, build_archives
+
+    built = build_archives(
+        options.out,
+        engine=options.engine,
+        python=options.python,
+        wheels=options.wheels,
+        from_installed=options.from_installed,
+    )
+    for path in (built.library, built.runtime):
+        _say(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    _say("Put both where the back end can download them, then give the batch job:")
+    _say(json.dumps(built.job_options(options.base_url or HOST), indent=2))
     return 0
 
 

@@ -390,7 +390,7 @@ def predict_blocks(scene: xr.DataArray, task: Task) -> Any:
 
     source = scene.data
     if not isinstance(source, da.Array):
-        source = da.from_array(source, chunks=(1, -1, LATTICE.core, LATTICE.core))
+        source = da.from_array(source, chunks=(1, -1, -1, -1))  # in memory: windows are views of it
     row, column = lattice_origin(scene)
     plan = (
         plan_axis(scene.sizes["y"], origin=row),

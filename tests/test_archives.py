@@ -74,6 +74,7 @@ packages, folder, udf = sys.argv[1:]
 assert not [path for path in sys.path if "site-packages" in path], sys.path
 sys.path.append(packages)
 os.chdir(folder)
+sys.path.insert(0, "")  # as `python -m` does: folders of archives look like packages
 import numpy as np, xarray as xr
 from openeo.udf import UdfData, XarrayDataCube, run_udf_code
 from openeo.udf.run_code import load_module_from_string

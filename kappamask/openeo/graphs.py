@@ -1,0 +1,263 @@
+"""Process graphs for the ordinary openeo client: masks that chain on. Row 6: imports openeo.
+
+Each function returns an `openeo.DataCube`; nothing is sent before the caller does so.
+The text of the UDF is inlined, so that a graph is complete by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+import openeo
+from openeo import UDF, DataCube
+from openeo.api.process import Parameter
+from openeo.processes import ProcessBuilder, array_element
+
+from kappamask.bands import bands_of_level
+from kappamask.errors import UnknownNameError
+from kappamask.openeo.graph_parts import (
+    DEFAULT_JOB_OPTIONS,
+    PERIODS,
+    cloud_kernel,
+    job_options,
+    spatial_extent,
+    temporal_extent,
+    udf_code,
+)
+from kappamask.udf import OUTPUT_BANDS
+
+__all__ = [
+    "DEFAULT_JOB_OPTIONS",
+    "PERIODS",
+    "apply_udf",
+    "cloud_free_composite",
+    "cloud_labels",
+    "cloud_mask",
+    "cloud_probabilities",
+    "job_options",
+    "udf_code",
+]
+
+Method = Literal["median", "best-pixel"]
+RUNTIME = "Python"  # never "Python-Jep"
+WINDOW_PX = 768  # pixels labelled at once
+OVERLAP_PX = 128  # read on every side and discarded: what the network sees
+
+
+class Context(TypedDict, total=False):
+    """What the UDF can be told; a `Parameter` may stand for each value."""
+
+    level: Any  # "L2A" or "L1C"
+    scale: Any  # reflectance = (value + offset) / scale; 10000 as on Copernicus
+    offset: Any  # 0 where load_collection has applied it, -1000 for raw DN from baseline 04.00 on
+    model: Any  # a name that `kappamask models` lists, or "default"
+    buffer_px: Any  # of masks: pixels by which clouds and shadows are grown
+    threads: Any  # that the engine may use
+
+
+def cloud_labels(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
+    """Label every pixel of a cube on a back end.
+
+    Parameters
+    ----------
+    datacube
+        Sentinel-2 bands at 10 m, blue, green, red and a near infrared at least; in
+        one load node of its own.
+    **context
+        What the values mean and which network labels them, see `Context`.
+
+    Returns
+    -------
+    openeo.DataCube
+        (t, bands, y, x) with the band ``cloud_labels``: 1 clear, 2 cloud shadow,
+        3 semi-transparent cloud, 4 cloud, 5 missing.
+
+    Examples
+    --------
+    >>> cube = DataCube.load_collection("SENTINEL2_L2A", bands=["B02", "B03", "B04", "B08"])
+    >>> [node["process_id"] for node in cloud_labels(cube).flat_graph().values()]
+    ['load_collection', 'apply_neighborhood']
+    """
+    return apply_udf(datacube, "labels", **context)
+
+
+def cloud_probabilities(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
+    """Compute the probability of each class on a back end.
+
+    Parameters
+    ----------
+    datacube, **context
+        As for `cloud_labels`.
+
+    Returns
+    -------
+    openeo.DataCube
+        (t, bands, y, x), bands clear, cloud_shadow, semi_transparent_cloud, cloud;
+        no data where data is missing.
+    """
+    return apply_udf(datacube, "probabilities", **context)
+
+
+def cloud_mask(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
+    """Make a mask of clouds on a back end, ready for ``optical.mask(...)``.
+
+    Parameters
+    ----------
+    datacube, **context
+        As for `cloud_labels`.
+
+    Returns
+    -------
+    openeo.DataCube
+        (t, y, x): 1 where there is shadow, cloud of any thickness or no data, else 0.
+        Never no data: back ends disagree on what that means in a mask.
+
+    Examples
+    --------
+    >>> extent = {"west": 11.3, "south": 46.4, "east": 11.4, "north": 46.5}
+    >>> dates = ["2022-06-01", "2022-07-01"]
+    >>> seen = DataCube.load_collection(
+    ...     "SENTINEL2_L2A", None, extent, dates, ["B02", "B03", "B04", "B08"])
+    >>> optical = DataCube.load_collection("SENTINEL2_L2A", None, extent, dates, ["B04", "B08"])
+    >>> monthly = optical.mask(cloud_mask(seen)).aggregate_temporal_period("month", "median")
+    """
+    return _drop_bands(apply_udf(datacube, "mask", **context))
+
+
+def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
+    connection: openeo.Connection | None,
+    area: Any,
+    dates: Any,
+    *,
+    method: Method = "median",
+    period: Any = None,
+    bands: Any = ("B02", "B03", "B04", "B08"),
+    mask_bands: Any = None,
+    max_cloud_cover: Any = None,
+    **context: Unpack[Context],
+) -> DataCube:
+    """Compose images without clouds on a back end.
+
+    Parameters
+    ----------
+    connection
+        Of the ordinary client; None builds the graph only.
+    area
+        As `kappamask.search` takes it; its bounding box is loaded. Or a bounding box
+        as openEO words it.
+    dates
+        As `kappamask.search` takes them: the last one is included.
+    method
+        ``"median"`` of what is clear; or ``"best-pixel"``: all bands of the clear date
+        that is farthest from clouds, the earliest of several.
+    period
+        One image for each of these, see `PERIODS`; None: one of all dates.
+    bands
+        Of the composite. They are a load node of their own, into which a back end can
+        push the mask: what is cloudy is not read.
+    mask_bands
+        What the network sees; None: all bands of the level.
+    max_cloud_cover
+        Percent, of the whole item; items above it are left out.
+    **context
+        As for `cloud_labels`; `level` also names the collection.
+
+    Returns
+    -------
+    openeo.DataCube
+        (bands, y, x), with t before them if there is a period.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        If an argument breaks its rule.
+
+    Examples
+    --------
+    >>> june = cloud_free_composite(None, (11.3, 46.4, 11.4, 46.5), "2022-06")
+    >>> [node["process_id"] for node in june.flat_graph().values()]
+    ['load_collection', 'load_collection', 'apply_neighborhood', 'reduce_dimension', 'mask',
+     'reduce_dimension']
+    """
+    if method not in get_args(Method):
+        raise UnknownNameError.of("method", str(method), list(get_args(Method)))
+    level = str(context.get("level", "L2A"))
+    seen = bands_of_level(level) if mask_bands is None else mask_bands
+
+    def load(names: Any) -> DataCube:
+        arguments: dict[str, Any] = {
+            "spatial_extent": spatial_extent(area),
+            "temporal_extent": temporal_extent(dates),
+            "bands": names if isinstance(names, Parameter) else list(names),
+            "max_cloud_cover": max_cloud_cover,
+        }
+        if connection is None:
+            return DataCube.load_collection(f"SENTINEL2_{level}", **arguments)
+        return connection.load_collection(f"SENTINEL2_{level}", **arguments)
+
+    optical, clouds = load(bands), apply_udf(load(seen), "mask", **context)
+    if method == "best-pixel":
+        optical = optical.mask(_drop_bands(_rank(clouds, period)))
+    masked = optical.mask(_drop_bands(clouds))
+    reducer = "median" if method == "median" else "first"
+    if period is None:
+        return masked.reduce_dimension(dimension="t", reducer=reducer)
+    return masked.aggregate_temporal_period(period=period, reducer=reducer, dimension="t")
+
+
+# --- parts ---------------------------------------------------------------------------------
+
+
+def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> DataCube:
+    """Run the UDF on windows of each date; `output`, too, may be a `Parameter`.
+
+    Raises
+    ------
+    UnknownNameError
+        If the context holds something that the UDF does not know.
+    """
+    unknown = sorted(set(context) - set(Context.__annotations__))
+    if unknown:
+        raise UnknownNameError.of("option", unknown[0], list(Context.__annotations__))
+    told = {"level": "L2A", "scale": 10000, "offset": 0, "model": "default", **context}
+    result = datacube.apply_neighborhood(
+        process=UDF(udf_code(), runtime=RUNTIME, context={"from_parameter": "context"}),
+        size=[
+            {"dimension": "x", "value": WINDOW_PX, "unit": "px"},
+            {"dimension": "y", "value": WINDOW_PX, "unit": "px"},
+            {"dimension": "t", "value": "P1D"},
+        ],
+        overlap=[
+            {"dimension": "x", "value": OVERLAP_PX, "unit": "px"},
+            {"dimension": "y", "value": OVERLAP_PX, "unit": "px"},
+        ],
+        context={**told, "output": output},
+    )
+    metadata = datacube.metadata
+    if metadata is not None and metadata.has_band_dimension() and str(output) in OUTPUT_BANDS:
+        labels = list(OUTPUT_BANDS[output])
+        metadata = metadata.rename_labels(metadata.band_dimension.name, target=labels)
+    return DataCube(result.result_node(), connection=datacube.connection, metadata=metadata)
+
+
+def _drop_bands(datacube: DataCube) -> DataCube:
+    """Take the only band; all back ends do that, as it is what ``cube.band(...)`` means."""
+    return datacube.reduce_dimension(
+        dimension="bands", reducer=lambda data: array_element(data, index=0)
+    )
+
+
+def _rank(clouds: DataCube, period: Any) -> DataCube:
+    """Mask every date but the best ones: 0 where a pixel is least cloudy around, else 1."""
+
+    def is_not_lowest(data: ProcessBuilder) -> ProcessBuilder:
+        lowest = data.min()
+        return data.array_apply(lambda x: x != lowest)
+
+    nearness = clouds.apply_kernel(cloud_kernel().tolist())
+    if period is None:
+        return nearness.apply_dimension(dimension="t", process=is_not_lowest)
+    size = [{"dimension": dim, "value": 1, "unit": "px"} for dim in ("x", "y")]
+    return nearness.apply_neighborhood(
+        is_not_lowest, size=[*size, {"dimension": "t", "value": period}], overlap=[]
+    )

@@ -1,0 +1,128 @@
+"""An openEO engine on your own machine. Row 6: openeo-processes-dask, and what it lacks.
+
+`LocalEngine` runs the graphs that the openeo client builds, unchanged: collections are
+read from a STAC catalogue, UDFs get the chunks that Copernicus would give them, and
+everything stays lazy until a file is written.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kappamask.openeo.collection_docs import describe_collections
+from kappamask.openeo.evaluate import Evaluator
+from kappamask.openeo.flat_graph import Graph, GraphError, result_node
+from kappamask.openeo.registry import Surroundings, make_registry
+from kappamask.openeo.validate import find_faults
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from kappamask.openeo.udf_runtime import Log
+
+
+class LocalEngine:
+    """Runs openEO process graphs on this machine.
+
+    It runs the Python code that graphs hold, with the rights of whoever started it.
+
+    Parameters
+    ----------
+    catalog
+        What `SENTINEL2_L2A` and `SENTINEL2_L1C` are read from, as `kappamask.search`
+        takes it: name, URL, or path of a catalog.json.
+    folder
+        Where `save_result` writes; made if absent. Needed for that process only.
+    log
+        Called with level (``"info"``...) and message of what UDFs inspect.
+    udps
+        User-defined processes, ``{"parameters": [...], "process_graph": {...}}`` by id
+        or, for nodes whose namespace is a URL, by that URL. Looked at with each graph.
+
+    Examples
+    --------
+    >>> import openeo
+    >>> from kappamask.sample import SCENES, catalog_path
+    >>> west, south, east, north = SCENES[1].bbox
+    >>> cube = openeo.DataCube.load_collection(
+    ...     "SENTINEL2_L2A",
+    ...     spatial_extent={"west": west, "south": south, "east": east, "north": north},
+    ...     temporal_extent=["2019-07-01", "2019-08-01"],
+    ...     bands=["B04", "B08"],
+    ... )
+    >>> graph = cube.ndvi(nir="B08", red="B04").reduce_dimension("t", "max").flat_graph()
+    >>> result = LocalEngine(catalog=catalog_path()).run(graph)
+    >>> result.dims, type(result.data).__module__
+    (('y', 'x'), 'dask.array.core')
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Any,
+        folder: str | Path | None = None,
+        log: Log | None = None,
+        udps: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.catalog = catalog
+        here = Surroundings(catalog, None if folder is None else Path(folder), log)
+        self._evaluator = Evaluator(make_registry(here), {} if udps is None else udps)
+
+    def processes(self) -> list[dict[str, Any]]:
+        """List the specifications of all predefined processes that can run, by name."""
+        specs = [process.spec for _, process in self._evaluator.registry.items()]
+        return copy.deepcopy(sorted(specs, key=lambda spec: str(spec["id"])))
+
+    def collections(self) -> list[dict[str, Any]]:
+        """Describe the collections as STAC documents with `cube:dimensions` and bands."""
+        return describe_collections(self.catalog)
+
+    def validate(
+        self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
+    ) -> list[dict[str, str]]:
+        """List what is wrong with a graph, as ``code`` and ``message``; nothing is loaded."""
+        return find_faults(self._evaluator, flat_graph, parameters or {})
+
+    def run(
+        self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
+    ) -> xr.DataArray | list[Path] | Any:
+        """Compute a graph.
+
+        Parameters
+        ----------
+        flat_graph
+            Nodes by id; one of them has ``"result": true``. Other nodes that save
+            results are computed too.
+        parameters
+            Values of the graph's own parameters; a lazy `xarray.DataArray`
+            (t, bands, y, x) may be one.
+
+        Returns
+        -------
+        xarray.DataArray or list of Path or any
+            The value of the result node, lazy; or the files, if that is `save_result`,
+            those of further such nodes after them.
+
+        Raises
+        ------
+        GraphError
+            Names node, process and cause. What a UDF raises comes out when its chunk is
+            computed: in `save_result`, or when the returned cube is.
+        """
+        faults = self.validate(flat_graph, parameters=parameters)
+        if faults:
+            code = faults[0]["code"]
+            raise GraphError("; ".join(fault["message"] for fault in faults), code=code)
+        result = result_node(flat_graph)
+        saving = [
+            name
+            for name, node in flat_graph.items()
+            if node["process_id"] == "save_result" and name != result
+        ]
+        values = self._evaluator.run(flat_graph, parameters or {}, ends=tuple(saving))
+        if flat_graph[result]["process_id"] != "save_result":
+            return values[result]
+        return [path for name in (result, *saving) for path in values[name]]

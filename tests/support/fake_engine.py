@@ -1,0 +1,116 @@
+"""An engine that computes nothing: its processes do what tests of the server need.
+
+A module of its own, because the processes that compute import it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from kappamask.errors import NoItemsError
+from kappamask.openeo.faults import ApiError
+
+FAKE = "https://catalogue.example"  # never asked
+COLLECTION = {
+    "type": "Collection",
+    "stac_version": "1.0.0",
+    "id": "SENTINEL2_L2A",
+    "description": "of the fake engine",
+    "license": "other",
+    "extent": {"spatial": {"bbox": [[11, 46, 12, 47]]}, "temporal": {"interval": [[None, None]]}},
+    "links": [{"rel": "self", "href": "file:///nowhere"}, {"rel": "license", "href": "https://x"}],
+}
+
+
+def process(name, **arguments):
+    """Give a process with a graph of one node."""
+    node = {"process_id": name, "arguments": arguments, "result": True}
+    return {"process_graph": {"one": node}}
+
+
+class FakeEngine:
+    """Its processes do what tests of the server need."""
+
+    def __init__(self, *, catalog, folder=None, log=None, udps=None):
+        self.catalog, self.folder, self.log, self.udps = catalog, folder, log, udps or {}
+
+    def processes(self):
+        names = [name.removeprefix("do_") for name in dir(self) if name.startswith("do_")]
+        return [{"id": name, "parameters": [], "returns": {"schema": {}}} for name in names]
+
+    def collections(self):
+        return [COLLECTION]
+
+    def validate(self, flat_graph, *, parameters=None):  # noqa: ARG002  of the interface
+        known = {one["id"] for one in self.processes()} | set(self.udps)
+        return [
+            {"code": "ProcessUnsupported", "message": f"no process {node['process_id']!r}"}
+            for node in flat_graph.values()
+            if node["process_id"] not in known
+        ]
+
+    def run(self, flat_graph, *, parameters=None):
+        for fault in self.validate(flat_graph):
+            raise ApiError(fault["code"], fault["message"])
+        (node,) = flat_graph.values()
+        name, arguments = node["process_id"], node["arguments"]
+        if name in self.udps:
+            return self.run(self.udps[name]["process_graph"], parameters=arguments)
+        given = {
+            key: (parameters or {})[value["from_parameter"]] if isinstance(value, dict) else value
+            for key, value in arguments.items()
+        }
+        return getattr(self, f"do_{name}")(**given)
+
+    def do_add(self, x, y):
+        return x + y
+
+    def do_write(self, names, size=3):
+        paths = [self.folder / name for name in names]
+        for path in paths:
+            path.write_bytes(b"x" * size)
+        return paths
+
+    def do_link(self, target):
+        (self.folder / "link.json").symlink_to(target)
+        return [self.folder / "link.json", Path(target)]
+
+    def do_sleep(self, seconds):
+        self.log("info", "asleep")
+        time.sleep(seconds)
+        return seconds
+
+    def do_sleep_once(self, seconds, marker):
+        if not Path(marker).exists():
+            Path(marker).write_text(str(os.getpid()))
+            time.sleep(seconds)
+        return "awake"
+
+    def do_fail(self, text):
+        raise ValueError(text)
+
+    def do_find_nothing(self):
+        raise NoItemsError("no item answers the search")
+
+    def do_exit(self):
+        os._exit(7)
+
+    def do_leave(self):
+        sys.exit("the code of a client left")
+
+    def do_die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def do_log(self, count):
+        for number in range(count):
+            self.log("info", f"entry {number}")
+            self.log("debug", f"detail {number}")
+        self.log("warning", "read https://host/B02.tif?sig=abcdef with Bearer " + "s" * 20)
+        return count
+
+    def do_token(self):
+        return os.environ.get("KAPPAMASK_SERVE_TOKEN", "not here")

@@ -1,0 +1,87 @@
+"""A tiny made-up catalogue: three dates of four bands and SCL, as COG-less GeoTIFFs.
+
+Numbers are made so that every pixel and date differs; 0 is no data. Stored as baseline
+04.00, raised by 1000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from pyproj import Transformer
+from rasterio.transform import from_origin
+
+from support import bolzano
+
+BANDS = ("B02", "B03", "B04", "B08")
+DATES = ("20220602", "20220620", "20220705")
+EPSG, LEFT, TOP = 32632, 680000, 5150000
+HEIGHT, WIDTH = 150, 130  # pixels of 10 m
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Where it lies, and what it holds."""
+
+    catalog: Path
+    dn: np.ndarray  # (date, band, y, x) float32, offset applied, NaN = no data
+    scl: np.ndarray  # (date, y, x)
+
+    @property
+    def extent(self) -> dict:
+        """The whole area, in its own projection, as openEO words it."""
+        return {
+            "west": LEFT,
+            "south": TOP - 10 * HEIGHT,
+            "east": LEFT + 10 * WIDTH,
+            "north": TOP,
+            "crs": EPSG,
+        }
+
+    @property
+    def bbox(self) -> tuple[float, float, float, float]:
+        """A box in degrees, some pixels inside the area."""
+        there = Transformer.from_crs(EPSG, 4326, always_xy=True)
+        west, south = there.transform(LEFT + 200, TOP - 10 * HEIGHT + 200)
+        east, north = there.transform(LEFT + 10 * WIDTH - 200, TOP - 200)
+        return west, south, east, north
+
+
+def write(folder: Path) -> Synthetic:
+    """Write pixels and catalogue."""
+    generator = np.random.default_rng(7)
+    shape = (len(DATES), len(BANDS), HEIGHT, WIDTH)
+    stored = generator.integers(1100, 9000, shape).astype(np.uint16)
+    stored[0, :, :20, :30] = 0  # a corner without data
+    stored[1, 0, 40:60, 50:90] = 9500  # bright blue
+    classes = generator.integers(3, 12, (len(DATES), HEIGHT, WIDTH)).astype(np.uint8)
+    scenes = folder / "scenes"
+    for index, date in enumerate(DATES):
+        place = scenes / f"S2_L2A_{date}"
+        place.mkdir(parents=True)
+        for band, values in zip(BANDS, stored[index], strict=True):
+            write_tif(place / f"{band}.tif", values)
+        write_tif(place / "SCL.tif", classes[index])
+    catalog = bolzano.write_catalog(folder / "catalog", scenes)
+    dn = np.where(stored == 0, np.nan, stored.astype(np.float32) - 1000)
+    return Synthetic(catalog, dn.astype(np.float32), classes)
+
+
+def write_tif(path: Path, values: np.ndarray) -> None:
+    """Write one band."""
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=WIDTH,
+        height=HEIGHT,
+        count=1,
+        dtype=values.dtype,
+        nodata=0,
+        crs=EPSG,
+        transform=from_origin(LEFT, TOP, 10, 10),
+    ) as target:
+        target.write(values, 1)

@@ -1,0 +1,637 @@
+"""The engine: graphs of the ordinary client, equal to numpy, lazy, with errors that name nodes."""
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import openeo
+import pytest
+import xarray as xr
+from openeo.internal.graph_building import PGNode
+from support import synthetic, udfs
+
+from kappamask.cube import load_cube
+from kappamask.openeo import graphs, library
+from kappamask.openeo.flat_graph import GraphError
+from kappamask.openeo.graph_parts import cloud_kernel
+from kappamask.openeo.local import LocalEngine
+from kappamask.openeo.periods import group_by_period, period_starts
+from kappamask.predict import predict_array
+from kappamask.sample import SCENES, catalog_path
+from kappamask.stac_search import search
+
+ROOT = Path(__file__).resolve().parents[1]
+DATES = ["2022-06-01", "2022-08-01"]
+NONE = "no-catalogue-is-asked"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("synthetic"))
+
+
+@pytest.fixture
+def engine(scene, tmp_path):
+    return LocalEngine(catalog=str(scene.catalog), folder=tmp_path / "results")
+
+
+@pytest.fixture
+def _bright_is_cloud(monkeypatch):
+    """A stand-in for the network: what a graph does is the same, and numpy can tell it."""
+    monkeypatch.setattr(graphs, "udf_code", lambda: udfs.BRIGHT_IS_CLOUD)
+
+
+def load(scene, bands=synthetic.BANDS):
+    return openeo.DataCube.load_collection(
+        "SENTINEL2_L2A",
+        spatial_extent=scene.extent,
+        temporal_extent=DATES,
+        bands=list(bands),
+    )
+
+
+def hidden(scene):
+    """(date, y, x) bool, what the stand-in masks."""
+    blue = scene.dn[:, 0]
+    return (blue > 7000) | np.isnan(blue)
+
+
+def given_cube(**coords):
+    """A cube that a graph gets as a parameter."""
+    values = np.arange(4 * 1 * 2 * 3, dtype=np.float32).reshape(4, 1, 2, 3)
+    return xr.DataArray(
+        da.from_array(values, chunks=(1, 1, 2, 2)),
+        dims=("t", "bands", "y", "x"),
+        coords={
+            "t": np.array(["2022-06-01", "2022-06-20", "2022-07-03", "2022-07-31"], "M8[ns]"),
+            "bands": ["B02"],
+            "y": [20.0, 10.0],
+            "x": [0.0, 10.0, 20.0],
+            **coords,
+        },
+    )
+
+
+def one_node(process_id, /, **arguments):
+    arguments = {"data": {"from_parameter": "cube"}} | arguments
+    return {"n": {"process_id": process_id, "arguments": arguments, "result": True}}
+
+
+def child(**nodes):
+    """A child graph of nodes (process, arguments); the last one is the result."""
+    graph = {k: {"process_id": p, "arguments": a} for k, (p, a) in nodes.items()}
+    graph[list(graph)[-1]]["result"] = True
+    return {"process_graph": graph}
+
+
+DATA = {"data": {"from_parameter": "data"}}
+X = {"x": {"from_parameter": "x"}}
+
+
+def run(graph, **parameters):
+    return LocalEngine(catalog=NONE).run(graph, parameters=parameters)
+
+
+# --- invariant 3: all doors agree ------------------------------------------------------------
+
+
+def pad_to_window(reflectance, height, width):
+    """What apply_neighborhood reads of a cube smaller than its window."""
+    pads = [(0, 0), (128, 768 + 128 - height), (128, 768 + 128 - width)]
+    return np.pad(reflectance, pads, constant_values=np.nan)
+
+
+def test_labels_equal_predict_array_on_the_same_window(scene, engine):
+    labels = engine.run(graphs.cloud_labels(load(scene)).flat_graph()).compute()
+    assert labels.bands.values.tolist() == ["cloud_labels"]
+    height, width = labels.shape[-2:]
+    reflectance = pad_to_window(scene.dn[0] / np.float32(10000), height, width)
+    expected = predict_array(reflectance, synthetic.BANDS, level="L2A")
+    expected = expected[128 : 128 + height, 128 : 128 + width]
+    np.testing.assert_array_equal(labels[0, 0], expected)
+    assert set(np.unique(expected)) > {5}
+
+
+def test_mask_and_probabilities_agree_with_the_labels(scene, engine):
+    cube = load(scene)
+    labels = engine.run(graphs.cloud_labels(cube).flat_graph()).isel(t=0, bands=0).compute()
+    mask = engine.run(graphs.cloud_mask(cube).flat_graph()).isel(t=0).compute()
+    np.testing.assert_array_equal(mask, labels != 1)
+    probabilities = engine.run(graphs.cloud_probabilities(cube).flat_graph()).isel(t=0).compute()
+    likeliest = probabilities.fillna(0).argmax("bands") + 1
+    np.testing.assert_array_equal(likeliest.where(labels != 5, 5), labels)
+
+
+def test_the_sample_gets_the_labels_of_the_other_doors():
+    area = SCENES[1]
+    day = "2019-07-11"
+    bands = ["B02", "B03", "B04", "B08", "B8A", "B11"]
+    extent = dict(zip(("west", "south", "east", "north"), area.bbox, strict=True))
+    cube = openeo.DataCube.load_collection(
+        "SENTINEL2_L2A", None, extent, [day, "2019-07-12"], bands
+    )
+    labels = LocalEngine(catalog=catalog_path()).run(graphs.cloud_labels(cube).flat_graph())
+    items = search(area.bbox, day, catalog=catalog_path())
+    loaded = load_cube(items, area.bbox, bands=bands).isel(time=0)
+    reflectance = pad_to_window(loaded.to_numpy(), *loaded.shape[-2:])
+    expected = predict_array(reflectance, bands, level="L2A")[128:, 128:]
+    expected = expected[: labels.sizes["y"], : labels.sizes["x"]]
+    assert (labels[0, 0].to_numpy() == expected).mean() >= 0.998
+    assert len(np.unique(expected)) > 1
+
+
+# --- chains equal numpy ----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_bright_is_cloud")
+def test_masked_monthly_median_equals_numpy(scene, engine):
+    optical, seen = load(scene, ["B04", "B08"]), load(scene)
+    chain = optical.mask(graphs.cloud_mask(seen)).aggregate_temporal_period("month", "median")
+    result = engine.run(chain.flat_graph())
+    masked = np.where(hidden(scene)[:, None], np.nan, scene.dn[:, 2:4])
+    assert result.t.values.astype("M8[D]").astype(str).tolist() == ["2022-06-01", "2022-07-01"]
+    june = np.where(
+        np.isnan(masked[:2]).all(0), np.nan, np.ma.masked_invalid(masked[:2]).mean(0).data
+    )
+    np.testing.assert_array_equal(result[0], june)  # the median of two is their mean
+    np.testing.assert_array_equal(result[1], masked[2])
+
+
+@pytest.mark.usefixtures("_bright_is_cloud")
+def test_masked_index_equals_numpy(scene, engine):
+    chain = load(scene, ["B04", "B08"]).mask(graphs.cloud_mask(load(scene)))
+    result = engine.run(chain.ndvi(nir="B08", red="B04").flat_graph())
+    red, nir = scene.dn[:, 2], scene.dn[:, 3]
+    expected = np.where(hidden(scene), np.nan, (nir - red) / (nir + red))
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("_bright_is_cloud")
+@pytest.mark.parametrize("period", [None, "month"])
+def test_the_best_pixel_is_the_clear_one_farthest_from_clouds(scene, engine, period):
+    composite = graphs.cloud_free_composite(
+        None,
+        scene.extent,
+        "2022-06-01/2022-07-31",
+        method="best-pixel",
+        period=period,
+        bands=["B04", "B08"],
+        mask_bands=synthetic.BANDS,
+    )
+    result = engine.run(composite.flat_graph()).compute()
+    clouds = hidden(scene).astype(float)
+    kernel = cloud_kernel()
+    near = np.stack([convolve_by_hand(date, kernel) for date in clouds])
+    optical = scene.dn[:, 2:4]
+    for image, dates in zip(
+        [result] if period is None else list(result),
+        [[0, 1, 2]] if period is None else [[0, 1], [2]],
+        strict=True,
+    ):
+        best = np.argmin(np.round(near[dates], 6), axis=0)  # the earliest of several
+        picked = np.take_along_axis(optical[dates], best[None, None], axis=0)[0]
+        clear = np.take_along_axis(clouds[dates], best[None], axis=0)[0] == 0
+        np.testing.assert_array_equal(image, np.where(clear, picked, np.nan))
+
+
+def convolve_by_hand(values, kernel):
+    """Add shifted copies: slow, and plain to see."""
+    reach = kernel.shape[0] // 2
+    padded = np.pad(values, reach)
+    height, width = values.shape
+    total = np.zeros_like(values)
+    for row, line in enumerate(kernel):
+        for column, weight in enumerate(line):
+            total += weight * padded[row : row + height, column : column + width]
+    return total
+
+
+def test_kernels_large_and_small_equal_brute_force():
+    cube = given_cube().isel(t=[0, 1])
+    values = np.random.default_rng(1).uniform(size=(2, 1, 40, 37)).astype(np.float32)
+    cube = xr.DataArray(
+        da.from_array(values, chunks=(1, 1, 16, 11)),
+        dims=cube.dims,
+        coords={"t": cube.t, "bands": cube.bands, "y": np.arange(40.0), "x": np.arange(37.0)},
+    )
+    for size in (3, 17):
+        kernel = np.random.default_rng(2).uniform(size=(size, size)).round(3)
+        flipped = kernel[::-1, ::-1]  # convolution
+        result = run(one_node("apply_kernel", kernel=kernel.tolist(), factor=2), cube=cube)
+        for date in range(2):
+            expected = 2 * convolve_by_hand(values[date, 0].astype(float), flipped)
+            np.testing.assert_allclose(result[date, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_bright_is_cloud")
+def test_the_stored_process_equals_the_inlined_graph(scene, tmp_path):
+    """By id as a user-defined process, and by the address that is its namespace."""
+    definition = json.loads((ROOT / "udf" / "kappamask_composite.json").read_text())
+    window = definition["process_graph"]["applyneighborhood1"]["arguments"]["process"]
+    (node,) = window["process_graph"].values()
+    node["arguments"]["udf"] = udfs.BRIGHT_IS_CLOUD
+    url = "https://host/kappamask_composite.json"
+    engine = LocalEngine(
+        catalog=str(scene.catalog),
+        folder=tmp_path,
+        udps={"kappamask_composite": definition, url: definition},
+    )
+    inlined = graphs.cloud_free_composite(
+        None,
+        scene.extent,
+        "2022-06-01/2022-07-31",
+        period="month",
+        bands=["B04"],
+        mask_bands=synthetic.BANDS,
+    )
+    expected = engine.run(inlined.flat_graph()).compute()
+    arguments = {
+        "spatial_extent": scene.extent,
+        "temporal_extent": DATES,
+        "bands": ["B04"],
+        "mask_bands": list(synthetic.BANDS),
+    }
+    for namespace in (None, "user", url):
+        stored = PGNode("kappamask_composite", arguments, namespace=namespace)
+        xr.testing.assert_equal(engine.run(stored.flat_graph()).compute(), expected)
+
+
+def test_a_chain_of_three_steps_stays_small(tmp_path):
+    """Masked index, monthly aggregate and best pixel on 1 GB, under 600 MB."""
+    script = ROOT / "tests" / "support" / "peak_memory.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["cube_mb"] > 1000
+    assert told["peak_mb"] < 600, told
+    assert len(told["files"]) == 4
+
+
+def test_a_graph_is_lazy_to_the_end(scene, engine):
+    """Nothing is opened while a chain is put together: the files could be gone."""
+    graph = graphs.cloud_free_composite(
+        None,
+        scene.extent,
+        "2022-06-01/2022-07-31",
+        method="best-pixel",
+        period="month",
+        bands=["B04"],
+        mask_bands=synthetic.BANDS,
+    ).flat_graph()
+    folder = scene.catalog.parents[1] / "scenes"
+    away = folder.with_name("away")
+    folder.rename(away)
+    try:
+        result = engine.run(graph)
+        assert result.chunks is not None
+        with pytest.raises(Exception, match="cannot read"):
+            result.compute()
+    finally:
+        away.rename(folder)
+
+
+# --- masks -----------------------------------------------------------------------------------
+
+
+def test_nan_in_a_mask_masks_as_on_copernicus():
+    cube = given_cube()
+    mask = xr.zeros_like(cube).isel(bands=0, drop=True)
+    mask = mask.where(mask.x != 0).compute()
+    mask[:, :, 1] = 1
+    result = run(one_node("mask", mask={"from_parameter": "mask"}), cube=cube, mask=mask)
+    assert np.isnan(result[..., :2]).all()
+    np.testing.assert_array_equal(result[..., 2], cube[..., 2])
+
+
+def test_a_mask_of_one_band_masks_all_and_one_without_dates_all_dates():
+    cube = xr.concat([given_cube(), given_cube(bands=["B03"])], dim="bands")
+    mask = given_cube(bands=["cloud_mask"]) * 0 + xr.DataArray([1, 0, 0], dims="x")
+    result = run(
+        one_node("mask", mask={"from_parameter": "mask"}, replacement=-1), cube=cube, mask=mask
+    )
+    assert (result[..., 0] == -1).all()
+    assert result.dims == cube.dims
+    still = mask.isel(t=0, bands=0, drop=True)
+    again = run(
+        one_node("mask", mask={"from_parameter": "mask"}, replacement=-1), cube=cube, mask=still
+    )
+    xr.testing.assert_equal(again, result)
+
+
+def test_a_mask_of_other_dates_is_refused():
+    cube, mask = given_cube(), given_cube().isel(t=[0, 1, 2], bands=0, drop=True)
+    with pytest.raises(GraphError, match="labels of the data along t") as caught:
+        run(one_node("mask", mask={"from_parameter": "mask"}), cube=cube, mask=mask)
+    assert caught.value.code == "LabelMismatch"
+
+
+# --- callbacks -------------------------------------------------------------------------------
+
+
+def test_a_reducer_of_two_processes_sees_each_group():
+    """The evaluation of openeo-pg-parser-networkx gives all months the first one's values."""
+    reducer = child(m=("mean", DATA), a=("subtract", {"x": {"from_node": "m"}, "y": 1}))
+    months = run(
+        one_node("aggregate_temporal_period", period="month", reducer=reducer), cube=given_cube()
+    )
+    assert months[:, 0, 0, 0].values.tolist() == [2, 14]
+    intervals = [["2022-06-01", "2022-07-01"], ["2022-07-03", "2022-07-31"]]
+    result = run(
+        one_node("aggregate_temporal", intervals=intervals, reducer=reducer), cube=given_cube()
+    )
+    assert result[:, 0, 0, 0].values.tolist() == [2, 11]  # a start is inside, an end is not
+
+
+def test_a_graph_of_many_forks_is_quick():
+    graph = {"n0": {"process_id": "constant", "arguments": {"x": 1}}}
+    for index in range(60):
+        both = {"from_node": f"n{index}"}
+        graph[f"n{index + 1}"] = {"process_id": "add", "arguments": {"x": both, "y": both}}
+    graph["n60"]["result"] = True
+    assert run(graph) == 2**60
+
+
+def test_lists_of_arrays_are_reduced_over_the_list():
+    cube = given_cube()
+    process = child(
+        a=("multiply", {**X, "y": 2}),
+        c=("array_create", {"data": [{"from_parameter": "x"}, {"from_node": "a"}, 3]}),
+        m=("max", {"data": {"from_node": "c"}}),
+    )
+    result = run(one_node("apply", process=process), cube=cube)
+    np.testing.assert_array_equal(result, np.maximum(2 * cube, 3))
+    assert result.chunks is not None
+
+
+def test_cubes_are_merged_by_their_overlap_resolver():
+    cube = given_cube()
+    graph = {
+        "twice": {
+            "process_id": "apply",
+            "arguments": {
+                "data": {"from_parameter": "cube"},
+                "process": child(m=("multiply", {**X, "y": 2})),
+            },
+        },
+        "merge": {
+            "process_id": "merge_cubes",
+            "arguments": {
+                "cube1": {"from_node": "twice"},
+                "cube2": {"from_parameter": "cube"},
+                "overlap_resolver": child(
+                    s=("subtract", {**X, "y": {"from_parameter": "y"}}),
+                ),
+            },
+            "result": True,
+        },
+    }
+    np.testing.assert_array_equal(run(graph, cube=cube), cube)
+
+
+def test_elements_compare_with_a_reduction_of_their_series():
+    cube = given_cube()
+    apart = child(
+        a=(
+            "array_apply",
+            {
+                **DATA,
+                "process": child(m=("max", DATA), e=("neq", {**X, "y": {"from_node": "m"}})),
+            },
+        )
+    )
+    result = run(one_node("apply_dimension", process=apart, dimension="t"), cube=cube)
+    np.testing.assert_array_equal(result[:, 0, 0, 0], [1, 1, 1, 0])
+    xr.testing.assert_equal(result.t, cube.t)
+    pixels = [{"dimension": dim, "value": 1, "unit": "px"} for dim in "xy"]
+    monthly = run(
+        one_node(
+            "apply_neighborhood",
+            process=apart,
+            size=[*pixels, {"dimension": "t", "value": "month"}],
+            overlap=[],
+        ),
+        cube=cube,
+    )
+    np.testing.assert_array_equal(monthly[:, 0, 0, 0], [1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["median", "mean", "min", "max", "first", "last"])
+def test_reductions_equal_numpy_and_pass_over_nan_in_silence(name):
+    values = np.random.default_rng(3).uniform(size=(5, 4, 6)).astype(np.float32)
+    values[values < 0.3] = np.nan
+    values[:, 0, 0] = np.nan
+    cube = xr.DataArray(
+        da.from_array(values, chunks=(2, 2, 3)),
+        dims=("t", "y", "x"),
+        coords={"t": np.arange(5), "y": np.arange(4), "x": np.arange(6)},
+    )
+    result = run(
+        one_node("reduce_dimension", dimension="t", reducer=child(r=(name, DATA))), cube=cube
+    )
+    series = np.moveaxis(values, 0, -1).reshape(-1, 5)
+    oracle = {"first": lambda v: v[0], "last": lambda v: v[-1]}.get(name, getattr(np, name, None))
+    expected = [oracle(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in series]
+    np.testing.assert_allclose(result.to_numpy().ravel(), expected, rtol=1e-6)
+
+
+# --- periods ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("period", "expected"),
+    [
+        ("hour", ["2021-12-31T23", "2022-01-01T00"]),
+        ("day", ["2021-12-31", "2022-01-01"]),
+        ("week", ["2021-12-27"]),
+        ("dekad", ["2021-12-21", "2022-01-01"]),
+        ("month", ["2021-12-01", "2022-01-01"]),
+        ("season", ["2021-12-01"]),
+        ("tropical-season", ["2021-11-01"]),
+        ("year", ["2021-01-01", "2022-01-01"]),
+        ("decade", ["2020-01-01"]),
+        ("decade-ad", ["2021-01-01"]),
+    ],
+)
+def test_periods_start_where_openeo_says(period, expected):
+    starts = period_starts("2021-12-31T23:30", "2022-01-01T00:10", period)
+    assert starts.to_numpy().tolist() == np.array(expected, "M8[ns]").tolist()
+
+
+def test_a_period_without_dates_is_kept_empty():
+    cube = given_cube(
+        t=np.array(["2022-01-05", "2022-01-31", "2022-04-01", "2022-04-02"], "M8[ns]")
+    )
+    starts, groups = group_by_period(cube.t.to_numpy(), "month")
+    assert [group.size for group in groups] == [2, 0, 0, 2]
+    result = run(
+        one_node("aggregate_temporal_period", period="month", reducer=child(m=("max", DATA))),
+        cube=cube,
+    )
+    assert result.t.values.tolist() == starts.tolist()
+    assert np.isnan(result[1:3]).all()
+    assert not np.isnan(result[0]).any()
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "cause"),
+    [
+        ({"process_id": "ndvj"}, "ProcessUnsupported", "unknown process 'ndvj'"),
+        ({"namespace": "https://host/x.json"}, "ProcessUnsupported", "not fetched"),
+        ({"arguments": {}}, "ProcessParameterRequired", "needs the argument 'data'"),
+        ({"arguments": {"data": {"from_node": "m"}}}, "ProcessGraphInvalid", "node 'm'"),
+        ({"arguments": {"data": {"from_node": "n"}}}, "ProcessGraphInvalid", "no circles"),
+        ({"arguments": {"data": {"from_parameter": "q"}}}, "ProcessParameterMissing", "'q'"),
+        ({"result": False}, "ProcessGraphInvalid", "mark the last one"),
+    ],
+)
+def test_validation_names_what_is_wrong(change, code, cause):
+    graph = one_node("ndvi")
+    graph["n"] |= change
+    (fault,) = LocalEngine(catalog=NONE).validate(graph, parameters={"cube": None})
+    assert fault["code"] == code
+    assert cause in fault["message"]
+    with pytest.raises(GraphError) as caught:
+        run(graph, cube=given_cube())
+    assert (caught.value.code, str(caught.value)) == (code, fault["message"])
+
+
+def test_validation_finds_all_faults_also_inside_of_callbacks():
+    graph = one_node("apply", process=child(a=("absolut", X)), extra=3)
+    graph["n"]["arguments"]["context"] = {"from_parameter": "nothing"}
+    faults = LocalEngine(catalog=NONE).validate(graph, parameters={"cube": None})
+    assert [fault["code"] for fault in faults] == [
+        "ProcessParameterUnsupported",
+        "ProcessParameterMissing",
+        "ProcessUnsupported",
+    ]
+    assert "n/a" in faults[2]["message"]
+
+
+@pytest.mark.parametrize("graph", [None, {}, [], {"n": 3}, {"n": {"process_id": 3}}, "text"])
+def test_what_is_no_graph_is_told(graph):
+    assert LocalEngine(catalog=NONE).validate(graph)
+
+
+def test_constants_are_checked_against_the_specification():
+    graph = one_node("aggregate_temporal_period", period=3, reducer=child(m=("max", DATA)))
+    (fault,) = LocalEngine(catalog=NONE).validate(graph, parameters={"cube": None})
+    assert (fault["code"], "'period'" in fault["message"]) == ("ProcessParameterInvalid", True)
+
+
+def test_graphs_of_our_own_are_valid(scene, engine):
+    for cube in (
+        graphs.cloud_labels(load(scene)),
+        graphs.cloud_free_composite(None, scene.extent, "2022", method="best-pixel", period="year"),
+    ):
+        assert engine.validate(cube.save_result("GTiff").flat_graph()) == []
+
+
+def test_what_an_implementation_raises_is_named_with_its_node():
+    reducer = child(a=("array_element", {**DATA, "label": "B99"}))
+    with pytest.raises(GraphError, match=r"node 'n/a' \(array_element\): ArrayElementNotAv") as e:
+        run(one_node("reduce_dimension", dimension="bands", reducer=reducer), cube=given_cube())
+    assert e.value.code == "ArrayElementNotAvailable"
+
+
+def test_errors_travel_between_processes():
+    error = GraphError("no such band", node="ndvi1", process="ndvi", code="Internal")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+def test_a_process_that_calls_itself_is_stopped():
+    definition = {"parameters": [], "process_graph": {"n": {"process_id": "me", "arguments": {}}}}
+    definition["process_graph"]["n"]["result"] = True
+    engine = LocalEngine(catalog=NONE, udps={"me": definition})
+    with pytest.raises(GraphError, match="without end"):
+        engine.run(definition["process_graph"])
+
+
+def test_arguments_of_stored_processes_are_checked():
+    double = {
+        "parameters": [{"name": "x"}, {"name": "by", "optional": True, "default": 2}],
+        "process_graph": child(m=("multiply", {**X, "y": {"from_parameter": "by"}}))[
+            "process_graph"
+        ],
+    }
+    engine = LocalEngine(catalog=NONE, udps={"double": double})
+
+    def call(**arguments):
+        return engine.run({"n": {"process_id": "double", "arguments": arguments, "result": True}})
+
+    assert call(x=4) == 8
+    assert call(x=4, by=3) == 12
+    for arguments, cause in (({}, "needs the argument 'x'"), ({"x": 1, "z": 2}, "parameter 'z'")):
+        with pytest.raises(GraphError, match=cause):
+            call(**arguments)
+
+
+# --- what is told ----------------------------------------------------------------------------
+
+
+def test_every_process_has_a_specification():
+    specs = {spec["id"]: spec for spec in LocalEngine(catalog=NONE).processes()}
+    assert {"load_collection", "load_stac", "apply_neighborhood", "run_udf", "save_result"} <= set(
+        specs
+    )
+    assert {"mask", "ndvi", "aggregate_temporal_period", "if", "date_shift"} <= set(specs)
+    assert "load_url" not in specs
+    for spec in specs.values():
+        assert spec["description"]
+        assert isinstance(spec["parameters"], list)
+
+
+def test_what_is_told_cannot_be_changed_from_outside():
+    engine = LocalEngine(catalog=NONE)
+    engine.processes()[0].clear()
+    assert all(engine.processes())
+    before = copy.deepcopy(dict(library.specifications()))
+    LocalEngine(catalog=NONE)
+    assert before == library.specifications()
+
+
+def test_udfs_log_to_their_own_engine():
+    """Two engines at work at once do not read each other's logs."""
+    lines = {"a": [], "b": []}
+    graph = one_node(
+        "apply_neighborhood",
+        process=child(
+            u=("run_udf", {**DATA, "udf": udfs.TELL, "runtime": "Python"}),
+        ),
+        size=[{"dimension": dim, "value": 8, "unit": "px"} for dim in "xy"],
+        overlap=[],
+    )
+    cubes = [
+        LocalEngine(catalog=NONE, log=lambda *line, name=name: lines[name].append(line)).run(
+            graph, parameters={"cube": given_cube()}
+        )
+        for name in lines
+    ]
+    da.compute(*(cube.data for cube in cubes))
+    assert [len(found) for found in lines.values()] == [1, 1]
+    assert all(level == "info" for found in lines.values() for level, _ in found)
+
+
+def test_inspect_logs_without_computing():
+    lines = []
+    engine = LocalEngine(catalog=NONE, log=lambda *line: lines.append(line))
+    result = engine.run(
+        one_node("inspect", message="here", level="warning"), parameters={"cube": given_cube()}
+    )
+    assert result.chunks is not None
+    assert lines == [("warning", "User: here ('t', 'bands', 'y', 'x') (4, 1, 2, 3)")]

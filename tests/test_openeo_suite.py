@@ -1,0 +1,75 @@
+"""openeo-test-suite on the local engine: how many cases pass may only grow.
+
+The suite's wheel holds no cases. Three sets are run, each with its own count in
+`openeo_suite_floor.json`:
+
+- specifications: the examples in the specifications that openeo-processes-dask ships;
+- cubes: our own, in the suite's form, for processes of cubes that have no example;
+- checkout: all of Open-EO/openeo-processes, where OPENEO_PROCESSES names a checkout.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from support import suite_cases
+
+HERE = Path(__file__).parent
+FLOOR = HERE / "openeo_suite_floor.json"
+WRITERS = {"specifications": suite_cases.write_examples, "cubes": suite_cases.write_ours}
+
+
+def run_suite(cases, folder):
+    """Run the suite in a process of its own; returns the outcome of each case."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    report = folder / "report.xml"
+    command = [
+        *(sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-c", folder / "pytest.ini"),
+        *("-p", "openeo_test_suite.lib.pytest_plugin", "-p", "support.suite_runner"),
+        *("-p", "no:cacheprovider", "--runner=dask", "--experimental", f"--junitxml={report}"),
+        *("--pyargs", "openeo_test_suite.tests.processes.processing"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(HERE), "KAPPAMASK_SUITE_CASES": str(cases)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert report.exists(), done.stdout[-3000:] + done.stderr[-3000:]
+    tests = list(ET.parse(report).iter("testcase"))  # noqa: S314  written just now, by pytest
+    return {
+        test.attrib["name"]: next((child.tag for child in test if child.tag != "system-out"), "ok")
+        for test in tests
+    }
+
+
+def check_floor(name, outcomes):
+    floor = json.loads(FLOOR.read_text())[name] or 0
+    passed = sum(outcome == "ok" for outcome in outcomes.values())
+    failed = sorted(case for case, outcome in outcomes.items() if outcome != "ok")
+    print(f"openeo-test-suite, {name}: {passed} of {len(outcomes)} pass, floor {floor}")  # noqa: T201
+    if passed > floor:
+        print(f"better than before: write {passed} for {name} into {FLOOR.name}")  # noqa: T201
+    assert passed >= floor, failed
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_cases_pass(name, tmp_path):
+    count = WRITERS[name](tmp_path / "cases")
+    outcomes = run_suite(tmp_path / "cases", tmp_path)
+    assert len(outcomes) == count
+    check_floor(name, outcomes)
+
+
+@pytest.mark.skipif(
+    "OPENEO_PROCESSES" not in os.environ,
+    reason="the cases of Open-EO/openeo-processes are in no package: name a checkout",
+)
+def test_the_cases_of_a_checkout_pass(tmp_path):
+    check_floor("checkout", run_suite(Path(os.environ["OPENEO_PROCESSES"]), tmp_path))
