@@ -46,7 +46,7 @@ class Normalisation:
         import torch
 
         mean = torch.tensor(self.mean)[:, None, None]
-        scale = 1 / torch.tensor(self.std)[:, None, None]
+        scale = torch.tensor([1 / std for std in self.std])[:, None, None]
         normalised = reflectance.clamp(min=0).sqrt_().sub_(mean).mul_(scale)
         return normalised.nan_to_num_(0.0, posinf=0.0)
 

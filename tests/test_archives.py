@@ -255,7 +255,9 @@ def test_the_same_wheels_give_the_same_bytes(tmp_path, monkeypatch):
         built = build_archives(tmp_path / out, wheels=tmp_path / "wheels")
         digests.append([path.read_bytes() for path in (built.library, built.runtime)])
     assert digests[0] == digests[1]
-    names = zipfile.ZipFile(built.runtime).namelist()
+    items = zipfile.ZipFile(built.runtime).infolist()
+    assert {item.date_time for item in items} == {(1980, 1, 1, 0, 0, 0)}
+    names = [item.filename for item in items]
     assert {"toy/__init__.py", "other/__init__.py", "more.py"} <= set(names)
     assert not [name for name in names if "/tests/" in name or name.endswith("RECORD")]
     assert built.runtime.name == "toy-1.0-py311.zip"
