@@ -163,12 +163,15 @@ def test_one_request_too_many_is_told_when_to_come_back(client):
     job = client.start("sleep", {"seconds": 0.1})  # jobs do not take the places of requests
     assert client.wait(job) == "finished"
 
-    def ask_and_leave():
+    def ask():
         body = {"process": process("sleep", seconds=100)}
+        # Until it has the place: a short one may hold it at this moment.
+        while requests.post(f"{client.url}/result", json=body, timeout=3).status_code == 429:
+            time.sleep(0.05)
+
+    def ask_and_leave():
         with pytest.raises(requests.ReadTimeout):
-            # Until it has the place: a short one may hold it at this moment.
-            while requests.post(f"{client.url}/result", json=body, timeout=3).status_code == 429:
-                time.sleep(0.05)
+            ask()
 
     start = time.monotonic()
     thread = threading.Thread(target=ask_and_leave)
