@@ -70,10 +70,15 @@ def test_without_names_all_bands_come(scene, engine):
     assert cube.bands.values.tolist() == [*synthetic.BANDS, "SCL"]
 
 
-def test_the_end_of_the_dates_is_excluded(scene, engine):
-    for end, count in (("2022-06-20", 1), ("2022-06-20T10:15:59.024Z", 1), ("2022-06-21", 2)):
-        cube = engine.run(load(scene, temporal_extent=["2022-06-01", end]).flat_graph())
-        assert cube.sizes["t"] == count
+@pytest.mark.parametrize(
+    ("end", "count"),
+    [("2022-06-20", 1), ("2022-06-20T10:15:59.024Z", 1), ("2022-06-20T10:16:00Z", 2), (None, 3)],
+)
+def test_the_end_of_the_dates_is_excluded(scene, engine, end, count):
+    """An item of 2022-06-20 is of 10:15:59.024."""
+    graph = load(scene).flat_graph()
+    graph["loadcollection1"]["arguments"]["temporal_extent"] = ["2022-06-01", end]
+    assert engine.run(graph).sizes["t"] == count
 
 
 def test_degrees_cover_the_box(scene, engine):

@@ -194,7 +194,7 @@ def test_the_best_pixel_is_the_clear_one_farthest_from_clouds(scene, engine, per
         [[0, 1, 2]] if period is None else [[0, 1], [2]],
         strict=True,
     ):
-        best = np.argmin(np.round(near[dates], 6), axis=0)  # the earliest of several
+        best = np.argmin(np.round(near[dates], 8), axis=0)  # the earliest of several
         picked = np.take_along_axis(optical[dates], best[None, None], axis=0)[0]
         clear = np.take_along_axis(clouds[dates], best[None], axis=0)[0] == 0
         np.testing.assert_array_equal(image, np.where(clear, picked, np.nan))

@@ -55,6 +55,7 @@ def write(folder: Path) -> Synthetic:
     generator = np.random.default_rng(7)
     shape = (len(DATES), len(BANDS), HEIGHT, WIDTH)
     stored = generator.integers(1100, 9000, shape).astype(np.uint16)
+    stored[:, 0] = np.minimum(stored[:, 0], 5000)
     stored[0, :, :20, :30] = 0  # a corner without data
     stored[1, 0, 40:60, 50:90] = 9500  # bright blue
     classes = generator.integers(3, 12, (len(DATES), HEIGHT, WIDTH)).astype(np.uint8)
