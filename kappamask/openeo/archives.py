@@ -33,7 +33,6 @@ class Engine:
     title: str  # of the file
     folder: str  # after the `#`: where a back end unpacks it
     requirements: tuple[str, ...]  # everything it imports but numpy, the engine itself first
-    index: str | None  # where its wheels lie, if not on PyPI
     memory: Mapping[str, str]  # job options
 
     @property
@@ -44,7 +43,7 @@ class Engine:
 
 # --- the table --------------------------------------------------------------------------------
 # Versions are those of constraints.txt, which the tests run with. Memory: torch's are those of
-# ESA WorldCereal's jobs; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
+# ESA WorldCereal's jobs; where pip finds no CPU build of torch, PIP_EXTRA_INDEX_URL names one; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
 
 ENGINES: dict[str, Engine] = {
     "onnx": Engine(
@@ -56,7 +55,6 @@ ENGINES: dict[str, Engine] = {
             "packaging==26.3",
             "protobuf==7.36.2",
         ),
-        index=None,
         memory={
             "executor-memory": "2g",
             "executor-memoryOverhead": "3g",
@@ -78,7 +76,6 @@ ENGINES: dict[str, Engine] = {
             "sympy==1.14.0",
             "typing-extensions==4.16.0",
         ),
-        index="https://download.pytorch.org/whl/cpu",
         memory={
             "executor-memory": "2g",
             "executor-memoryOverhead": "4g",
@@ -179,7 +176,7 @@ def build_archives(
             members = installed_members(kit.requirements)
         else:
             source = wheels or download_wheels(
-                kit.requirements, Path(scratch) / "wheels", python=python, index=kit.index
+                kit.requirements, Path(scratch) / "wheels", python=python
             )
             members = wheel_members(source, kit.requirements, Path(scratch) / "unpacked")
         name = f"{kit.title}-{kit.version}-py{python.replace('.', '')}.zip"

@@ -42,9 +42,7 @@ class ArchiveError(KappaMaskError, OSError):
     """An archive that cannot be made."""
 
 
-def download_wheels(
-    requirements: Iterable[str], folder: Path, *, python: str, index: str | None = None
-) -> Path:
+def download_wheels(requirements: Iterable[str], folder: Path, *, python: str) -> Path:
     """Let pip download wheels for workers on Linux x86-64; returns the folder.
 
     Parameters
@@ -55,8 +53,6 @@ def download_wheels(
         Where to put them.
     python
         Version of the workers, ``"3.11"``.
-    index
-        Where to look besides PyPI.
 
     Raises
     ------
@@ -67,7 +63,6 @@ def download_wheels(
     command += ["--disable-pip-version-check", "--retries", "2", "--only-binary=:all:"]
     command += ["--implementation", "cp", "--python-version", python, "--dest", str(folder)]
     command += [word for platform in PLATFORMS for word in ("--platform", platform)]
-    command += ["--extra-index-url", index] if index else []
     requirements = list(requirements)
     done = subprocess.run(  # noqa: S603  our own interpreter, no shell
         [*command, *requirements], capture_output=True, text=True, check=False
@@ -76,8 +71,8 @@ def download_wheels(
         words = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
         raise ArchiveError(
             f"pip could not download {', '.join(requirements)} for Python {python} on Linux "
-            f"x86-64: {' '.join(words[-3:]).strip() or 'no reason given'}; check the connection, "
-            "or pass a folder that holds the wheels (--wheels DIR)"
+            f"x86-64: {' '.join(words[-3:]).strip() or 'no reason given'}; check the connection "
+            "(PIP_EXTRA_INDEX_URL for a CPU build of torch), or pass a folder that holds the wheels (--wheels DIR)"
         )
     return folder
 
