@@ -242,7 +242,7 @@ def make_wheel(folder, name="toy", version="1.0", extra=None):
 def use_toys(monkeypatch, *names):
     """Let the onnx engine consist of these toys."""
     requirements = tuple(f"{name}==1.0" for name in names)
-    toy = archives.Engine("toy", "toy_engine", requirements, None, {"executor-memory": "1g"})
+    toy = archives.Engine("toy", "toy_engine", requirements, {"executor-memory": "1g"})
     monkeypatch.setitem(archives.ENGINES, "onnx", toy)
 
 

@@ -32,7 +32,9 @@ class Engine:
 
     title: str  # of the file
     folder: str  # after the `#`: where a back end unpacks it
-    requirements: tuple[str, ...]  # everything it imports but numpy, the engine itself first
+    # Everything it imports but numpy, the engine itself first. Where pip finds no CPU build of
+    # torch, PIP_EXTRA_INDEX_URL tells it of one.
+    requirements: tuple[str, ...]
     memory: Mapping[str, str]  # job options
 
     @property
@@ -43,7 +45,7 @@ class Engine:
 
 # --- the table --------------------------------------------------------------------------------
 # Versions are those of constraints.txt, which the tests run with. Memory: torch's are those of
-# ESA WorldCereal's jobs; where pip finds no CPU build of torch, PIP_EXTRA_INDEX_URL names one; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
+# ESA WorldCereal's jobs; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
 
 ENGINES: dict[str, Engine] = {
     "onnx": Engine(

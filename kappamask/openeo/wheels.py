@@ -72,7 +72,8 @@ def download_wheels(requirements: Iterable[str], folder: Path, *, python: str) -
         raise ArchiveError(
             f"pip could not download {', '.join(requirements)} for Python {python} on Linux "
             f"x86-64: {' '.join(words[-3:]).strip() or 'no reason given'}; check the connection "
-            "(PIP_EXTRA_INDEX_URL for a CPU build of torch), or pass a folder that holds the wheels (--wheels DIR)"
+            "(PIP_EXTRA_INDEX_URL for a CPU build of torch), or pass a folder that holds the "
+            "wheels (--wheels DIR)"
         )
     return folder
 
