@@ -1,0 +1,35 @@
+"""`kappamask demo`. Row 7."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kappamask.cli.mask import mask_and_tell
+from kappamask.cli.terminal import Commands, add_command, say
+
+
+def add_demo(commands: Commands) -> None:
+    """Add `kappamask demo`."""
+    parser = add_command(
+        commands,
+        "demo",
+        run_demo,
+        "Run the main job on the embedded sample.",
+        "--out kappamask-demo",
+    )
+    parser.add_argument("--out", type=Path, default=Path("kappamask-demo"), metavar="DIR")
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Search the embedded catalogue, label every date, and say where the pictures are."""
+    from kappamask.sample import SCENES, catalog_path
+    from kappamask.stac_search import search
+
+    failures = 0
+    for scene in SCENES:
+        say(f"{scene.title}\n  {scene.credit}")
+        items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)
+        failures += mask_and_tell(items, scene.bbox, options.out / scene.name, title=scene.title)
+    say(f"Open the pictures: {options.out.resolve()}")
+    return 1 if failures else 0

@@ -1,0 +1,67 @@
+"""`kappamask serve`. Row 7."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+
+from kappamask.cli.terminal import Commands, add_command, say
+
+
+def add_serve(commands: Commands) -> None:
+    """Add `kappamask serve`."""
+    parser = add_command(
+        commands,
+        "serve",
+        run_serve,
+        "Run an openEO back end on this machine, over one catalogue.",
+        "--port 8080 --catalog earth-search --workdir openeo",
+    )
+    parser.add_argument(
+        "--catalog",
+        default="earth-search",
+        metavar="NAME|URL|DIR/catalog.json",
+        help="what its collections are read from (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="its jobs, results and stored processes; start again with it to go on",
+    )
+    parser.add_argument("--port", type=int, default=8080, help="0: any free one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where to listen (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="let it listen beyond this machine: it runs code that its clients send",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that clients must show (or: KAPPAMASK_SERVE_TOKEN)",
+    )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from kappamask.openeo.settings import Settings, read_token
+
+    settings = Settings(
+        catalog=options.catalog,
+        workdir=options.workdir,
+        host=options.host,
+        port=options.port,
+        allow_remote=options.allow_remote,
+        token=read_token(options.token_file),
+    )
+    from kappamask.openeo.server import serve
+
+    with suppress(KeyboardInterrupt):
+        serve(settings, say=say)
+    return 0

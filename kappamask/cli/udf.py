@@ -1,0 +1,51 @@
+"""`kappamask udf build`. Row 7."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kappamask.cli.terminal import Commands, add_command, say
+
+
+def add_udf(commands: Commands) -> None:
+    """Add `kappamask udf build`."""
+    udf = commands.add_parser("udf", help="Make what an openEO back end needs to run the UDF.")
+    parser = add_command(
+        udf.add_subparsers(required=True, metavar="build"),
+        "build",
+        run_udf_build,
+        "Make the archives for the job option udf-dependency-archives.",
+        "--out dist --engine onnx",
+    )
+    parser.epilog = "example:\n  kappamask udf build --out dist --engine onnx"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--engine", default="onnx", choices=["onnx", "torch"], help="(default: %(default)s)"
+    )
+    parser.add_argument("--python", default="3.11", help="of the workers (default: %(default)s)")
+    parser.add_argument("--base-url", metavar="URL", help="where the archives will lie")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--wheels", type=Path, metavar="DIR", help="use these, download nothing")
+    source.add_argument(
+        "--from-installed", action="store_true", help="use the packages installed here"
+    )
+
+
+def run_udf_build(options: argparse.Namespace) -> int:
+    """Build both archives; print their sizes and the job options to paste."""
+    from kappamask.openeo.archives import HOST, build_archives
+
+    built = build_archives(
+        options.out,
+        engine=options.engine,
+        python=options.python,
+        wheels=options.wheels,
+        from_installed=options.from_installed,
+    )
+    for path in (built.library, built.runtime):
+        say(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    say("Put both where the back end can download them, then give the batch job:")
+    say(json.dumps(built.job_options(options.base_url or HOST), indent=2))
+    return 0
