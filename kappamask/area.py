@@ -98,6 +98,35 @@ def _cut(polygon: BaseGeometry) -> BaseGeometry:
     return halves if halves.area else polygon  # a belt around the globe after all
 
 
+def project_bounds(geometry: BaseGeometry, epsg: int) -> tuple[float, float, float, float]:
+    """Bounding rectangle, in a projected CRS, of a geometry in degrees.
+
+    Returns
+    -------
+    tuple of float
+        Left, bottom, right, top in units of the CRS.
+
+    Raises
+    ------
+    InputError
+        If the geometry lies outside the domain of the CRS.
+
+    Examples
+    --------
+    >>> [round(edge) for edge in project_bounds(box(9, 0, 9.001, 0.001), 32632)]
+    [500000, 0, 500111, 111]
+    """
+    from pyproj import Transformer
+
+    there = Transformer.from_crs(4326, epsg, always_xy=True)
+    dense = shapely.segmentize(geometry, 0.02)  # straight in degrees is curved on the grid
+    moved = shapely.transform(dense, there.transform, interleaved=False)
+    left, bottom, right, top = moved.bounds
+    if not np.isfinite([left, bottom, right, top]).all():
+        raise InputError(f"the area {geometry.bounds} cannot be projected to EPSG:{epsg}")
+    return left, bottom, right, top
+
+
 def _from_bbox(bbox: Any) -> BaseGeometry:
     try:
         west, south, east, north = (float(number) for number in bbox)

@@ -8,6 +8,8 @@ import numpy as np
 
 from kappamask.errors import InputError
 
+_ROUNDING = 1e-9  # pixels: 60 m are six steps of 10 m, whatever division makes of it
+
 
 def dilate(selected: np.ndarray, radius: int) -> np.ndarray:
     """Grow the selection by a disc: whatever lies within `radius` of a selected pixel.
@@ -38,14 +40,44 @@ def dilate(selected: np.ndarray, radius: int) -> np.ndarray:
     """
     if radius != int(radius) or radius < 0:
         raise InputError(f"a buffer is a whole number of pixels, 0 or more, got {radius}: round it")
-    radius = int(radius)
-    if radius == 0 or not selected.any():
+    return within(selected, float(radius))
+
+
+def within(
+    selected: np.ndarray, distance: float, *, step: tuple[float, float] = (1.0, 1.0)
+) -> np.ndarray:
+    """Find the pixels whose centre lies at most so far from that of a selected one.
+
+    Parameters
+    ----------
+    selected
+        (y, x) bool.
+    distance
+        0 or more, in any unit.
+    step
+        Height and width of a pixel in the same unit.
+
+    Returns
+    -------
+    numpy.ndarray
+        (y, x) bool.
+
+    Examples
+    --------
+    >>> dot = np.zeros((1, 5), bool)
+    >>> dot[0, 2] = True
+    >>> within(dot, 25, step=(20, 20)).astype(int).tolist()
+    [[0, 1, 1, 1, 0]]
+    """
+    if distance == 0 or not selected.any():
         return selected.copy()
     along = _distance_along_rows(selected)
     height = len(selected)
     grown = np.zeros_like(selected)
-    for down in range(-min(radius, height - 1), min(radius, height - 1) + 1):
-        half_chord = math.isqrt(radius * radius - down * down)
+    reach = min(int(distance / step[0] + _ROUNDING), height - 1)
+    for down in range(-reach, reach + 1):
+        squared = max(0.0, distance**2 - (down * step[0]) ** 2)
+        half_chord = int(math.sqrt(squared) / step[1] + _ROUNDING)
         source = slice(max(0, -down), height - max(0, down))
         target = slice(max(0, down), height - max(0, -down))
         grown[target] |= along[source] <= half_chord

@@ -41,7 +41,8 @@ def parse_dates(dates: Any) -> Interval:
     ----------
     dates
         ``"START/END"``, where each is a year, month, day or time and ``..`` leaves
-        the span open; a single one of these; a `datetime.date` or
+        the span open; a single one of these; a time lasts for its last digit, a
+        second or a part of one; a `datetime.date` or
         `datetime.datetime`; or a pair ``(start, end)`` of any of these, None for open.
 
     Raises
@@ -78,7 +79,9 @@ def _span(moment: Any) -> tuple[datetime | None, datetime | None]:
         if re.fullmatch(r"\d{4}(-\d{2}){0,2}", text):
             return _calendar_span(*map(int, text.split("-")))
         start = _in_utc(datetime.fromisoformat(text))
-        return start, start + timedelta(seconds=1) if not start.microsecond else start
+        fraction = re.search(r"[.,](\d{1,6})", text)
+        digits = len(fraction[1]) if fraction else 0
+        return start, start + timedelta(microseconds=10 ** (6 - digits))
     except (ValueError, OverflowError) as error:
         raise InputError(
             "a date is YYYY-MM-DD, YYYY-MM, YYYY or a time YYYY-MM-DDTHH:MM:SSZ, "

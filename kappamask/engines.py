@@ -1,4 +1,4 @@
-"""Reading digital numbers of many items onto one grid. Row 3: imports row 0 only.
+"""Reading digital numbers of many items onto one grid. Row 3: imports `windows` and row 0.
 
 Two engines behind one door: stackstac (frozen, yet fast and small) and odc-stac.
 Both are handed plain items made here, so that no metadata of a catalogue (scale,
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.errors import InputError, ReadError
+from kappamask.windows import LATTICE
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -99,6 +100,21 @@ def _snapped(value: float, anchor: float, step: float, *, up: bool) -> float:
     if abs(count - nearest) > 1e-4:  # a thousandth of a metre is no reason for one more pixel
         nearest = int(np.ceil(count) if up else np.floor(count))
     return float(anchor + nearest * step)
+
+
+def snap_chunks(grid: Grid, chunks: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunk sizes along y and x, cut where the projected grid's multiples of `chunks` lie."""
+    if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
+        raise InputError(f"chunks is pixels per side, an integer above 0, got {chunks!r}")
+    row, column = grid.origin
+    return _snap(grid.height, row, chunks), _snap(grid.width, column, chunks)
+
+
+def _snap(length: int, origin: int, chunk: int) -> tuple[int, ...]:
+    if chunk >= LATTICE.core and length <= LATTICE.whole:
+        return (length,)  # one window labels it: one chunk feeds that
+    cuts = [0, *range(-origin % chunk or chunk, length, chunk), length]
+    return tuple(int(size) for size in np.diff(cuts))
 
 
 @dataclass(frozen=True)

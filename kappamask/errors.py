@@ -49,5 +49,9 @@ class WriteError(KappaMaskError, OSError):
     """An output that cannot be written; nothing half-written is left."""
 
 
+class ArchiveError(KappaMaskError, OSError):
+    """An archive for openEO workers that cannot be made."""
+
+
 class WeightsError(KappaMaskError, ValueError):
     """A weights file that is absent, damaged, or not what the manifest says."""

@@ -1,4 +1,4 @@
-"""What an item says about itself, be it a pystac.Item or its dict. Row 1: imports bands, errors."""
+"""What an item says about itself, be it a pystac.Item or its dict. Row 1: imports row 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from kappamask.bands import LEVELS
-from kappamask.errors import ItemError
+from kappamask.errors import InputError, ItemError
 
 # Where the catalogues say the same thing, the most trustworthy first; "id" is the item's own.
 _TYPES = (
@@ -60,6 +60,8 @@ def view_of(item: Any) -> View:
     ------
     ItemError
         If a dict is no STAC item.
+    InputError
+        If it is neither an item nor a dict, such as a path or a list of items.
 
     Examples
     --------
@@ -71,6 +73,11 @@ def view_of(item: Any) -> View:
         return item
     if isinstance(item, Mapping):
         return _view_of_dict(item)
+    if not all(hasattr(item, name) for name in ("id", "collection_id", "properties", "assets")):
+        raise InputError(
+            f"an item is a pystac.Item or its dict, got {type(item).__name__} {str(item)[:80]!r}: "
+            "pass what `search` returns, one item at a time"
+        )
     assets = {
         key: (asset.get_absolute_href() or asset.href, asset.extra_fields)
         for key, asset in item.assets.items()

@@ -138,16 +138,16 @@ class Source:
         return [name for name in names if name in known] or None
 
     def _links(self, rel: str) -> list[dict[str, Any]]:
-        return [link for link in self.root.get("links", ()) if link.get("rel") == rel]
+        return _links_of(self.root, self.location, rel)
 
     def _walk(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield href and document of every item below the root."""
         pending, seen = [(self.location, self.root)], {self.location}
         while pending:
             href, document = pending.pop()
-            for link in document.get("links", ()):
+            for link in _links_of(document, href, "item", "child"):
                 target = make_absolute_href(link.get("href", ""), href)
-                if link.get("rel") in ("item", "child") and target not in seen:
+                if target not in seen:
                     seen.add(target)
                     inner = self._read(target)
                     if link["rel"] == "item":
@@ -172,6 +172,18 @@ class Source:
         if href:  # of a static catalogue
             item.make_asset_hrefs_absolute()
         return item
+
+
+def _links_of(document: Any, href: str, *rels: str) -> list[dict[str, Any]]:
+    """List the links of these kinds, or say that a document is none of a catalogue."""
+    links = document.get("links") or () if isinstance(document, Mapping) else None
+    if not isinstance(links, list | tuple) or not all(isinstance(x, Mapping) for x in links):
+        raise CatalogError(
+            "a STAC catalogue or collection is a JSON object with a list of links, got "
+            f"{type(document).__name__} {str(document)[:80]!r} at {href}: correct that file, or "
+            "the link to it"
+        )
+    return [dict(link) for link in links if link.get("rel") in rels]
 
 
 def signer(profile: Profile | None) -> Callable[[pystac.Item], pystac.Item]:

@@ -16,7 +16,7 @@ from kappamask.buffer import dilate
 from kappamask.errors import InputError
 from kappamask.legend import LEGEND, PREDICTED, Label
 from kappamask.model import Model
-from kappamask.predict import HIGHEST_REFLECTANCE, predict_array
+from kappamask.predict import HIGHEST_REFLECTANCE, Output, predict_array
 
 # What each output calls its bands. Names that do not clash with the optical bands of a cube
 # that they are merged into.
@@ -26,6 +26,9 @@ OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
     "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
 }
 DN_SCALE = 100.0  # a scale from here on says that the values are DN
+FINEST_M = 10  # pixels of Sentinel-2 are multiples of this
+EARTH_M = 4.1e7  # around the equator: no projected coordinate is larger
+FLOAT32_STEP = 2.0**-23  # how far apart neighbours in float32 are at most, relative to themselves
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,93 @@ class Digits:
             )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What comes out of a chunk.
+
+    Parameters
+    ----------
+    output
+        ``"labels"``: codes of `Label`, missing is 5. ``"mask"``: 1 where the ground
+        is not seen clearly (shadow, semi-transparent, cloud, missing), else 0.
+        ``"probabilities"``: of the four classes, NaN where data is missing.
+    buffer_px
+        With ``"mask"``: pixels by which clouds and shadows are grown, as discs.
+        Missing pixels are not grown.
+
+    Raises
+    ------
+    InputError
+        If the output is unknown.
+    """
+
+    output: str = "labels"
+    buffer_px: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is such an output."""
+        if self.output not in OUTPUT_BANDS:
+            raise InputError(
+                f"output must be one of {', '.join(OUTPUT_BANDS)}, got {self.output!r}: correct it"
+            )
+
+
+def find_origin(y: np.ndarray | None, x: np.ndarray | None) -> tuple[int, int]:
+    """Row and column of a chunk's first pixel on the projected pixel grid, as far as it tells.
+
+    As `kappamask.cube_form.lattice_origin`, which needs exact coordinates. Those of a
+    chunk are float32, absent, or wrong: openEO's Spark driver works them out of tile
+    and overlap (openeo-geotrellis-extensions, `Udf.scala`), not of the pixels.
+
+    Parameters
+    ----------
+    y, x
+        Coordinates along an axis at pixel centres, metres; None where there are none.
+        NaN, as padding leaves it, is passed over.
+
+    Returns
+    -------
+    tuple of int
+        0 along an axis whose coordinates are absent, uneven, no pixels of Sentinel-2
+        (a multiple of 10 m), or too far out for float32 to tell pixels apart.
+
+    Examples
+    --------
+    >>> x = np.arange(600005, 600645, 10, dtype=np.float32)
+    >>> find_origin(None, x), find_origin(x[::-1], x * 0.75)
+    ((0, 60000), (-60064, 0))
+    """
+    return _axis_origin(y), _axis_origin(x)
+
+
+def _axis_origin(coordinates: np.ndarray | None) -> int:
+    centres = np.asarray(coordinates)  # of None: an array without a dimension
+    if centres.ndim != 1 or centres.dtype.kind not in "iuf":
+        return 0
+    (at,) = np.isfinite(centres).nonzero()
+    if at.size < 2:
+        return 0
+    known = centres[at].astype(float)
+    farthest = np.abs(known).max()
+    doubt = FLOAT32_STEP * farthest
+    if farthest > EARTH_M:
+        return 0
+    step = FINEST_M * round((known[-1] - known[0]) / (at[-1] - at[0]) / FINEST_M)
+    expected = known[0] + step * (at - at[0])
+    if abs(step) <= 4 * doubt or np.abs(known - expected).max() > doubt:
+        return 0
+    origin: int = round((known[0] - step / 2) / step)
+    return origin - int(at[0])
+
+
 def label_chunk(
     values: np.ndarray,
     bands: Sequence[str],
     *,
     model: Model,
     digits: Digits,
-    output: str = "labels",
-    buffer_px: int = 0,
+    wanted: Wanted = Wanted(),
+    origin: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
     """Label one date of a chunk as a back end stores it.
 
@@ -111,13 +193,11 @@ def label_chunk(
         What `load_model` gave; its level is that of the values.
     digits
         What the values mean.
-    output
-        ``"labels"``: codes of `Label`, missing is 5. ``"mask"``: 1 where the ground
-        is not seen clearly (shadow, semi-transparent, cloud, missing), else 0.
-        ``"probabilities"``: of the four classes, NaN where data is missing.
-    buffer_px
-        With ``"mask"``: pixels by which clouds and shadows are grown, as discs.
-        Missing pixels are not grown.
+    wanted
+        What comes out.
+    origin
+        Row and column of the first pixel on the projected pixel grid (`find_origin`):
+        labels are then those of the same pixels in any other chunk or cube.
 
     Returns
     -------
@@ -127,8 +207,7 @@ def label_chunk(
     Raises
     ------
     InputError
-        If the output is unknown, bands are missing, or the values are not what
-        `digits` says.
+        If bands are missing, or the values are not what `digits` says.
 
     Examples
     --------
@@ -136,25 +215,20 @@ def label_chunk(
     >>> dn = np.full((4, 32, 32), 500)
     >>> dn[:, :8] = 0
     >>> mask = label_chunk(dn, ["red", "green", "blue", "nir"], model=load_model(),
-    ...                    digits=Digits(), output="mask")
+    ...                    digits=Digits(), wanted=Wanted("mask"))
     >>> mask.shape, mask[0, :8].min()
     ((1, 32, 32), np.float32(1.0))
     """
-    if output not in OUTPUT_BANDS:
-        raise InputError(f"output must be one of {', '.join(OUTPUT_BANDS)}, got {output!r}")
     places = find_bands(bands, model.level)
     reflectance = digits.to_reflectance(np.asarray(values)[list(places.values())])
+    output: Output = "probabilities" if wanted.output == "probabilities" else "labels"
     predicted = predict_array(
-        reflectance,
-        list(places),
-        level=model.level,
-        model=model,
-        output="probabilities" if output == "probabilities" else "labels",
+        reflectance, list(places), level=model.level, model=model, output=output, origin=origin
     )
-    if output == "probabilities":
+    if wanted.output == "probabilities":
         return predicted
-    if output == "mask":
-        return to_mask(predicted, buffer_px)[None]
+    if wanted.output == "mask":
+        return to_mask(predicted, wanted.buffer_px)[None]
     return predicted[None].astype(np.float32)
 
 

@@ -12,12 +12,12 @@ import pytest
 
 import kappamask
 from kappamask.cli import main
-from kappamask.errors import InputError, UnknownNameError, WriteError
+from kappamask.errors import ArchiveError, InputError, UnknownNameError, WriteError
 from kappamask.model import load_model, read_registry
 from kappamask.openeo import archives
-from kappamask.openeo.archives import ENGINES, build_archives, job_options, library_members
+from kappamask.openeo.archives import ENGINES, Built, build_archives, library_members
+from kappamask.openeo.graph_parts import DEFAULT_JOB_OPTIONS
 from kappamask.openeo.wheels import (
-    ArchiveError,
     download_wheels,
     find_wheel,
     installed_members,
@@ -172,13 +172,13 @@ def test_a_worker_without_archives_says_what_it_needs(tmp_path, worker_packages)
 
 
 def test_the_library_comes_with_the_weights_of_its_engine_and_without_the_sample():
-    models = read_registry()[1].values()
+    models = [entry for entry in read_registry()[1].values() if entry.shipped]
     for engine, suffix in (("torch", ".safetensors"), ("onnx", ".onnx")):
         members = library_members(engine)
         weights = {Path(name).suffix for name in members if "/weights/" in name} - {".json"}
         assert weights == {suffix}
         assert "kappamask/registry.toml" in members
-        assert {"kappamask/udf.py", "kappamask/runners.py"} <= set(members)
+        assert {"kappamask/udf.py", "kappamask/runners/__init__.py"} <= set(members)
         assert any("LICENSE" in name for name in members)
         assert not [name for name in members if "/sample/" in name or "__pycache__" in name]
     manifest = json.loads(library_members("onnx")["kappamask/weights/onnx.json"])
@@ -278,13 +278,14 @@ def test_the_command_prints_sizes_and_options_to_paste(tmp_path, monkeypatch, ca
             f"https://x.org/a/{library}#kappamask_library",
             "https://x.org/a/toy-1.0-py311.zip#toy_engine",
         ],
+        **DEFAULT_JOB_OPTIONS,
         "executor-memory": "1g",
     }
 
 
 def test_every_archive_is_unpacked_to_a_folder_of_its_own():
     for engine in ENGINES:
-        options = job_options(engine, "https://x.org/a.zip", "https://x.org/b.zip")
+        options = Built(engine, Path("a.zip"), Path("b.zip")).job_options()
         folders = [url.partition("#")[2] for url in options["udf-dependency-archives"]]
         assert len(set(folders)) == 2
         # a folder called as a package could hide it

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support import bolzano
 
 from kappamask import load_cube
+from kappamask.area import project_bounds
 from kappamask.catalogs import Holding, Profile, resolve_assets
-from kappamask.cube import project_bounds, snap_chunks
-from kappamask.engines import Grid
+from kappamask.engines import Grid, snap_chunks
 from kappamask.errors import (
     InputError,
     ItemError,

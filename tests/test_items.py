@@ -9,8 +9,8 @@ import pytest
 from support.real_items import make_item, readable_items
 
 from kappamask.catalogs import resolve_assets
-from kappamask.errors import ItemError
-from kappamask.items import baseline_of, generation_time, level_of, sensing_time, tile_of
+from kappamask.errors import InputError, ItemError
+from kappamask.items import baseline_of, generation_time, level_of, sensing_time, tile_of, view_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
@@ -109,3 +109,11 @@ def test_relative_hrefs_are_resolved_where_the_item_knows_its_place(tmp_path):
 def test_a_document_that_is_no_item_is_refused(document):
     with pytest.raises(ItemError, match=r"a STAC item has an id, properties and assets, got a doc"):
         resolve_assets(document)
+
+
+@pytest.mark.parametrize(
+    "item", ["item.json", None, 7, [{"id": "x"}], datetime(2024, 6, 1, tzinfo=UTC)]
+)
+def test_what_is_neither_an_item_nor_a_dict_is_refused(item):
+    with pytest.raises(InputError, match=r"a pystac.Item or its dict, got \w+ .*: pass what"):
+        view_of(item)

@@ -104,6 +104,15 @@ def test_beyond_the_cube_stands_nan():
     assert chunk["nan"] == 24 * 24 - 16 * 16
 
 
+@pytest.mark.parametrize(("shape", "expected"), [((20, 70), [40, 104]), ((64, 33), [72, 72])])
+def test_a_small_cube_comes_in_a_small_chunk(shape, expected):
+    """The cube up to the next multiple of 32 px, and the overlap that was asked for."""
+    cube = make_cube((1, 2, *shape))
+    chunks = told(window_graph(udfs.TELL, size=(768, 768)), cube)
+    assert [chunk["shape"] for chunk in chunks] == [[2, *expected]]
+    np.testing.assert_array_equal(run(window_graph(udfs.ECHO, size=(768, 768)), cube), cube)
+
+
 # --- what comes back -------------------------------------------------------------------------
 
 

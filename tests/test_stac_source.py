@@ -201,6 +201,17 @@ def test_a_static_catalogue_with_a_missing_item_names_the_file(static):
         search(FIELD, JUNE, catalog=static)
 
 
+@pytest.mark.parametrize(
+    "child", ["[]", '"a"', "7", '{"links": {"rel": "item"}}', '{"links": [1]}']
+)
+def test_a_child_that_is_no_catalogue_is_named(static, child):
+    (static.parent / "mine" / "collection.json").write_text(child, encoding="utf-8")
+    with pytest.raises(
+        CatalogError, match=r"JSON object with a list of links, got .*collection\.j"
+    ):
+        search(FIELD, JUNE, catalog=static)
+
+
 def test_a_static_catalogue_that_links_to_itself_ends(static):
     document = json.loads(static.read_text(encoding="utf-8"))
     document["links"].append({"rel": "child", "href": "./catalog.json"})

@@ -22,12 +22,13 @@ from openeo.udf.run_code import load_module_from_string
 
 from kappamask.bands import NAMES, canonical_name, find_bands
 from kappamask.buffer import dilate
+from kappamask.cube_form import lattice_origin
 from kappamask.errors import InputError, UnknownNameError
 from kappamask.legend import PREDICTED, Label
 from kappamask.model import load_model
 from kappamask.predict import predict_array
 from kappamask.runners import available_threads
-from kappamask.udf import OUTPUT_BANDS, Digits, label_chunk, to_mask
+from kappamask.udf import OUTPUT_BANDS, Digits, Wanted, find_origin, to_mask
 
 FILE = Path(__file__).parents[1] / "udf/kappamask_udf.py"
 TEXT = FILE.read_text("utf-8")
@@ -70,10 +71,11 @@ def own_model(level="L2A"):
     return load_model("default", level, threads=available_threads())
 
 
-def expect(dn, bands=FOUR, *, level="L2A", output="labels", scale=10000, offset=0):
+def expect(dn, bands=FOUR, *, level="L2A", output="labels", offset=0, origin=(0, 0)):
     """The reference: the same numbers through `predict_array`."""
-    reflectance = (np.float32(dn) + np.float32(offset)) * np.float32(1 / scale)
-    return predict_array(reflectance, bands, level=level, model=own_model(level), output=output)
+    reflectance = (np.float32(dn) + np.float32(offset)) * np.float32(1e-4)
+    model = own_model(level)
+    return predict_array(reflectance, bands, level=level, model=model, output=output, origin=origin)
 
 
 # --- the text -----------------------------------------------------------------------------------
@@ -201,6 +203,99 @@ def test_a_chunk_without_data_needs_no_network():
 def test_a_chunk_of_another_shape_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         run(change(make_chunk(1)))
+
+
+# --- where the lattice begins -------------------------------------------------------------------
+
+
+def centres(start, step, count):
+    """Pixel centres, the first pixel begins at `start`."""
+    return start + step * (np.arange(count) + 0.5)
+
+
+@given(
+    top=st.integers(0, 1_000_000),
+    left=st.integers(-50_000, 100_000),
+    step=st.sampled_from([10, 20, 60]),
+    sizes=st.tuples(st.integers(2, 1100), st.integers(2, 1100)),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_the_origin_is_that_of_the_exact_cube(top, left, step, sizes, dtype):
+    """In UTM, north up, to the pixel, whatever the precision."""
+    y, x = centres(top * 10, -step, sizes[0]), centres(left * 10, step, sizes[1])
+    exact = xr.DataArray(np.empty(sizes), dims=("y", "x"), coords={"y": y, "x": x})
+    assert find_origin(y.astype(dtype), x.astype(dtype)) == lattice_origin(exact)
+
+
+def test_a_grid_between_the_metres_has_an_origin_too():
+    x = centres(5271982.57655193, 10, 1024)  # the sample of EPSG:3035
+    assert find_origin(None, x.astype(np.float32))[1] == 527198
+
+
+X = centres(600_000, 10, 1024).astype(np.float32)
+UNTOLD = {
+    "absent": None,
+    "pixel numbers": np.arange(1024),
+    "degrees": centres(11.3, 0.00009, 1024).astype(np.float32),
+    "stretched over the overlap": np.linspace(600_005, 607_675, 1024, dtype=np.float32),
+    "counted twice": np.linspace(598_725, 611_515, 1024, dtype=np.float32),
+    "uneven": np.where(np.arange(1024) < 500, X, X + 4),
+    "shuffled": X[::-1][np.argsort(np.sin(X))],
+    "all the same": np.full(1024, 600_005.0),
+    "zeros": np.zeros(1024),
+    "no numbers": np.full(1024, np.nan),
+    "one number": np.where(np.arange(1024) == 5, X, np.nan),
+    "one pixel": X[:1],
+    "no pixel": X[:0],
+    "infinite": np.array([np.inf, -np.inf, np.inf]),
+    "beyond the earth": np.array([-1e308, 1e308]),
+    "far out for float32": centres(9e7, 10, 1024).astype(np.float32),
+    "dates": np.arange("2022-06-02", "2022-06-09", dtype="M8[D]"),
+    "words": np.array(["a", "b", "c"]),
+    "objects": np.array([600_005, 600_015], dtype=object),
+    "a table": np.stack([X, X]),
+}
+
+
+@pytest.mark.parametrize("lie", UNTOLD)
+def test_coordinates_that_cannot_be_true_begin_at_the_chunk(lie):
+    assert find_origin(UNTOLD[lie], X) == (0, 60_000)
+    assert find_origin(X, UNTOLD[lie]) == (60_000, 0)
+
+
+def test_padding_without_coordinates_is_counted():
+    padded = np.concatenate([np.full(128, np.nan), X, np.full(128, np.nan)])
+    assert find_origin(padded, None) == (60_000 - 128, 0)
+
+
+def place(cube, y, x):
+    return cube.assign_coords(y=y.astype(np.float32), x=x.astype(np.float32))
+
+
+def test_the_lattice_is_that_of_the_projected_grid():
+    """And hence the same in every chunk, wherever that begins; without coordinates it is not."""
+    cube = make_chunk(1, height=256, width=192)
+    row, column = -515_463, 67_595
+    y, x = centres(5_154_630, -10, 256), centres(675_950, 10, 192)
+    expected = expect(cube.values[0], origin=(row, column))
+    np.testing.assert_array_equal(run(place(cube, y, x)).values[0, 0], expected)
+    assert (expected != expect(cube.values[0])).any()
+    part = place(cube, y, x)[..., 37:, 11:]
+    there = expect(part.values[0], origin=(row + 37, column + 11))
+    np.testing.assert_array_equal(run(part).values[0, 0], there)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.drop_vars(["y", "x"]),
+        lambda c: c.assign_coords(x=UNTOLD["degrees"][: c.sizes["x"]]),
+        lambda c: c.assign_coords(y=[f"row {row}" for row in range(c.sizes["y"])]),
+    ],
+)
+def test_a_chunk_with_wrong_or_no_coordinates_is_labelled_all_the_same(change):
+    cube = make_chunk(1)
+    np.testing.assert_array_equal(run(change(cube)).values[0, 0], expect(cube.values[0]))
 
 
 # --- execute_local_udf --------------------------------------------------------------------------
@@ -385,7 +480,7 @@ def test_a_bad_context_gets_one_clear_error(context, message):
 
 def test_the_library_refuses_an_unknown_output_too():
     with pytest.raises(InputError, match="output must be one of labels, mask, probabilities"):
-        label_chunk(make_dn(), FOUR, model=own_model(), digits=Digits(), output="clouds")
+        Wanted("clouds")
 
 
 # --- bands --------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ Context, all optional:
 - threads: how many the engine may use; by default what the container grants.
 
 Bands: blue, green, red and a near infrared at least, in any order and usual spelling;
-others are passed over. Dimensions (t,) bands, y, x in any order; they are kept.
+others are passed over. Dimensions (t,) bands, y, x in any order; they are kept. Coordinates
+y and x at pixel centres, in metres, make labels independent of where a chunk begins; without
+them, or where they cannot be true, they depend on it a little.
 """
 
 # No postponed annotations and no import of kappamask up here: back ends compare the
@@ -63,21 +65,20 @@ def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
     """Label a chunk; each date by itself."""
     options = read_context(context)
     find_packages()
-    from kappamask.udf import Digits, label_chunk
+    from kappamask.udf import Digits, Wanted, find_origin, label_chunk
 
     bands, time = find_dims(cube)
     names = [str(name) for name in cube[bands].values]
     model = load(options["model"], options["level"], options["threads"])
-
-    def label(date: np.ndarray) -> np.ndarray:
-        return label_chunk(
-            date,
-            names,
-            model=model,
-            digits=Digits(float(options["scale"]), float(options["offset"])),
-            output=options["output"],
-            buffer_px=options["buffer_px"],
-        )
+    label = functools.partial(
+        label_chunk,
+        bands=names,
+        model=model,
+        digits=Digits(float(options["scale"]), float(options["offset"])),
+        wanted=Wanted(options["output"], options["buffer_px"]),
+        # Float32 at best, and not to be trusted: they only say where the network's grid begins.
+        origin=find_origin(*(cube[dim].values if dim in cube.coords else None for dim in "yx")),
+    )
 
     dims = (time, bands, "y", "x") if time else (bands, "y", "x")
     values = cube.transpose(*dims).values

@@ -1,4 +1,4 @@
-"""The archives that a back end unpacks beside the UDF. Row 6: imports `model`, `wheels`, row 0.
+"""The archives that a back end unpacks beside the UDF. Row 6.
 
 Job option ``udf-dependency-archives: ["https://.../x.zip#dir", ...]``: one archive
 holds the library with its weights, the other one engine with what it imports. Numpy
@@ -18,6 +18,7 @@ from pathlib import Path
 import kappamask
 from kappamask.errors import InputError, UnknownNameError
 from kappamask.model import read_registry, weights_of
+from kappamask.openeo.graph_parts import job_options
 from kappamask.openeo.wheels import download_wheels, installed_members, wheel_members, write_zip
 from kappamask.runners import ONNX_MANIFEST, export_onnx
 
@@ -35,7 +36,7 @@ class Engine:
     # Everything it imports but numpy, the engine itself first. Where pip finds no CPU build of
     # torch, PIP_EXTRA_INDEX_URL tells it of one.
     requirements: tuple[str, ...]
-    memory: Mapping[str, str]  # job options
+    options: Mapping[str, str]  # of jobs, where they differ from `DEFAULT_JOB_OPTIONS`
 
     @property
     def version(self) -> str:
@@ -44,8 +45,8 @@ class Engine:
 
 
 # --- the table --------------------------------------------------------------------------------
-# Versions are those of constraints.txt, which the tests run with. Memory: torch's are those of
-# ESA WorldCereal's jobs; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
+# Versions are those of constraints.txt, which the tests run with. Memory: the default options are
+# for torch; a chunk of 1024 px and 13 bands takes 0.8 GB per process in either.
 
 ENGINES: dict[str, Engine] = {
     "onnx": Engine(
@@ -57,11 +58,7 @@ ENGINES: dict[str, Engine] = {
             "packaging==26.3",
             "protobuf==7.36.2",
         ),
-        memory={
-            "executor-memory": "2g",
-            "executor-memoryOverhead": "3g",
-            "python-memory": "disable",
-        },
+        options={"executor-memoryOverhead": "3g"},
     ),
     "torch": Engine(
         title="torch-cpu",
@@ -78,11 +75,7 @@ ENGINES: dict[str, Engine] = {
             "sympy==1.14.0",
             "typing-extensions==4.16.0",
         ),
-        memory={
-            "executor-memory": "2g",
-            "executor-memoryOverhead": "4g",
-            "python-memory": "disable",
-        },
+        options={},
     ),
 }
 LEFT_AT_HOME = ("__pycache__", "sample", "train", "weights")  # folders of kappamask itself
@@ -97,25 +90,20 @@ class Built:
     runtime: Path
 
     def job_options(self, base_url: str = HOST) -> dict[str, object]:
-        """Job options for archives that lie under `base_url`."""
-        library, runtime = (
-            f"{base_url.rstrip('/')}/{path.name}" for path in (self.library, self.runtime)
-        )
-        return job_options(self.engine, library, runtime)
+        """Options with which a batch job finds the archives, which lie under `base_url`.
 
-
-def job_options(engine: str, library_url: str, runtime_url: str) -> dict[str, object]:
-    """Job options with which a batch job finds the two archives.
-
-    Examples
-    --------
-    >>> options = job_options("onnx", "https://x.org/kappamask.zip", "https://x.org/ort.zip")
-    >>> options["udf-dependency-archives"][0]
-    'https://x.org/kappamask.zip#kappamask_library'
-    """
-    kit = get_engine(engine)
-    archives = [f"{library_url}#{LIBRARY_FOLDER}", f"{runtime_url}#{kit.folder}"]
-    return {"udf-dependency-archives": archives, **kit.memory}
+        Examples
+        --------
+        >>> built = Built("onnx", Path("dist/kappamask.zip"), Path("dist/ort.zip"))
+        >>> built.job_options("https://x.org/")["udf-dependency-archives"]
+        ['https://x.org/kappamask.zip#kappamask_library', 'https://x.org/ort.zip#kappamask_engine']
+        """
+        kit, base = get_engine(self.engine), base_url.rstrip("/")
+        archives = [
+            f"{base}/{self.library.name}#{LIBRARY_FOLDER}",
+            f"{base}/{self.runtime.name}#{kit.folder}",
+        ]
+        return job_options(archives, **kit.options)
 
 
 def get_engine(name: str) -> Engine:
@@ -217,7 +205,7 @@ def library_members(engine: str) -> dict[str, Path | bytes]:
             members["/".join((package.name, *parts))] = path
     members |= _licences(package)
     manifest = {}
-    for entry in read_registry()[1].values():
+    for entry in filter(lambda entry: entry.shipped, read_registry()[1].values()):
         weights = weights_of(entry)
         if engine == "torch":
             members[f"kappamask/weights/{entry.file}"] = weights.path

@@ -2,7 +2,8 @@
 
 As openEO's Spark back end does it: windows of one size are cut from the cube's first
 pixel on, each is read with its overlap, and where the cube ends NaN stands. Every
-chunk has the same shape, small cubes included.
+chunk has the same shape. Only where a cube is smaller than a window, that is cut
+down to it: there a back end would hand over a chunk of little but NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from dask.highlevelgraph import HighLevelGraph
 from kappamask.openeo.evaluate import Callback
 from kappamask.openeo.flat_graph import GraphError, error_at
 from kappamask.openeo.udf_runtime import Log, check_udf, name_bands, run_chunk
-from kappamask.windows import Span, Window
+from kappamask.windows import LATTICE, Span, Window
+
+STRIDE = LATTICE.stride  # windows of small cubes are multiples of it
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,9 @@ class Chunk:
         )
 
     def plan(self, height: int, width: int) -> tuple[list[Span], list[Span]]:
-        """Cut both axes."""
+        """Cut both axes; no window is larger than what the cube fills of the network's grid."""
         rows, columns = (
-            cut(length, size=size, overlap=overlap)
+            cut(length, size=min(size, -(-length // STRIDE) * STRIDE), overlap=overlap)
             for length, size, overlap in zip(
                 (height, width), self.frame.size, self.frame.overlap, strict=True
             )

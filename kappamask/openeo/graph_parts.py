@@ -66,9 +66,9 @@ def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
 
     Examples
     --------
-    >>> job_options(["https://host/kappamask.zip#kappamask"], executor_memory="3g")
+    >>> job_options(["https://host/kappamask.zip#kappamask_library"], executor_memory="3g")
     {'executor-memory': '3g', 'executor-memoryOverhead': '4g', 'python-memory': 'disable',
-     'udf-dependency-archives': ['https://host/kappamask.zip#kappamask']}
+     'udf-dependency-archives': ['https://host/kappamask.zip#kappamask_library']}
     """
     folders = [archive.partition("#")[2] for archive in archives]
     if not all(folders) or len(set(folders)) < len(folders):

@@ -82,12 +82,7 @@ def cloud_labels(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
 
 
 def cloud_probabilities(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
-    """Compute the probability of each class on a back end.
-
-    Parameters
-    ----------
-    datacube, **context
-        As for `cloud_labels`.
+    """Compute the probability of each class on a back end; arguments as for `cloud_labels`.
 
     Returns
     -------
@@ -101,10 +96,7 @@ def cloud_probabilities(datacube: DataCube, **context: Unpack[Context]) -> DataC
 def cloud_mask(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
     """Make a mask of clouds on a back end, ready for ``optical.mask(...)``.
 
-    Parameters
-    ----------
-    datacube, **context
-        As for `cloud_labels`.
+    Arguments as for `cloud_labels`.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from kappamask.errors import KappaMaskError
+from kappamask.errors import ArchiveError
 from kappamask.files import staging
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -36,10 +36,6 @@ PRUNED = (
 KEPT = ("torch/bin/torch_shm_manager",)  # torch looks for it when it is imported
 
 Members = Mapping[str, Path | bytes]  # name in the archive: a file, or its content
-
-
-class ArchiveError(KappaMaskError, OSError):
-    """An archive that cannot be made."""
 
 
 def download_wheels(requirements: Iterable[str], folder: Path, *, python: str) -> Path:
