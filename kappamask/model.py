@@ -1,12 +1,11 @@
 """A network with its inputs and its normalisation, loaded by name. Row 2.
 
-Imports rows 0-1, `normalisation`, `runners` and `windows`. Torch or onnxruntime is
-imported when a network is loaded, never before.
+Imports rows 0-1, `manifest`, `weights_cache`, `normalisation`, `runners` and `windows`.
+Torch or onnxruntime is imported when a network is loaded, never before.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from kappamask.bands import NAMES, check_level, check_network_bands
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.bands import NAMES, check_network_bands
+from kappamask.errors import InputError
+from kappamask.manifest import ModelEntry, check_entry, find_entry, read_registry
 from kappamask.networks.files import read_weights
 from kappamask.normalisation import Normalisation, has_data
 from kappamask.runners import (
@@ -29,6 +29,7 @@ from kappamask.runners import (
     resolve_engine,
     resolve_precision,
 )
+from kappamask.weights_cache import read_record
 from kappamask.windows import Window
 
 if TYPE_CHECKING:
@@ -41,79 +42,13 @@ __all__ = [
     "Normalisation",
     "find_entry",
     "load_model",
+    "open_model",
     "read_registry",
     "read_weights",
     "weights_of",
 ]
 
 _LOADING = Lock()
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One entry of `registry.toml`: what a network is, needs and was measured to do."""
-
-    name: str
-    title: str
-    file: str  # in `kappamask/weights/`
-    sha256: str
-    levels: tuple[str, ...]
-    widths: tuple[int, ...]  # channels of the own network at each depth
-    normalisation: Normalisation
-    licence: str
-    training_data: str
-    metrics: dict[str, Any]  # measured figures, with what they were measured on
-
-    @classmethod
-    def from_table(cls, name: str, table: dict[str, Any]) -> ModelEntry:
-        """Read one table of the manifest."""
-        table = dict(table)
-        normalisation = Normalisation(tuple(table.pop("mean")), tuple(table.pop("std")))
-        for key in ("levels", "widths"):
-            table[key] = tuple(table[key])
-        return cls(name=name, normalisation=normalisation, **table)
-
-
-def read_registry() -> tuple[dict[str, str], dict[str, ModelEntry]]:
-    """Read the manifest: the default model of each level, and every model by name.
-
-    Examples
-    --------
-    >>> default, models = read_registry()
-    >>> default["L2A"] in models
-    True
-    """
-    text = resources.files("kappamask").joinpath("registry.toml").read_text("utf-8")
-    tables = tomllib.loads(text)
-    models = {name: ModelEntry.from_table(name, table) for name, table in tables["models"].items()}
-    return tables["default"], models
-
-
-def find_entry(name: str, level: str) -> ModelEntry:
-    """Look a model up; ``"default"`` is the shipped one of the level.
-
-    Raises
-    ------
-    UnknownNameError
-        If the manifest has no such model.
-    InputError
-        If the model was not made for this level.
-
-    Examples
-    --------
-    >>> "L1C" in find_entry("default", "L1C").levels
-    True
-    """
-    default, models = read_registry()
-    entry = models.get(default[check_level(level)] if name == "default" else name)
-    if entry is None:
-        raise UnknownNameError.of("model", name, ["default", *models])
-    if level not in entry.levels:
-        raise InputError(
-            f"model {name!r} was made for {' and '.join(entry.levels)}, the input is {level}: "
-            "choose another model (see `kappamask models`)"
-        )
-    return entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +82,14 @@ class Model:
     def device(self) -> str:
         """Where it computes, ``"cpu"`` or ``"cuda"``."""
         return self.runner.device
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that must all be there, in the network's order; none: any with RGB and NIR.
+
+        ``load_cube(items, area, bands=model.bands or None)`` loads what the model needs.
+        """
+        return self.entry.bands
 
     @property
     def network(self) -> nn.Module:
@@ -210,9 +153,9 @@ def load_model(
     level
         ``"L1C"`` or ``"L2A"``: what the network will be fed.
     precision
-        ``"bf16"``, ``"fp32"``, or ``"auto"``: bf16 where the engine is torch and the
-        processor computes in it (AVX-512 BF16, AMX, CUDA), else fp32. Both agree on
-        99.8 % of labels.
+        ``"bf16"``, ``"fp32"``, or ``"auto"``: bf16 where the engine is torch, the
+        processor computes in it (AVX-512 BF16, AMX, CUDA) and the manifest says that
+        both agree on 99.8 % of this model's labels; else fp32.
     engine
         ``"torch"``, ``"onnx"`` (onnxruntime, fp32), or ``"auto"``: torch if it is
         installed. Both in fp32 agree on 99.9 % of labels.
@@ -225,7 +168,8 @@ def load_model(
     UnknownNameError, InputError
         If there is no such model, level, precision or engine.
     WeightsError
-        If the weights are absent or damaged, or their hash is not the manifest's.
+        If the weights are absent or damaged, were not fetched (the message says how),
+        or their hash is not the manifest's.
 
     Examples
     --------
@@ -239,29 +183,74 @@ def load_model(
     entry = find_entry(name, level)
     engine = resolve_engine(engine, weights_of(entry))
     with _LOADING:
-        precision = resolve_precision(precision, engine)
+        precision = resolve_precision(precision, engine, entry.precisions)
         return _load(entry.name, level, precision, engine, threads)
-
-
-def weights_of(entry: ModelEntry) -> WeightsFile:
-    """Find the weights of a model in the installed package.
-
-    Examples
-    --------
-    >>> weights_of(find_entry("default", "L2A")).path.suffix
-    '.safetensors'
-    """
-    path = Path(str(resources.files("kappamask").joinpath("weights", entry.file)))
-    return WeightsFile(path, entry.sha256, entry.widths)
 
 
 @cache
 def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
-    entry = find_entry(name, level)
+    return open_model(
+        find_entry(name, level), level, precision=precision, engine=engine, threads=threads
+    )
+
+
+def open_model(
+    entry: ModelEntry,
+    level: str,
+    *,
+    precision: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Model:
+    """Load the network of an entry, which need not be of the manifest; for `predict_array`.
+
+    `load_model` does this once for each entry of the manifest. A model whose entry is
+    not of the manifest cannot be pickled to another process.
+
+    Parameters
+    ----------
+    entry
+        What the network is, needs, and where its weights lie.
+    level, precision, engine, threads
+        As in `load_model`.
+
+    Raises
+    ------
+    InputError, WeightsError
+        As `load_model`.
+
+    Examples
+    --------
+    >>> open_model(find_entry("default", "L1C"), "L1C", precision="fp32").level
+    'L1C'
+    """
+    check_entry(entry, level)
     weights = weights_of(entry)
+    engine = resolve_engine(engine, weights)
+    precision = resolve_precision(precision, engine, entry.precisions)
     runner: Runner
     if engine == "onnx":
         runner = open_onnx(weights, threads=threads)
     else:
         runner = open_torch(weights, precision=precision, threads=threads)
     return Model(entry, level, runner, threads)
+
+
+def weights_of(entry: ModelEntry) -> WeightsFile:
+    """Find the weights of a model, in the installed package or where they were fetched to.
+
+    Raises
+    ------
+    WeightsError
+        If they do not come with the package and were not fetched.
+
+    Examples
+    --------
+    >>> weights_of(find_entry("default", "L2A")).path.suffix
+    '.safetensors'
+    """
+    if entry.shipped:
+        path = Path(str(resources.files("kappamask").joinpath("weights", entry.file)))
+        return WeightsFile(path, entry.sha256, entry.widths, entry.architecture)
+    path, sha256 = read_record(entry)
+    return WeightsFile(path, sha256, entry.widths, entry.architecture)

@@ -1,23 +1,26 @@
-"""What the network is fed: fixed normalisation of 13 band slots. Row 2: imports `windows`, row 0.
+"""What a network is fed: fixed normalisation of 13 slots. Row 2: imports `windows`, row 0.
 
-It computes in the array type it is given, torch or numpy, with the same arithmetic.
+`Normalisation` is that of our own network, `PublishedNormalisation` that of 2021. Both
+compute in the array type they are given, torch or numpy, with the same arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.bands import NAMES
+from kappamask.bands import NAMES, get_band
 from kappamask.errors import InputError
 from kappamask.windows import Span, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+HIGHEST_DN = 65535.0  # the published networks' features are shares of it
 ROWS_AT_ONCE = 128  # numpy passes several times over a band: so many rows stay in the cache
 
 
@@ -70,13 +73,7 @@ class Normalisation:
             Says how many mirrored pixels are put around them.
         """
         write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
-        rows, columns = window.rows, window.columns
-        inside = _inside(rows.pad_before, rows.read), _inside(columns.pad_before, columns.read)
-        for name, values in zip(bands, reflectance, strict=True):
-            slot = NAMES.index(name)
-            write(slots[0, slot][inside], values, slot)
-        mirror_edges(slots, 2, rows)
-        mirror_edges(slots, 3, columns)
+        fill_slots(slots, reflectance, [NAMES.index(name) for name in bands], window, write)
 
     def _write_tensor(self, target: Tensor, values: np.ndarray, slot: int) -> None:
         import torch
@@ -94,6 +91,79 @@ class Normalisation:
             band *= np.float32(1 / self.std[slot])
             band[~np.isfinite(band)] = 0
             target[rows] = band
+
+
+@dataclass(frozen=True)
+class PublishedNormalisation:
+    """The preprocessing of 2021: ``DN / 65535 / maximum`` per feature, clipped below 0 only.
+
+    A cube holds reflectance with the offset settled, so ``DN = reflectance * 10000``;
+    AOT and WVP are 1000 DN per unit. No data is 0, which is what its DN says.
+
+    Source: Domnich et al. 2021, Remote Sensing 13(20):4100; km_predict v2.4
+    `data_generator.py` (Apache-2.0).
+    """
+
+    features: tuple[str, ...]  # 13 names, in the order of the network's input
+    maximum: tuple[float, ...]  # 13, in DN / 65535
+    # What is added to the DN of reflectance: 0, or 1000 as the published code saw products of
+    # baseline 04.00 and later, whose offset it did not subtract.
+    added_dn: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the lengths and signs."""
+        if not len(self.features) == len(self.maximum) == len(NAMES) or min(self.maximum) <= 0:
+            raise InputError(
+                f"the published networks have {len(NAMES)} features with a positive maximum each, "
+                f"got {len(self.features)} and {self.maximum}: correct the manifest"
+            )
+
+    @cached_property
+    def scaling(self) -> dict[str, tuple[float, float]]:
+        """Factor and summand of each feature: ``value * factor + summand``."""
+        scaling = {}
+        for name, maximum in zip(self.features, self.maximum, strict=True):
+            band, full = get_band(name), HIGHEST_DN * maximum
+            scaling[name] = band.dn_scale / full, self.added_dn * band.is_reflectance / full
+        return scaling
+
+    def fill(
+        self, slots: Any, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
+    ) -> None:
+        """Normalise feature by feature into `slots` (1, 13, y, x), as `Normalisation.fill`."""
+        write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
+        places = [self.features.index(name) for name in bands]
+        fill_slots(slots, reflectance, places, window, write)
+
+    def _write_tensor(self, target: Tensor, values: np.ndarray, slot: int) -> None:
+        import torch
+
+        factor, summand = self.scaling[self.features[slot]]
+        band = torch.from_numpy(values).mul(factor).add_(summand)
+        target.copy_(band.nan_to_num_(0.0, posinf=0.0).clamp_(min=0))
+
+    def _write_array(self, target: np.ndarray, values: np.ndarray, slot: int) -> None:
+        factor, summand = map(np.float32, self.scaling[self.features[slot]])
+        band = values * factor
+        band += summand
+        band[~np.isfinite(band)] = 0
+        np.maximum(band, np.float32(0), out=target)
+
+
+def fill_slots(
+    slots: Any,
+    layers: Sequence[np.ndarray],
+    places: Sequence[int],
+    window: Window,
+    write: Callable[[Any, np.ndarray, int], None],
+) -> None:
+    """Write each layer (y, x) into its place of `slots`, and mirror all into the padding."""
+    rows, columns = window.rows, window.columns
+    inside = _inside(rows.pad_before, rows.read), _inside(columns.pad_before, columns.read)
+    for place, values in zip(places, layers, strict=True):
+        write(slots[0, place][inside], values, place)
+    mirror_edges(slots, 2, rows)
+    mirror_edges(slots, 3, columns)
 
 
 def has_data(values: np.ndarray) -> bool:

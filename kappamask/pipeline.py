@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kappamask.catalogs import resolve_assets
 from kappamask.cube import load_cube
 from kappamask.errors import KappaMaskError
+from kappamask.manifest import bands_of_model
 from kappamask.output import write_mask
 from kappamask.picture import TRUE_COLOR
 from kappamask.plot import quicklook
@@ -95,7 +96,12 @@ def mask_items(
     options = options or MaskOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
     cube = load_cube(
-        items, area, resolution=options.resolution, engine=options.engine, resolve=resolve
+        items,
+        area,
+        resolution=options.resolution,
+        bands=bands_of_model(options.model),
+        engine=options.engine,
+        resolve=resolve,
     )
     labels = predict_cube(cube, model=options.model)
     report = MaskReport()

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import kappamask
-from kappamask import runners
 from kappamask.bands import NAMES
 from kappamask.errors import InputError, WeightsError
 from kappamask.legend import Label
@@ -21,7 +20,17 @@ from kappamask.model import find_entry, load_model, weights_of
 from kappamask.networks.onnx import build_graph
 from kappamask.networks.unet import UNet
 from kappamask.predict import predict_array, predict_cube
-from kappamask.runners import OnnxRunner, WeightsFile, export_onnx, open_onnx, resolve_engine
+from kappamask.runners import (
+    OnnxRunner,
+    WeightsFile,
+    available_threads,
+    choice,
+    export_onnx,
+    in_onnx,
+    is_there,
+    open_onnx,
+    resolve_engine,
+)
 from kappamask.windows import plan_windows
 
 FOUR = ["B02", "B03", "B04", "B08"]
@@ -235,7 +244,7 @@ def test_bad_choices_get_one_clear_error(arguments, message):
     ],
 )
 def test_auto_takes_torch_if_it_is_there_with_its_weights(monkeypatch, there, expected):
-    monkeypatch.setattr(runners, "is_there", there.__contains__)
+    monkeypatch.setattr(choice, "is_there", there.__contains__)
     assert resolve_engine("auto", weights_of(find_entry("default", "L2A"))) == expected
 
 
@@ -244,7 +253,7 @@ def test_auto_takes_onnx_where_only_its_weights_are(tmp_path):
 
 
 def test_neither_engine_is_an_error_with_a_remedy(monkeypatch):
-    monkeypatch.setattr(runners, "is_there", lambda _: False)
+    monkeypatch.setattr(choice, "is_there", lambda _: False)
     with pytest.raises(InputError, match=r"needs torch .* or onnxruntime, found neither: install"):
         load_model(precision="auto", engine="auto")
 
@@ -252,7 +261,7 @@ def test_neither_engine_is_an_error_with_a_remedy(monkeypatch):
 def test_a_mere_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "torchlike").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not runners.is_there("torchlike")
+    assert not is_there("torchlike")
 
 
 def test_dask_never_mixes_up_the_results_of_two_engines():
@@ -273,12 +282,12 @@ def test_dask_never_mixes_up_the_results_of_two_engines():
 
 
 def test_threads_are_at_least_one_and_heed_a_container(monkeypatch):
-    assert runners.available_threads() >= 1
-    monkeypatch.setattr(runners.os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(runners.Path, "read_text", lambda *_: "150000 100000\n")
-    assert runners.available_threads() == 2
-    monkeypatch.setattr(runners.Path, "read_text", lambda *_: "max 100000\n")
-    assert runners.available_threads() == 64
+    assert available_threads() >= 1
+    monkeypatch.setattr(choice.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(choice.Path, "read_text", lambda *_: "150000 100000\n")
+    assert available_threads() == 2
+    monkeypatch.setattr(choice.Path, "read_text", lambda *_: "max 100000\n")
+    assert available_threads() == 64
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -297,7 +306,7 @@ def exported(tmp_path):
 
 
 def test_an_exported_file_is_read_and_needs_nothing_else(exported, monkeypatch):
-    monkeypatch.setattr(runners, "export_onnx", None)
+    monkeypatch.setattr(in_onnx, "export_onnx", None)
     slots = np.random.default_rng(0).random((1, 13, 64, 64), dtype=np.float32)
     found = open_onnx(exported, threads=1).run(slots, [1.0] * 14)
     expected = load_model("default", "L2A", engine="onnx").runner.run(slots, [1.0] * 14)

@@ -1,21 +1,22 @@
 """Arrays and cubes to labels: invariants 1 (lattice), 3 (doors), 4 (precision) and 6 (no data)."""
 
+from dataclasses import replace
+
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401  registers .rio
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kappamask import predict
 from kappamask.bands import NAMES
 from kappamask.errors import InputError, UnknownNameError
 from kappamask.legend import Label
 from kappamask.model import load_model
 from kappamask.predict import lattice_origin, predict_array, predict_cube
-from kappamask.windows import Lattice, plan_axis, plan_windows
+from kappamask.windows import Lattice, plan_windows
 
 FOUR = ["B02", "B03", "B04", "B08"]
 LEFT, TOP = 600000.0, 5000000.0
@@ -47,18 +48,10 @@ def make_cube(scene, bands, *, level="L2A", left=LEFT, top=TOP, crs=32632):
     return cube.rio.write_crs(crs)
 
 
-@pytest.fixture
-def small_lattice(monkeypatch):
-    """Many small windows, so that a small scene is cut."""
-
-    def small_axis(length, *, origin=0, lattice=SMALL):
-        return plan_axis(length, origin=origin, lattice=lattice)
-
-    def small_windows(height, width, *, origin=(0, 0), lattice=SMALL):
-        return plan_windows(height, width, origin=origin, lattice=lattice)
-
-    monkeypatch.setattr(predict, "plan_axis", small_axis)
-    monkeypatch.setattr(predict, "plan_windows", small_windows)
+def in_small_windows(level="L2A"):
+    """Give the shipped model with many small windows, so that a small scene is cut."""
+    model = load_model("default", level)
+    return replace(model, entry=replace(model.entry, lattice=SMALL))
 
 
 def brute_force(scene, bands, level, origin):
@@ -88,32 +81,30 @@ def brute_force(scene, bands, level, origin):
 # --- invariant 1: lattice -----------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("small_lattice")
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, deadline=None)
 @given(chunks=st.tuples(st.integers(20, 300), st.integers(20, 300), st.integers(1, 4)))
 def test_any_chunking_gives_the_same_labels_bit_for_bit(chunks):
     cube = make_cube(make_scene(FOUR, 211, 260), FOUR, left=LEFT + 130, top=TOP - 70)
     expected = brute_force(cube.values[0], FOUR, "L2A", lattice_origin(cube))
     y, x, band = chunks
     chunked = cube.chunk({"time": 1, "band": band, "y": y, "x": x})
-    np.testing.assert_array_equal(predict_cube(chunked).values[0], expected)
+    labels = predict_cube(chunked, model=in_small_windows())
+    np.testing.assert_array_equal(labels.values[0], expected)
 
 
-@pytest.mark.usefixtures("small_lattice")
 def test_several_dates_in_one_chunk_keep_their_order():
     scene = np.stack([make_scene(FOUR, 140, 150, seed) for seed in range(3)])
-    together = predict_cube(make_cube(scene, FOUR).chunk({"time": 3, "y": 64, "x": 150}))
+    model = in_small_windows()
+    cube = make_cube(scene, FOUR).chunk({"time": 3, "y": 64, "x": 150})
+    together = predict_cube(cube, model=model)
     for date in range(3):
-        one = predict_cube(make_cube(scene[date], FOUR))
+        one = predict_cube(make_cube(scene[date], FOUR), model=model)
         np.testing.assert_array_equal(together.values[date], one.values[0])
 
 
-@pytest.mark.usefixtures("small_lattice")
 def test_constant_input_shows_no_seams():
     cube = make_cube(np.full((4, 300, 300), 0.06, np.float32), FOUR)
-    inner = predict_cube(cube).values[0, 64:-64, 64:-64]
+    inner = predict_cube(cube, model=in_small_windows()).values[0, 64:-64, 64:-64]
     assert (inner == inner[0, 0]).all()
 
 

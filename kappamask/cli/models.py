@@ -1,20 +1,55 @@
-"""`kappamask models`. Row 7."""
+"""`kappamask models` and `kappamask models fetch`. Row 7."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.terminal import Commands, add_command, say, show_download
+
+if TYPE_CHECKING:
+    from kappamask.manifest import ModelEntry
 
 
 def add_models(commands: Commands) -> None:
-    """Add `kappamask models`."""
-    add_command(commands, "models", run_models, "List the networks that can be used.", "")
+    """Add `kappamask models` and, below it, `fetch`."""
+    parser = add_command(
+        commands,
+        "models",
+        run_models,
+        "List the networks that can be used, or fetch the weights of one.",
+        "fetch kappamask-2021-l2a",
+    )
+    below = parser.add_subparsers(metavar="[fetch]")
+    fetch = add_command(
+        below,
+        "fetch",
+        run_fetch,
+        "Fetch weights that do not come with kappamask, check and convert them.",
+        "",
+    )
+    fetch.epilog = (
+        "examples:\n  kappamask models fetch kappamask-2021-l1c\n"
+        "  kappamask models fetch kappamask-2021-l2a --from downloads"
+    )
+    fetch.add_argument("name", metavar="NAME", help="as `kappamask models` lists it")
+    origin = fetch.add_mutually_exclusive_group()
+    origin.add_argument(
+        "--from",
+        dest="files",
+        type=Path,
+        metavar="DIR-OR-FILE",
+        help="the published file, or a folder that holds it: needs no network",
+    )
+    origin.add_argument("--mirror", metavar="URL", help="a folder that holds the published file")
 
 
 def run_models(_: argparse.Namespace) -> int:
-    """Print the manifest: name, levels, licence, training data and measured figures."""
-    from kappamask.model import read_registry
+    """Print the manifest: name, where its weights are, licence, training data, figures."""
+    from kappamask.manifest import read_registry
+    from kappamask.weights_cache import is_fetched
 
     default, models = read_registry()
     for name, entry in models.items():
@@ -22,7 +57,38 @@ def run_models(_: argparse.Namespace) -> int:
         chosen_for = f"  (default for {' and '.join(used)})" if used else ""
         say(name + chosen_for)
         say(f"  {entry.title}\n  levels: {', '.join(entry.levels)}; licence: {entry.licence}")
+        if entry.shipped:
+            say("  weights: come with kappamask")
+        elif is_fetched(entry):
+            say("  weights: fetched")
+        else:
+            say(f"  weights: not fetched, run `kappamask models fetch {name}`")
         say(f"  trained on: {entry.training_data}")
         for what, value in entry.metrics.items():
             say(f"  {what}: {value}")
+    return 0
+
+
+def run_fetch(
+    options: argparse.Namespace, *, models: Mapping[str, ModelEntry] | None = None
+) -> int:
+    """Fetch the weights of one model; `models` stands for the manifest where it is given."""
+    from kappamask.errors import UnknownNameError
+    from kappamask.manifest import read_registry
+    from kappamask.weights_cache import Origin, cached_path, fetch_weights, is_fetched
+
+    models = read_registry()[1] if models is None else models
+    if options.name not in models:
+        raise UnknownNameError.of("model", options.name, list(models))
+    entry = models[options.name]
+    if entry.shipped:
+        say(f"the weights of {entry.name} come with kappamask: there is nothing to do")
+        return 0
+    if is_fetched(entry):
+        say(f"{entry.name} is already there: {cached_path(entry)}")
+        return 0
+    origin = Origin(options.files, options.mirror)
+    with show_download(entry.file) as progress:
+        path = fetch_weights(entry, origin, progress=progress)
+    say(f"{entry.name} is ready: {path}")
     return 0

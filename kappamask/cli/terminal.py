@@ -56,3 +56,24 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=date, completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def show_download(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of bytes on stderr; yield what is called with (bytes done, bytes in all)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None)
+
+        yield show

@@ -1,4 +1,24 @@
-"""The own network: `unet` in torch, `onnx` as a graph. Row 1: imports row 0 only.
+"""Networks: `unet` and `published` in torch, `onnx` as a graph. Row 1: imports row 0 only.
 
-Importing `unet` imports torch; importing `onnx` imports the package onnx.
+Importing `unet` or `published` imports torch; importing `onnx` imports the package onnx.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kappamask.networks import published, unet
+
+__all__ = ["published", "unet"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"kappamask.networks.{name}")
+    raise AttributeError(f"module 'kappamask.networks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

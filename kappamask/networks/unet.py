@@ -20,6 +20,7 @@ N_BANDS = 13
 N_FLAGS = N_BANDS + 1  # which bands are present, and whether the level is L1C
 N_CLASSES = 4
 SHUFFLE = 2  # 10 m pixels per side of one trunk pixel
+SMALLEST_BIAS = 1e-30  # below it a bias is as good as 0
 
 
 class ConvUnit(nn.Sequential):
@@ -84,7 +85,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, flags: Tensor) -> Tensor:
         """Map (n, 13, y, x) and (n, 14) to float32 logits (n, 4, y, x)."""
-        x = self.stem(unshuffle(x)) + self.presence(flags)[:, :, None, None]
+        x = self.stem(unshuffle(x))
+        x = x + self.presence(flags.float()).to(x.dtype)[:, :, None, None]
         x = self.first(x)
         skips = []
         for down in self.down:
@@ -103,6 +105,70 @@ class UNet(nn.Module):
         for unit in [module for module in self.modules() if isinstance(module, ConvUnit)]:
             unit.fold()
         return self
+
+    def to_bf16(self) -> UNet:
+        """Turn the folded network to bf16, for inference; returns self.
+
+        A rounded bias moves every pixel of a channel the same way, and with it the borders
+        of classes; errors of weights mostly cancel. So biases are made exact first. The
+        head, and what the flags say, stay in single precision.
+        """
+        self.make_biases_exact()
+        for part in (self.stem, self.first, self.down, self.up, self.last):
+            part.to(torch.bfloat16)
+        return self
+
+    @torch.no_grad()
+    def make_biases_exact(self) -> UNet:
+        """Scale channels so that bf16 holds their biases exactly; the logits stay the same.
+
+        ReLU lets a channel be scaled where it is written and scaled back where it is read.
+        The factors lie within 1/256 of 1. A lift is added to a skip and takes its scale, so
+        its own bias is not exact.
+        """
+        scale = _round_bias(_conv(self.stem))
+        _scale_outputs(self.presence, scale)
+        scale = _pass_through(self.first, scale)
+        skips = []
+        for down in self.down:
+            skips.append(scale)
+            for unit in cast("nn.Sequential", down):
+                scale = _pass_through(unit, scale)
+        for up in cast("list[UpUnit]", self.up):
+            _scale_inputs(up.lift, scale)
+            _scale_outputs(up.lift, skips[-1])
+            scale = _pass_through(up.mix, skips.pop())
+        scale = _pass_through(self.last, scale)
+        _scale_inputs(self.head, scale)
+        return self
+
+
+def _conv(unit: nn.Module) -> nn.Conv2d:
+    return cast("nn.Conv2d", cast("ConvUnit", unit)[0])
+
+
+def _pass_through(unit: nn.Module, scale: Tensor) -> Tensor:
+    """Undo the scale of what a unit reads; round its bias, return the scale of what it writes."""
+    _scale_inputs(_conv(unit), scale)
+    return _round_bias(_conv(unit))
+
+
+def _round_bias(conv: nn.Conv2d) -> Tensor:
+    """Scale the channels that are written so that their biases are numbers of bf16."""
+    bias = cast("Tensor", conv.bias)
+    rounded = bias.to(torch.bfloat16).float()
+    scale = torch.where(bias.abs() > SMALLEST_BIAS, rounded / bias, 1.0)
+    _scale_outputs(conv, scale)
+    return scale
+
+
+def _scale_outputs(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> None:
+    layer.weight.mul_(scale.view(-1, *(1 for _ in layer.weight.shape[1:])))
+    cast("Tensor", layer.bias).mul_(scale)
+
+
+def _scale_inputs(conv: nn.Conv2d, scale: Tensor) -> None:
+    conv.weight.div_(scale[None, :, None, None])
 
 
 def unshuffle(x: Tensor) -> Tensor:

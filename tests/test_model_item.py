@@ -1,0 +1,93 @@
+"""The STAC items of the networks: valid, and true to the manifest and the weights."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from pystac.validation.local_validator import get_local_schema_cache
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7
+
+from kappamask.manifest import get_entry, read_registry
+from kappamask.model_item import describe_model
+
+# The MLM schema borrows definitions from extension versions that the shared folder lacks.
+BORROWED = {
+    "https://stac-extensions.github.io/raster/v1.1.0/schema.json": {
+        "definitions": {
+            "bands": {"items": {"properties": {"data_type": {"enum": ["float32", "uint8"]}}}}
+        }
+    },
+    "https://stac-extensions.github.io/classification/v1.1.0/schema.json": {
+        "definitions": {
+            "fields": {
+                "properties": {
+                    "classification:classes": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {
+                            "required": ["value", "description"],
+                            "properties": {
+                                "value": {"type": "integer"},
+                                "name": {"pattern": "^[0-9A-Za-z-_]+$"},
+                                "color_hint": {"pattern": "^([0-9A-Fa-f]{6})$"},
+                            },
+                        },
+                    }
+                }
+            }
+        }
+    },
+}
+ROOT = Path(__file__).parents[1]
+MODELS = list(read_registry()[1])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", MODELS)
+def test_items_validate_against_the_schemas(name, shared_data):
+    found = {**get_local_schema_cache(), **BORROWED}
+    for path in (shared_data / "stac-schemas").glob("*.json"):
+        schema = json.loads(path.read_text())
+        found[schema["$id"].removesuffix("#")] = schema
+    registry = Registry().with_resources(
+        (key, Resource.from_contents(schema, default_specification=DRAFT7))
+        for key, schema in found.items()
+    )
+    item = json.loads(json.dumps(describe_model(get_entry(name))))
+    core = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
+    for key in (core, *item["stac_extensions"]):
+        jsonschema.Draft7Validator(found[key], registry=registry).validate(item)
+    del item["properties"]["mlm:input"]
+    with pytest.raises(jsonschema.ValidationError, match="mlm:input"):
+        jsonschema.Draft7Validator(found[item["stac_extensions"][1]], registry=registry).validate(
+            item
+        )
+
+
+def test_the_committed_items_are_those_of_the_manifest():
+    folder = ROOT / "docs" / "models"
+    assert {path.stem for path in folder.glob("*.json")} == set(MODELS)
+    for name in MODELS:
+        written = json.loads((folder / f"{name}.json").read_text())
+        made = json.loads(json.dumps(describe_model(get_entry(name))))
+        assert written == made, f"run {sys.executable} scripts/make_model_items.py"
+
+
+def test_the_checksum_is_that_of_the_shipped_file():
+    default = read_registry()[0]["L2A"]
+    asset = describe_model(get_entry(default))["assets"]["weights"]
+    content = (ROOT / "docs" / "models" / asset["href"]).read_bytes()
+    assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+
+
+def test_the_classes_stand_in_the_order_of_the_outputs():
+    (output,) = describe_model(get_entry("kappamask-2026a"))["properties"]["mlm:output"]
+    names = [entry["name"] for entry in output["classification:classes"]]
+    assert names == ["clear", "cloud_shadow", "semi_transparent_cloud", "cloud"]
+    assert output["result"]["shape"][1] == 4
+    (output,) = describe_model(get_entry("kappamask-2021-l1c"))["properties"]["mlm:output"]
+    assert [entry["value"] for entry in output["classification:classes"]] == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,341 @@
+"""Weights that are fetched: download, mirror, folder, hashes, the record, the command line."""
+
+import argparse
+import json
+import os
+import pickle
+import socket
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from support.keras_files import entry_of, make_arrays, write_keras
+
+from kappamask.cli import main
+from kappamask.cli.models import run_fetch
+from kappamask.errors import InputError, UnknownNameError, WeightsError, WriteError
+from kappamask.manifest import find_entry, get_entry
+from kappamask.model import load_model, open_model, weights_of
+from kappamask.networks.keras_file import read_keras
+from kappamask.networks.published import from_keras
+from kappamask.weights_cache import (
+    Origin,
+    cache_folder,
+    cached_path,
+    fetch_weights,
+    is_fetched,
+    record_path,
+)
+
+NAME = "kappamask-2021-l2a"
+ONCE = Origin(retries=0)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder, keeps what was asked, and can misbehave as the path says."""
+
+    asked: list[str]
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        content = b"<html>not the weights</html>"
+        if self.path.startswith("/short/"):  # the connection drops
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(content)
+        elif self.path.startswith("/changed/"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+        elif self.path.startswith("/busy/"):
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serve the folder `published` on loopback; gives its URL and the list of paths asked."""
+    asked = []
+    handler = type("Asked", (Handler,), {"asked": asked})
+    folder = tmp_path / "published"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}", asked
+        http.shutdown()
+
+
+@pytest.fixture
+def entry(tmp_path, server, monkeypatch):
+    """The entry of a published model whose file is small and lies on the server."""
+    monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "cache"))
+    path = write_keras(tmp_path / "published/l2a_unet.hdf5", make_arrays())
+    return entry_of(NAME, path, url=f"{server[0]}/l2a_unet.hdf5")
+
+
+def kept(entry):
+    """Names of everything in the cache folder, hidden files too."""
+    folder = cached_path(entry).parent
+    return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
+
+
+# --- fetched ----------------------------------------------------------------------------------
+
+
+def test_fetched_weights_are_those_of_the_file_and_run(entry, tmp_path):
+    seen = []
+    path = fetch_weights(entry, progress=lambda done, total: seen.append((done, total)))
+    source = tmp_path / "published/l2a_unet.hdf5"
+    assert seen[-1] == (source.stat().st_size, source.stat().st_size)
+    assert kept(entry) == sorted([path.name, record_path(path).name])
+    model = open_model(entry, "L2A")
+    expected = read_keras(source)
+    found = dict(model.network.network.state_dict())
+    assert all(torch.equal(found[name], torch.from_numpy(expected[name])) for name in expected)
+    x = torch.from_numpy(np.random.default_rng(0).random((1, 13, 16, 16), np.float32))
+    torch.testing.assert_close(model.network.network(x), from_keras(source)(x))
+
+
+def test_what_is_there_is_not_fetched_again(entry, server):
+    path = fetch_weights(entry)
+    assert fetch_weights(entry) == path
+    assert server[1] == ["/l2a_unet.hdf5"]
+
+
+def test_the_same_file_always_gives_the_same_bytes(entry, monkeypatch, tmp_path):
+    content = fetch_weights(entry).read_bytes()
+    monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "other"))
+    assert fetch_weights(entry).read_bytes() == content
+
+
+def test_models_that_share_a_file_share_what_was_fetched(entry):
+    fetch_weights(entry)
+    faithful = get_entry("kappamask-2021-l2a-faithful")
+    assert faithful.sha256 == get_entry(NAME).sha256
+    assert is_fetched(replace(faithful, sha256=entry.sha256))
+    assert not is_fetched(get_entry("kappamask-2021-l1c"))
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_folder_or_a_file_at_hand_needs_no_network(entry, server, tmp_path, folder):
+    files = tmp_path / "published" / ("" if folder else "l2a_unet.hdf5")
+    fetch_weights(replace(entry, url="http://127.0.0.1:9/none"), Origin(files=files))
+    assert open_model(entry, "L2A").precision == "fp32"
+    assert not server[1]
+
+
+def test_a_mirror_stands_for_the_publisher(entry, server):
+    fetch_weights(replace(entry, url="http://127.0.0.1:9/none"), Origin(mirror=server[0] + "/"))
+    assert is_fetched(entry)
+
+
+def test_the_cache_is_the_users_unless_a_variable_says_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("KAPPAMASK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg/kappamask"
+
+
+# --- not fetched ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("changed", r"has not the sha256 \w{64} that the manifest says.*nothing is kept"),
+        ("short", "cannot download .*Error"),
+        ("busy", "HTTP 503"),
+        ("none", "HTTP 404"),
+    ],
+)
+def test_a_bad_answer_keeps_nothing_and_names_the_offline_way(entry, server, folder, message):
+    with pytest.raises(WeightsError, match=message) as error:
+        fetch_weights(entry, replace(ONCE, mirror=f"{server[0]}/{folder}"))
+    assert f"`kappamask models fetch {NAME} --from FOLDER`" in str(error.value)
+    assert not kept(entry)
+
+
+def test_a_failed_download_is_tried_again(entry, server):
+    with pytest.raises(WeightsError, match="HTTP 503"):
+        fetch_weights(entry, Origin(mirror=f"{server[0]}/busy", retries=1))
+    assert len(server[1]) == 2
+
+
+def test_a_server_that_is_not_there_is_named(entry):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(WeightsError, match=rf"cannot download {url}/l2a_unet.hdf5 \(Connect"):
+            fetch_weights(entry, replace(ONCE, mirror=url))
+    assert not kept(entry)
+
+
+def test_a_server_that_sends_without_end_is_stopped(entry):
+    with pytest.raises(WeightsError, match="at most 1000 bytes, the server sent more"):
+        fetch_weights(entry, replace(ONCE, largest=1000))
+    assert not kept(entry)
+
+
+def test_a_file_of_the_right_hash_that_is_no_network_keeps_nothing(entry, tmp_path):
+    path = tmp_path / "other.hdf5"
+    path.write_bytes(pickle.dumps(["not run"]))
+    with pytest.raises(WeightsError, match=r"is a pickle or a zip"):
+        fetch_weights(entry_of(NAME, path), Origin(files=path))
+    assert not kept(entry)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("published/l2a_unet.hdf5", "has sha256 .*, the manifest says 0000"),
+        ("none", "cannot read .*none .*--from names l2a_unet.hdf5 or its folder"),
+        (".", "cannot read .*l2a_unet.hdf5"),
+    ],
+)
+def test_a_wrong_or_absent_file_at_hand_is_refused(entry, tmp_path, files, message):
+    with pytest.raises(WeightsError, match=message):
+        fetch_weights(replace(entry, sha256="0" * 64), Origin(files=tmp_path / files))
+    assert not kept(entry)
+
+
+def test_a_cache_that_cannot_be_written_says_so(entry, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(WriteError, match="nothing half-written is left"):
+        fetch_weights(entry)
+
+
+def test_shipped_weights_and_contradictions_are_refused(tmp_path):
+    with pytest.raises(InputError, match="come with kappamask: there is nothing to do"):
+        fetch_weights(find_entry("default", "L2A"))
+    with pytest.raises(InputError, match="from files or from a mirror, got both"):
+        Origin(files=tmp_path, mirror="http://127.0.0.1")
+    with pytest.raises(InputError, match=r"a mirror is a URL .* got 'folder'"):
+        Origin(mirror="folder")
+
+
+# --- what was kept is checked -----------------------------------------------------------------
+
+
+def test_unfetched_weights_name_the_exact_command(entry):
+    with pytest.raises(WeightsError, match=f"run `kappamask models fetch {NAME}`, or without"):
+        load_model(NAME)
+    with pytest.raises(WeightsError, match="were not fetched"):
+        weights_of(entry)
+
+
+def test_changed_weights_are_refused_by_their_hash(entry):
+    path = fetch_weights(entry)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"has sha256 .*, the manifest says"):
+        open_model(entry, "L2A")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"sha256": "0"}', "is damaged"),
+        (json.dumps({"sha256": "0", "source_sha256": "1"}), "tells of weights with sha256 1"),
+    ],
+)
+def test_a_damaged_record_is_refused(entry, record, message):
+    path = fetch_weights(entry)
+    record_path(path).write_text(record)
+    with pytest.raises(WeightsError, match=f"{message}.*models fetch {NAME}` again"):
+        open_model(entry, "L2A")
+
+
+def test_safetensors_of_another_network_are_refused(entry):
+    path = fetch_weights(entry)
+    shipped = weights_of(find_entry("default", "L2A")).path.read_bytes()
+    path.write_bytes(shipped)
+    record = json.loads(record_path(path).read_text())
+    record["sha256"] = find_entry("default", "L2A").sha256
+    record_path(path).write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match="does not hold the network published in 2021"):
+        open_model(entry, "L2A")
+
+
+# --- command line -----------------------------------------------------------------------------
+
+
+def fetch_by_command(entry, **options):
+    given = {"name": entry.name, "files": None, "mirror": None} | options
+    return run_fetch(argparse.Namespace(**given), models={entry.name: entry})
+
+
+def test_the_command_fetches_once_and_then_says_it_is_there(entry, server, capsys):
+    assert fetch_by_command(entry) == 0
+    assert f"{NAME} is ready: {cached_path(entry)}" in capsys.readouterr().out
+    assert fetch_by_command(entry) == 0
+    assert "is already there" in capsys.readouterr().out
+    assert len(server[1]) == 1
+
+
+def test_the_command_takes_a_folder(entry, tmp_path):
+    assert fetch_by_command(entry, files=tmp_path / "published") == 0
+    assert is_fetched(entry)
+
+
+@pytest.mark.usefixtures("entry")
+def test_models_tells_what_is_fetched(capsys):
+    path = cached_path(get_entry("kappamask-2021-l1c"))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    record_path(path).touch()
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "weights: come with kappamask" in said
+    assert "weights: fetched" in said
+    assert f"weights: not fetched, run `kappamask models fetch {NAME}`" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["best"], 2, "unknown model 'best': expected one of kappamask-2026a"),
+        ([NAME, "--mirror", "ftp://x"], 2, "a mirror is a URL"),
+        ([NAME, "--from", "none"], 1, "cannot read none"),
+    ],
+)
+@pytest.mark.usefixtures("entry")
+def test_the_command_line_says_in_one_line_what_is_wrong(arguments, code, message, capsys):
+    assert main(["models", "fetch", *arguments]) == code
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(said) == 1
+    assert message in said[0]
+
+
+@pytest.mark.usefixtures("entry")
+def test_mask_with_an_unfetched_model_or_without_its_bands_says_so(tmp_path, capsys):
+    from kappamask.sample import AREA_L1C, AREA_L2A, catalog_path
+
+    def run(area, *words):
+        query = ["--catalog", str(catalog_path()), "--bbox", ",".join(map(str, area))]
+        return main(["mask", *query, *words, "--out", str(tmp_path / "out")])
+
+    assert run(AREA_L2A, "--date", "2019-07-01", "--model", NAME) == 1
+    assert "no asset for AOT" in capsys.readouterr().err
+    l1c = ["--date", "2017-02-16", "--level", "L1C", "--model", "kappamask-2021-l1c"]
+    assert run(AREA_L1C, *l1c) == 1
+    assert "run `kappamask models fetch kappamask-2021-l1c`" in capsys.readouterr().err
+    assert not os.path.exists(tmp_path / "out")  # noqa: PTH110  one question
+
+
+def test_an_unknown_name_lists_the_known_ones(entry):
+    with pytest.raises(UnknownNameError, match=f"expected one of {NAME}"):
+        run_fetch(argparse.Namespace(name="x", files=None, mirror=None), models={entry.name: entry})
