@@ -182,16 +182,36 @@ def is_complete(path: Path, record: MaskRecord) -> bool:
 
 
 def write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
-    """Write one date: raster, class names and, last, the item that vouches for them."""
+    """Write one date."""
     counts = count_codes(values, where=f"on {record.timestamp}")
     with staging(path.parent, path.name) as aside:
-        cog = encode_cog(values, record)
-        digest = hashlib.sha256(cog).hexdigest()
-        item = build_item(record, counts, folder=path.parent, sha256=digest, size=len(cog))
-        text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
-        names = path.with_name(f"{path.name}.aux.xml")
-        seal = path.with_suffix(".json")
-        publish(aside, {path: cog, names: _category_names().encode(), seal: text.encode()})
+        publish_mask(aside, encode_cog(values, record), counts, path, record)
+
+
+def publish_mask(
+    aside: Path, cog: bytes, counts: np.ndarray, path: Path, record: MaskRecord
+) -> None:
+    """Write raster, class names and, last, the item that vouches for them.
+
+    Parameters
+    ----------
+    aside
+        What `staging` lends.
+    cog
+        Content of the GeoTIFF.
+    counts
+        Pixels per class code, integers (6,).
+    path
+        Of the GeoTIFF.
+    record
+        What the mask is.
+    """
+    digest = hashlib.sha256(cog).hexdigest()
+    item = build_item(record, counts, folder=path.parent, sha256=digest, size=len(cog))
+    text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
+    names = path.with_name(f"{path.name}.aux.xml")
+    seal = path.with_suffix(".json")
+    publish(aside, {path: cog, names: _category_names().encode(), seal: text.encode()})
 
 
 def encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
@@ -200,20 +220,35 @@ def encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
     In memory, where it is a few MB: Python then writes it and hears of a full disk,
     which GDAL may only log while it closes a file.
     """
-    rows, columns = values.shape
-    size = {"width": columns, "height": rows, "blocksize": _block_size(rows, columns)}
     with MemoryFile() as memory:
-        with memory.open(**COG, **size, crs=record.crs, transform=record.transform) as raster:
+        with memory.open(**COG, **cog_grid(record)) as raster:
             raster.write(values, 1)
-            raster.write_colormap(1, {int(entry.label): (*entry.rgb, 255) for entry in LEGEND})
-            raster.set_band_description(1, "label")
-            raster.update_tags(**_tags(record))
-            raster.update_tags(
-                1,
-                flag_values=", ".join(str(int(entry.label)) for entry in LEGEND),
-                flag_meanings=" ".join(entry.name for entry in LEGEND),
-            )
+            describe_raster(raster, record)
         return bytes(memory.read())
+
+
+def cog_grid(record: MaskRecord) -> dict[str, Any]:
+    """Say size, blocks and place of a mask in the words of rasterio."""
+    rows, columns = record.shape
+    return {
+        "width": columns,
+        "height": rows,
+        "blocksize": _block_size(rows, columns),
+        "crs": record.crs,
+        "transform": record.transform,
+    }
+
+
+def describe_raster(raster: Any, record: MaskRecord) -> None:
+    """Give an open raster its palette, class names and tags."""
+    raster.write_colormap(1, {int(entry.label): (*entry.rgb, 255) for entry in LEGEND})
+    raster.set_band_description(1, "label")
+    raster.update_tags(**_tags(record))
+    raster.update_tags(
+        1,
+        flag_values=", ".join(str(int(entry.label)) for entry in LEGEND),
+        flag_meanings=" ".join(entry.name for entry in LEGEND),
+    )
 
 
 def _block_size(rows: int, columns: int) -> int:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import shapely
@@ -30,6 +30,34 @@ EXTENSIONS = {
     "processing": "1.2.0", "projection": "2.0.0", "raster": "2.0.0",
 }  # fmt: skip
 EDGE_PIECES = 8  # per side of a footprint; 110 km in UTM then lie within 3 m of the true edge
+
+
+class Described(Protocol):
+    """What every raster that an item describes can say of itself."""
+
+    @property
+    def crs(self) -> CRS:
+        """Of its pixels."""
+
+    @property
+    def transform(self) -> Affine:
+        """From (column, row) of a pixel corner to x, y; north up."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Outer edges: left, bottom, right, top."""
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that made its labels."""
+
+    @property
+    def sources(self) -> tuple[SourceItem, ...]:
+        """The items it was made from."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +212,7 @@ def _properties(record: MaskRecord, cover: float | None) -> dict[str, Any]:
     }
 
 
-def grid_fields(record: MaskRecord) -> dict[str, Any]:
+def grid_fields(record: Described) -> dict[str, Any]:
     """Say where the pixels lie in the words of the projection extension."""
     authority = record.crs.to_authority()
     fields = {
@@ -198,7 +226,7 @@ def grid_fields(record: MaskRecord) -> dict[str, Any]:
     return fields
 
 
-def build_links(record: MaskRecord, *, folder: Path) -> list[dict[str, str]]:
+def build_links(record: Described, *, folder: Path) -> list[dict[str, str]]:
     """Link a mask in `folder` to its source items and its model, all ``derived_from``.
 
     Examples
@@ -237,7 +265,7 @@ def _link_href(source: SourceItem, folder: Path) -> str:
     return source.href
 
 
-def footprint(record: MaskRecord) -> tuple[dict[str, Any], list[float]]:
+def footprint(record: Described) -> tuple[dict[str, Any], list[float]]:
     """Outline a mask as GeoJSON wants it: geometry and bbox in degrees.
 
     A mask across 180 degrees is cut there, and its bbox has west above east

@@ -11,11 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from kappamask import __version__
+from kappamask.cli.composite import add_composite
 from kappamask.cli.demo import add_demo
+from kappamask.cli.evaluate import add_evaluate
 from kappamask.cli.mask import add_mask
 from kappamask.cli.models import add_models
+from kappamask.cli.report import add_report
 from kappamask.cli.search import add_search
 from kappamask.cli.serve import add_serve
+from kappamask.cli.train import add_train
 from kappamask.cli.udf import add_udf
 from kappamask.errors import InputError, KappaMaskError, UnknownNameError
 
@@ -56,6 +60,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kappamask {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_demo, add_search, add_mask, add_models, add_serve, add_udf):
+    for add in (
+        add_demo,
+        add_search,
+        add_mask,
+        add_composite,
+        add_report,
+        add_models,
+        add_evaluate,
+        add_serve,
+        add_train,
+        add_udf,
+    ):
         add(commands)
     return parser
