@@ -58,10 +58,11 @@ def check_labels(labels: Any) -> xr.DataArray:
     check_level(labels.attrs.get("level"))
     if labels.rio.crs is None:
         raise InputError("labels must have a CRS, got none: add it with labels.rio.write_crs(...)")
-    return _north_up(labels.transpose("time", "y", "x"))
+    return north_up(labels.transpose("time", "y", "x"))
 
 
-def _north_up(labels: xr.DataArray) -> xr.DataArray:
+def north_up(labels: xr.DataArray) -> xr.DataArray:
+    """Turn a plane of pixels north up and x to the east; say so in ``.rio.transform()``."""
     lattice_origin(labels)  # refuses coordinates that are absent or uneven
     x, y = labels["x"].values, labels["y"].values
     if x[0] > x[-1]:

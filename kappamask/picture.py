@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kappamask.errors import InputError
+from kappamask.label_cube import count_codes
 from kappamask.legend import LEGEND, Label
 from kappamask.predict import HIGHEST_REFLECTANCE
 
@@ -176,3 +177,24 @@ def _shrink(inside: np.ndarray) -> np.ndarray:
     return (  # type: ignore[no-any-return]
         inside & padded[:-2, middle] & padded[2:, middle] & padded[middle, :-2] & padded[middle, 2:]
     )
+
+
+def class_shares(labels: xr.DataArray) -> np.ndarray:
+    """Count what share of all pixels each class has on each date, one date at a time.
+
+    Parameters
+    ----------
+    labels
+        uint8 class codes (time, y, x); lazy or loaded.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (time, 6), 0 to 1. Missing pixels are pixels too: they are not clear.
+    """
+    counts = [
+        count_codes(labels.isel(time=index).to_numpy(), where=f"on date {index}")
+        for index in range(labels.sizes["time"])
+    ]
+    pixels = labels.sizes["y"] * labels.sizes["x"]
+    return np.array(counts) / pixels

@@ -10,10 +10,10 @@ import rasterio
 from PIL import Image
 from support.labels import file_size_limit, make_pair, read_unreferenced
 
-from kappamask import plot
 from kappamask.errors import WriteError
 from kappamask.legend import LEGEND
-from kappamask.plot import Layout, quicklook
+from kappamask.plot import scene
+from kappamask.plot.scene import Layout, quicklook
 
 COLORS = {int(entry.label): entry.rgb for entry in LEGEND}
 
@@ -99,9 +99,9 @@ def test_a_large_scene_is_reduced_to_the_size_asked_for(tmp_path):
 
 def texts(monkeypatch):
     """Collect the figures that are drawn, to read their words."""
-    figures, save = [], plot._save
+    figures, save = [], scene.save
     monkeypatch.setattr(
-        plot, "_save", lambda figure, path: figures.append(figure) or save(figure, path)
+        scene, "save", lambda figure, path: figures.append(figure) or save(figure, path)
     )
     return figures
 

@@ -1,24 +1,20 @@
-"""A quicklook of one date: true colour, labels, outlines. Row 6: never imports `output`."""
+"""A quicklook of one date: true colour, labels, outlines. Row 5."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kappamask import __version__
 from kappamask.bands import check_level
 from kappamask.errors import InputError
-from kappamask.files import publish, staging
 from kappamask.label_cube import count_codes
 from kappamask.legend import LEGEND, Label
 from kappamask.picture import (
@@ -29,11 +25,11 @@ from kappamask.picture import (
     reduce_labels,
     true_color,
 )
+from kappamask.plot.figure import DPI, percent, save
 
 if TYPE_CHECKING:
     import xarray as xr
 
-DPI = 128  # a power of two: pixels / DPI * DPI is exact
 SMALL = 600  # screen pixels; a smaller raster is drawn with whole pixels enlarged to about this
 HEADING = 11  # points
 
@@ -171,7 +167,7 @@ def quicklook(
     figure.text(*at, "\n".join(heading), va="top", fontsize=HEADING, parse_math=False)
     _draw_axes(figure, labels, layout)
     _draw_legend(figure, percentages, layout)
-    return _save(figure, Path(path))
+    return save(figure, Path(path))
 
 
 def _draw_panels(colors: np.ndarray, codes: np.ndarray, layout: Layout) -> Figure:
@@ -232,7 +228,7 @@ def _draw_legend(figure: Figure, percentages: np.ndarray, layout: Layout) -> Non
             facecolor=f"#{entry.color}",
             edgecolor="#404040",
             linewidth=0.6,
-            label=f"{entry.title} {_percent(percentages[entry.label])}",
+            label=f"{entry.title} {percent(percentages[entry.label])}",
         )
         for entry in LEGEND
         if entry.label != Label.UNDEFINED or percentages[entry.label]
@@ -248,10 +244,6 @@ def _draw_legend(figure: Figure, percentages: np.ndarray, layout: Layout) -> Non
         frameon=False,
         fontsize=9,
     )
-
-
-def _percent(value: float) -> str:
-    return "< 0.1 %" if 0 < value < 0.05 else f"{value:.1f} %"
 
 
 def _facts(labels: xr.DataArray, level: str) -> str:
@@ -277,11 +269,3 @@ def _wrap(text: str, room: int) -> list[str]:
         else:
             lines.append(word)
     return lines
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": f"kappamask {__version__}"})
-    with staging(path.parent, path.name) as aside:
-        publish(aside, {path: buffer.getvalue()})
-    return path

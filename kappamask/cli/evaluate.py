@@ -1,0 +1,80 @@
+"""`kappamask evaluate`. Row 7."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kappamask.cli.terminal import Commands, add_command, say, show_progress
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Add `kappamask evaluate`."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "Score networks and other cloud masks on labelled chips: report, table, JSON.",
+        "--data chips --split val --peers scl,ukis-csmask --out evaluation",
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder that holds chips.csv"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        choices=["val", "test"],
+        help="repeat for both. Only `val` may choose between networks; look at `test` when "
+        "nothing more will be changed (default: both, but with --weights `val` alone)",
+    )
+    parser.add_argument(
+        "--model", nargs="+", default=["default"], metavar="NAME", help="see `kappamask models`"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="best.safetensors of a training run, its best.toml beside it; scored before --model",
+    )
+    parser.add_argument(
+        "--peers",
+        metavar="LIST",
+        help="masks to compare with, with commas between them; '' for none (default: all: scl, "
+        "fmask, python-fmask, maja, ukis-csmask, s2cloudless, kappamask-2021-l2a, "
+        "kappamask-2021-l1c; what cannot run is named in the report)",
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="rasters of other programs: fmask/NAME_Fmask4.tif, python-fmask/NAME.img, "
+        "maja/NAME_CLM_R1.tif, NAME being a chip's",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    parser.add_argument("--no-pictures", action="store_true", help="tables only")
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Score, write, and print the first table."""
+    from kappamask.evaluate import PEERS, Options, check_data, evaluate, write_report
+    from kappamask.evaluate.report import TABLE
+
+    peers = PEERS if options.peers is None else tuple(filter(None, options.peers.split(",")))
+    chosen = Options(
+        models=tuple(options.model),
+        weights=options.weights,
+        peers=peers,
+        masks=options.masks,
+        splits=tuple(dict.fromkeys(options.split)),
+        seed=options.seed,
+        pictures=not options.no_pictures,
+    )
+    check_data(options.data)
+    with show_progress() as progress:
+        evaluation = evaluate(options.data, chosen, progress=progress)
+    written = write_report(evaluation, options.out)
+    say(written[TABLE].read_text("utf-8"))
+    say(f"Report: {written['report.html'].resolve()}")
+    return 0

@@ -1,0 +1,33 @@
+"""`kappamask report`. Row 7."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kappamask.cli.terminal import Commands, add_command, say
+
+
+def add_report(commands: Commands) -> None:
+    """Add `kappamask report`."""
+    parser = add_command(
+        commands,
+        "report",
+        run_report,
+        "Write one HTML page of a folder of masks: pictures, class shares, settings.",
+        "masks --out masks.html",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `kappamask mask` wrote")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="(default: report.html in DIR)"
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="tables only: a small page")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Write the page, and say where it is."""
+    from kappamask.report import write_report
+
+    page = write_report(options.folder, options.out, pictures=not options.no_pictures)
+    say(f"Open the page: {page.resolve()}")
+    return 0

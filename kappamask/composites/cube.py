@@ -1,0 +1,379 @@
+"""`composite`: cubes and their labels to cloud-free images. Row 5: imports rows 0-4."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rioxarray  # noqa: F401  (registers the .rio accessor)
+import xarray as xr
+
+from kappamask.composites.blocks import Rank, compose_periods, find_method
+from kappamask.composites.clear import BUFFER_M, Buffers, find_clear, find_distance
+from kappamask.composites.methods import BLENDS, METHODS
+from kappamask.composites.periods import Period, split_dates
+from kappamask.composites.ranking import Marks, Ranking
+from kappamask.cube_form import check_cube
+from kappamask.errors import InputError, UnknownNameError
+from kappamask.legend import LEGEND, Label
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+CLEAR_FRACTION = "clear_fraction"  # a coordinate of labels that spares `coverage` reading them
+
+
+def composite(  # noqa: PLR0913  the public contract fixes the first five
+    cube: xr.DataArray,
+    labels: xr.DataArray,
+    *,
+    method: str = "median",
+    period: str | None = None,
+    buffer_m: Mapping[str, float] | None = BUFFER_M,
+    probabilities: xr.DataArray | None = None,
+    ranking: Ranking | None = None,
+) -> xr.Dataset:
+    """Compose images without clouds, lazily: nothing is read or computed before the result is.
+
+    A date is used for a pixel where its label is clear, no cloud or shadow is nearer than
+    the buffer, and every band of the cube has data. Missing pixels are never used, whatever
+    their values.
+
+    Parameters
+    ----------
+    cube
+        Canonical reflectance (time, band, y, x), NaN = no data, in a projected CRS; lazy
+        or loaded. What `load_cube` gives.
+    labels
+        uint8 class codes of the same dates and pixels (time, y, x). What `predict_cube`
+        gives.
+    method
+        Of blending: ``"median"``, ``"mean"``, each band by itself; ``"geomedian"``, all
+        bands together (needs ``kappamask[geomedian]``). Or of choosing one date for all
+        bands, the earliest of equals: ``"best-pixel"`` by `ranking`; ``"medoid"``, nearest
+        to all others in reflectance; ``"first-clear"``, the earliest; ``"max-ndvi"``, the
+        greenest (needs B04 and B08 or B8A).
+    period
+        None for one image of all dates; ``"day"``, ``"week"`` (from Monday), ``"dekad"``,
+        ``"month"``, ``"season"`` (DJF, MAM, JJA, SON) or ``"year"``; or a pandas frequency
+        of starts, such as ``"2MS"`` or ``"10D"``.
+    buffer_m
+        Metres around ``"cloud"`` (which here includes semi-transparent cloud) and around
+        ``"shadow"`` that are not used, between pixel centres; what is not named has none,
+        None means no buffers. Nothing is known of clouds outside of the cube.
+    probabilities
+        float32 (time, label, y, x) as ``predict_cube(cube, output="probabilities")`` gives
+        them: best-pixel then prefers what is surely clear.
+    ranking
+        What best-pixel looks for; None for ``Ranking()``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``reflectance`` (time, band, y, x) float32, NaN where no date could be used: again a
+        canonical cube, one image per period. ``observations`` (time, y, x) uint16: how many
+        dates were used or could be chosen. ``date`` (time, y, x) datetime64: the date
+        chosen, or the middle one of those blended; NaT where there is none.
+        ``never_clear`` (time,) int64: pixels without any. ``time`` is the start of each
+        period, ``time_bounds`` its start and its end, which no longer belongs to it; of all
+        dates together, the first and the last. Periods without dates between others are
+        there, and empty: ``date_count`` (time,) is 0.
+
+    Raises
+    ------
+    InputError
+        If the cube is none, the labels are not of its dates and pixels, the CRS has no
+        metres though they are needed, or a number breaks its rule.
+    UnknownNameError
+        If a method, period or buffer is unknown.
+
+    Notes
+    -----
+    One dask task takes all dates of one block of pixels, at most 64 MB of reflectance;
+    larger chunks are cut, but read whole first. The result does not depend on the chunks.
+    ``best-pixel`` with a weight for coverage needs all labels before the first pixel,
+    unless `labels` has a coordinate ``clear_fraction`` (time).
+
+    Examples
+    --------
+    >>> cube = xr.DataArray(
+    ...     np.array([0.1, 0.9, 0.3], "float32").reshape(3, 1, 1, 1),
+    ...     dims=("time", "band", "y", "x"),
+    ...     coords={"time": np.array(["2022-06-02", "2022-06-12", "2022-06-20"], "M8[ns]"),
+    ...             "band": ["B04"], "y": [5000395.0], "x": [600005.0]},
+    ...     attrs={"level": "L2A"},
+    ... ).rio.write_crs(32632)
+    >>> labels = cube.isel(band=0, drop=True).copy(data=np.array([1, 4, 1], "uint8")[:, None, None])
+    >>> june = composite(cube, labels, period="month")
+    >>> june.reflectance.dims, june.reflectance.values.item(), june.observations.values.item()
+    (('time', 'band', 'y', 'x'), 0.20000000298023224, 2)
+    """
+    check_recipe(method, period, buffer_m)
+    cube, labels = check_stack(cube, labels)
+    buffers = Buffers.read(buffer_m)
+    bands = [str(name) for name in cube["band"].values]
+    chosen = find_method(method, bands)
+    step = _metres(cube, needed=method == "best-pixel" or any(vars(buffers).values()))
+    periods = split_dates(cube["time"].values, period)
+    codes = lazy(labels, cube)
+    rank = None
+    if method == "best-pixel":
+        ranking = ranking or Ranking()
+        marks = _make_marks(labels, codes, step, ranking, probabilities)
+        rank = Rank(ranking, marks, cube["time"].values)
+    clear = find_clear(codes, buffers, step)
+    packed = compose_periods(lazy(cube, cube), clear, periods, chosen, rank)
+    attrs: dict[str, Any] = {
+        "level": cube.attrs.get("level") or labels.attrs.get("level"),
+        "method": method,
+        "period": period or "whole",
+        "buffer_cloud_m": float(buffers.cloud),
+        "buffer_shadow_m": float(buffers.shadow),
+        "kappamask_model": labels.attrs.get("kappamask_model"),
+        "kappamask_model_sha256": labels.attrs.get("kappamask_model_sha256"),
+    }
+    if rank is not None:
+        said = vars(rank.ranking) | {"probabilities": rank.marks.probability is not None}
+        attrs["ranking"] = json.dumps(said, default=str)
+    known = {name: value for name, value in attrs.items() if value is not None}
+    return _dress(packed, cube, periods, known)
+
+
+def clear_of(
+    cube: xr.DataArray, labels: xr.DataArray, *, buffer_m: Mapping[str, float] | None = BUFFER_M
+) -> xr.DataArray:
+    """Say lazily which pixels `composite` would take for clear: bool (time, y, x).
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        As `composite` does.
+    """
+    buffers = Buffers.read(buffer_m)
+    cube, labels = check_stack(cube, labels)
+    step = _metres(cube, needed=any(vars(buffers).values()))
+    clear = find_clear(lazy(labels, cube), buffers, step)
+    coords = {name: cube[name] for name in ("time", "y", "x") if name in cube.coords}
+    return xr.DataArray(clear, dims=("time", "y", "x"), coords=coords)
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def check_recipe(method: str, period: str | None, buffer_m: Mapping[str, float] | None) -> None:
+    """Refuse an unknown method, period or buffer before anything is loaded."""
+    if method not in METHODS:
+        raise UnknownNameError.of("method", str(method), list(METHODS))
+    split_dates(np.array(["2000-01-01"], "M8[ns]"), period)
+    Buffers.read(buffer_m)
+
+
+def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Check that both are of the same dates and pixels; bring them to order of time.
+
+    Returns
+    -------
+    cube, labels : DataArray
+        (time, band, y, x) and (time, y, x), still lazy if they were.
+
+    Raises
+    ------
+    InputError
+        If anything breaks the rules of `composite`.
+    """
+    cube, labels = (_with_time(array) for array in (cube, labels))
+    cube = check_cube(cube)
+    if set(cube.dims) != {"time", "band", "y", "x"} or set(labels.dims) != {"time", "y", "x"}:
+        raise InputError(
+            "a composite needs a cube (time, band, y, x) and labels (time, y, x), got "
+            f"{cube.dims} and {labels.dims}: pass a cube with dates and what predict_cube returned"
+        )
+    if labels.dtype != np.uint8:
+        raise InputError(
+            f"labels must be uint8 class codes, got {labels.dtype}: pass what predict_cube "
+            "returned, as it is"
+        )
+    times = cube["time"].values
+    if times.dtype.kind != "M" or np.isnat(times).any():
+        raise InputError(
+            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
+            f"{times[:3]}: set cube['time'] to the sensing times"
+        )
+    _check_same(cube, labels)
+    cube, labels = cube.transpose("time", "band", "y", "x"), labels.transpose("time", "y", "x")
+    order = np.argsort(times, kind="stable")
+    if (order != np.arange(times.size)).any():
+        cube, labels = cube.isel(time=order), labels.isel(time=order)
+    return cube, labels
+
+
+def _with_time(array: Any) -> xr.DataArray:
+    if not isinstance(array, xr.DataArray):
+        raise InputError(
+            f"cube and labels must be xarray.DataArray, got {type(array).__name__}: "
+            "pass what load_cube and predict_cube returned"
+        )
+    if "time" not in array.dims and "time" in array.coords:
+        return array.expand_dims("time")
+    return array
+
+
+def _check_same(cube: xr.DataArray, labels: xr.DataArray) -> None:
+    """Refuse labels of other dates or pixels: xarray would silently keep what they share."""
+    for dim in ("time", "y", "x"):
+        ours, theirs = cube.sizes[dim], labels.sizes[dim]
+        same = ours == theirs
+        if same and dim in cube.coords and dim in labels.coords:
+            one, other = cube[dim].values, labels[dim].values
+            same = (one == other).all() if dim == "time" else np.allclose(one, other, rtol=1e-9)
+        if not same:
+            raise InputError(
+                f"cube and labels must be of the same dates and pixels, got {ours} and {theirs} "
+                f"along {dim}, or other coordinates: pass the cube that was labelled"
+            )
+
+
+def _metres(cube: xr.DataArray, *, needed: bool) -> tuple[float, float]:
+    """Height and width of a pixel in metres; of a single row or column, those of the other."""
+    crs = cube.rio.crs
+    if needed and not crs.is_projected:
+        raise InputError(
+            f"buffers and distances are metres, got a cube in {crs.to_string()}, which has none: "
+            "load it in a projected CRS, or pass buffer_m=None"
+        )
+    unit = crs.linear_units_factor[1] if crs.is_projected else 1.0
+    steps = {
+        dim: abs(float(cube[dim][-1] - cube[dim][0])) / (cube.sizes[dim] - 1) * unit
+        for dim in ("y", "x")
+        if cube.sizes[dim] > 1
+    }
+    anything = next(iter(steps.values()), 1.0)
+    return steps.get("y", anything), steps.get("x", anything)
+
+
+# --- lazy parts ---------------------------------------------------------------------------------
+
+
+def lazy(array: xr.DataArray, cube: xr.DataArray) -> da.Array:
+    """Get the lazy pixels, cut along y and x as those of the cube are."""
+    import dask.array as da
+
+    data = array.data
+    if not isinstance(data, da.Array):
+        data = da.from_array(data, chunks=(1, *(-1,) * (data.ndim - 1)))
+    if array is not cube and isinstance(cube.data, da.Array):
+        data = data.rechunk({1: cube.data.chunks[2], 2: cube.data.chunks[3]})
+    return data
+
+
+def _make_marks(
+    labels: xr.DataArray,
+    codes: da.Array,
+    step: tuple[float, float],
+    ranking: Ranking,
+    probabilities: xr.DataArray | None,
+) -> Marks:
+    import dask.array as da
+
+    metres = find_distance(codes, ranking.reach_m, step) if ranking.distance else None
+    coverage = None
+    if ranking.coverage and CLEAR_FRACTION in labels.coords:
+        coverage = da.asarray(labels[CLEAR_FRACTION].values.astype(float))
+    elif ranking.coverage:
+        count = (codes == int(Label.CLEAR)).sum(axis=(1, 2))
+        coverage = count / float(codes.shape[1] * codes.shape[2])
+    clear = None
+    if probabilities is not None and ranking.probability:
+        clear = _probability_of_clear(probabilities, labels, codes)
+    return Marks(metres, clear, coverage)
+
+
+def _probability_of_clear(
+    probabilities: xr.DataArray, labels: xr.DataArray, codes: da.Array
+) -> da.Array:
+    name = LEGEND[Label.CLEAR].name
+    found = _with_time(probabilities)
+    if "label" not in found.coords or name not in found["label"].values:
+        raise InputError(
+            "probabilities must be (time, label, y, x) with the label 'clear', got "
+            f"{found.dims}: pass predict_cube(cube, output='probabilities')"
+        )
+    found = found.sel(label=name).transpose("time", "y", "x")
+    found = found.isel(time=np.argsort(found["time"].values, kind="stable"))
+    _check_same(found, labels)
+    return lazy(found, found).rechunk(codes.chunks)
+
+
+# --- the result ---------------------------------------------------------------------------------
+
+
+def _dress(
+    packed: da.Array, cube: xr.DataArray, periods: Sequence[Period], attrs: dict[str, Any]
+) -> xr.Dataset:
+    """Unpack the layers of `compose_periods` and say what they are."""
+    bands = cube.sizes["band"]
+    observations = packed[:, bands].astype(np.uint16)
+    times = cube["time"].values.astype("M8[ns]")
+    plane = ("time", "y", "x")
+    reflectance_attrs = {"units": "1", "long_name": "cloud-free reflectance"} | {
+        name: attrs[name] for name in ("level", "method") if name in attrs
+    }
+    if attrs["method"] in BLENDS and attrs["method"] != "geomedian":
+        reflectance_attrs["cell_methods"] = f"time: {attrs['method']}"  # those that CF knows
+    about_dates = "date of the pixel, or the middle date of those blended"
+    dataset = xr.Dataset(
+        {
+            "reflectance": (("time", "band", "y", "x"), packed[:, :bands], reflectance_attrs),
+            "observations": (
+                plane,
+                observations,
+                {"long_name": "dates that could be used", "units": "1"},
+            ),
+            "date": (plane, _look_up(packed[:, bands + 1], times), {"long_name": about_dates}),
+            "never_clear": (
+                ("time",),
+                (observations == 0).sum(axis=(1, 2)),
+                {"long_name": "pixels without a date that could be used", "units": "1"},
+            ),
+        },
+        coords={
+            **{
+                name: coordinate
+                for name, coordinate in cube.coords.items()
+                if "time" not in coordinate.dims and name != "time"
+            },
+            **_time_coordinates(cube, periods),
+        },
+        attrs=attrs,
+    )
+    return dataset.rio.write_crs(cube.rio.crs)  # type: ignore[no-any-return]
+
+
+def _time_coordinates(cube: xr.DataArray, periods: Sequence[Period]) -> dict[str, Any]:
+    """Name start and end of each period, and the items that its dates come from."""
+    starts = np.array([period.start for period in periods], "M8[ns]")
+    bounds = np.array([(period.start, period.end) for period in periods], "M8[ns]")
+    found: dict[str, Any] = {
+        "time": ("time", starts, {"bounds": "time_bounds"}),
+        "time_bounds": (("time", "bounds"), bounds),
+        "date_count": ("time", [period.count for period in periods]),
+    }
+    if "source_items" in cube.coords:
+        ids = np.atleast_1d(cube["source_items"].values)
+        joined = [" ".join(map(str, ids[period.dates])) for period in periods]
+        found["source_items"] = ("time", joined)
+    return found
+
+
+def _look_up(index: da.Array, times: np.ndarray) -> da.Array:
+    import dask.array as da
+
+    known = np.append(times, np.datetime64("NaT"))  # NO_DATE, -1, is the last one
+
+    def dates(index: np.ndarray) -> np.ndarray:
+        found: np.ndarray = known[index.astype(int)]
+        return found
+
+    return da.map_blocks(dates, index, dtype="M8[ns]", meta=np.empty((0, 0, 0), "M8[ns]"))

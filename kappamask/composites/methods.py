@@ -1,0 +1,129 @@
+"""One pixel of many dates. Row 5: numpy, and geomad for the geometric median.
+
+All functions take blocks of values float32 (time, band, y, x) in order of time, and `usable`
+bool (time, y, x). They go date by date where sums are made: the result of a pixel must not
+depend on the block that it lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kappamask.errors import InputError
+
+
+def median(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Take the middle value of each band, or the mean of the middle two: (band, y, x)."""
+    ordered = np.sort(np.where(usable[:, None], values, np.nan), axis=0)  # NaN comes last
+    count = usable.sum(axis=0)[None, None]
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, 0)[0]
+    high = np.take_along_axis(ordered, np.minimum(count // 2, len(values) - 1), 0)[0]
+    middle: np.ndarray = (low + high) / 2
+    return middle
+
+
+def mean(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Average each band: (band, y, x)."""
+    total = np.zeros(values.shape[1:])
+    for layers, seen in zip(values, usable, strict=True):
+        total += np.where(seen, layers, 0)
+    count = usable.sum(axis=0)
+    averages = np.full_like(total, np.nan)
+    np.divide(total, count, out=averages, where=count > 0)
+    return averages
+
+
+def geomedian(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Find the spectrum with the least sum of distances to all: (band, y, x).
+
+    Roberts, Mueller and McIntyre 2017, High-dimensional pixel composites from Earth
+    observation time series, doi:10.1109/TGRS.2017.2723896; computed by geomad.
+    """
+    nangeomedian = import_geomedian()
+    # (time, band, y, x) -> (y, x, band, time); its test for convergence adds up all bands
+    stacked = np.where(usable[:, None], values, np.nan).transpose(2, 3, 1, 0)
+    found = nangeomedian(np.ascontiguousarray(stacked, np.float32), eps=1e-6, num_threads=1)
+    result: np.ndarray = np.moveaxis(found, -1, 0)
+    return result
+
+
+def import_geomedian() -> Callable[..., np.ndarray]:
+    """Find the library, or say what to install."""
+    try:
+        from geomad import nangeomedian_pcm
+    except ImportError:
+        raise InputError(
+            "method 'geomedian' needs the library geomad, which is not installed: "
+            "pip install kappamask[geomedian], or take method='medoid'"
+        ) from None
+    return nangeomedian_pcm  # type: ignore[no-any-return]
+
+
+# --- one date for all bands: these give indices (y, x), meaningless where nothing is usable -----
+
+
+def first_clear(values: np.ndarray, usable: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Choose the earliest date."""
+    index: np.ndarray = usable.argmax(axis=0)
+    return index
+
+
+def medoid(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Choose the date whose spectrum has the least sum of distances to all other dates.
+
+    Flood 2013, Seasonal composite Landsat TM/ETM+ images using the medoid,
+    doi:10.3390/rs5126481.
+    """
+    count = len(values)
+    sums = np.zeros(usable.shape)
+    for one in range(count):
+        for other in range(one + 1, count):
+            squared = np.zeros(usable.shape[1:])
+            for band in range(values.shape[1]):
+                squared += (values[one, band].astype(float) - values[other, band]) ** 2
+            apart = np.where(usable[one] & usable[other], np.sqrt(squared), 0)
+            sums[one] += apart
+            sums[other] += apart
+    return highest(-sums, usable)
+
+
+def highest(score: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Choose the date of the highest score (time, y, x); the earliest of several."""
+    index: np.ndarray = np.where(usable, score, -np.inf).argmax(axis=0)
+    return index
+
+
+def ndvi(values: np.ndarray, red: int, near_infrared: int) -> np.ndarray:
+    """Compute the vegetation index (time, y, x).
+
+    It is the lowest there is where either band is 0 or less: there is no plant, but a shadow
+    so deep that the correction of the atmosphere took too much, and an index of 1 or above.
+    """
+    bright, dark = values[:, near_infrared], values[:, red]
+    index = np.full(dark.shape, -np.inf, np.float32)
+    np.divide(bright - dark, bright + dark, out=index, where=(bright > 0) & (dark > 0))
+    return index
+
+
+# --- what the dates have in common ---------------------------------------------------------------
+
+
+def middle_date(usable: np.ndarray) -> np.ndarray:
+    """Find the date in the middle of the usable ones, the earlier of two: indices (y, x).
+
+    Examples
+    --------
+    >>> middle_date(np.array([True, False, True, True, True])[:, None, None]).tolist()
+    [[2]]
+    """
+    so_far = usable.cumsum(axis=0)
+    index: np.ndarray = (so_far >= (so_far[-1] + 1) // 2).argmax(axis=0)
+    return index
+
+
+Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
+BLENDS: dict[str, Blend] = {"median": median, "mean": mean, "geomedian": geomedian}
+PICKS = ("best-pixel", "medoid", "first-clear", "max-ndvi")
+METHODS = (*BLENDS, *PICKS)

@@ -1,0 +1,181 @@
+"""Items and masks on a map that moves, for notebooks. Row 5; folium only when a map is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kappamask.errors import InputError
+from kappamask.items import view_of
+from kappamask.label_cube import check_labels
+from kappamask.legend import LEGEND, Label
+from kappamask.picture import reduce_labels
+
+if TYPE_CHECKING:
+    import folium
+    import xarray as xr
+
+TRANSPARENT = (Label.CLEAR, Label.MISSING, Label.UNDEFINED)  # the map is seen through these
+LONGEST_PX = 1000  # of an overlay: it travels inside the page
+
+
+def show_map(items: Iterable[Any] = (), masks: Iterable[Any] | xr.DataArray = ()) -> folium.Map:
+    """Make a map of footprints and masks; a notebook shows it, ``.save("map.html")`` keeps it.
+
+    Parameters
+    ----------
+    items
+        ``pystac.Item`` or dicts: outlines with id, time and cloud cover as tooltips.
+    masks
+        Files that `write_mask` wrote; or a label cube as `predict_cube` gives it, which is
+        computed date by date. Each date can be switched on and off; what is clear is
+        transparent.
+
+    Returns
+    -------
+    folium.Map
+        The background comes from OpenStreetMap when the map is opened.
+
+    Raises
+    ------
+    InputError
+        If folium is not installed, or there is nothing to show.
+
+    Examples
+    --------
+    >>> item = {"id": "S2A_a", "assets": {}, "properties": {"datetime": "2022-06-02T10:15:59Z"},
+    ...         "geometry": {"type": "Polygon", "coordinates":
+    ...                      [[[11, 46], [12, 46], [12, 47], [11, 47], [11, 46]]]}}
+    >>> page = show_map([item]).get_root().render()
+    >>> "S2A_a" in page
+    True
+    """
+    folium = _import_folium()
+    items, planes = list(items), list(_planes(masks))
+    if not items and not planes:
+        raise InputError("a map shows items or masks, got neither: pass one of them")
+    chart = folium.Map(control_scale=True)
+    corners: list[tuple[float, float]] = []  # latitude, longitude
+    if items:
+        outlines = folium.GeoJson(
+            {"type": "FeatureCollection", "features": [_feature(item) for item in items]},
+            name=f"{len(items)} items",
+            style_function=lambda _: {"color": "#3D348B", "weight": 1.5, "fillOpacity": 0.04},
+            tooltip=folium.GeoJsonTooltip(fields=["id", "time", "cloud cover"]),
+        )
+        outlines.add_to(chart)
+        corners += [tuple(corner) for corner in outlines.get_bounds()]
+    for number, (name, plane) in enumerate(planes):
+        pixels, bounds = overlay_of(plane)
+        picture = folium.raster_layers.ImageOverlay(
+            pixels, bounds=bounds, name=name, opacity=0.75, show=number == 0
+        )
+        picture.add_to(chart)
+        corners += bounds
+    folium.LayerControl(collapsed=len(planes) > 8).add_to(chart)
+    if planes:
+        chart.get_root().html.add_child(folium.Element(_legend()))
+    latitudes, longitudes = zip(*corners, strict=True)
+    chart.fit_bounds([(min(latitudes), min(longitudes)), (max(latitudes), max(longitudes))])
+    return chart
+
+
+def _import_folium() -> Any:
+    try:
+        import folium
+    except ImportError:
+        raise InputError(
+            "a map needs the library folium, which is not installed: "
+            "pip install kappamask[notebooks]"
+        ) from None
+    return folium
+
+
+def _feature(item: Any) -> dict[str, Any]:
+    document = item if isinstance(item, dict) else item.to_dict(transform_hrefs=False)
+    properties = view_of(item).properties
+    cover = properties.get("eo:cloud_cover")
+    return {
+        "type": "Feature",
+        "geometry": document["geometry"],
+        "properties": {
+            "id": document["id"],
+            "time": str(properties.get("datetime"))[:19].replace("T", " "),
+            "cloud cover": "?" if cover is None else f"{cover:.0f} %",
+        },
+    }
+
+
+def _planes(masks: Any) -> Iterable[tuple[str, xr.DataArray]]:
+    """Give each date of the masks by name: uint8 (y, x) with a CRS."""
+    import xarray as xr
+
+    if isinstance(masks, xr.DataArray):
+        labels = check_labels(masks)
+        for index in range(labels.sizes["time"]):
+            plane = labels.isel(time=index)
+            yield str(plane["time"].values)[:16].replace("T", " "), plane.compute()
+        return
+    for path in masks:
+        yield Path(path).stem, _read(Path(path))
+
+
+def _read(path: Path) -> xr.DataArray:
+    import rioxarray
+
+    with rioxarray.open_rasterio(path) as raster:
+        plane: xr.DataArray = raster.squeeze("band", drop=True).load()
+    return plane
+
+
+def overlay_of(plane: xr.DataArray) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Paint labels on the grid of web maps.
+
+    Parameters
+    ----------
+    plane
+        uint8 class codes (y, x), north up, with a CRS.
+
+    Returns
+    -------
+    pixels
+        uint8 (y, x, 4); web maps stretch pictures in Mercator's projection.
+    corners
+        South-west and north-east, latitude and longitude in degrees.
+    """
+    from rasterio.enums import Resampling
+    from rasterio.warp import transform_bounds
+
+    factor = -(-max(plane.shape) // LONGEST_PX)
+    small = plane
+    if factor > 1:
+        small = plane[::factor, ::factor].copy(data=reduce_labels(plane.values, factor=factor))
+        # each pixel stands for a block whose middle lies half a block further on
+        half = (factor - 1) / 2
+        dx, dy = (float(plane[axis][1] - plane[axis][0]) * half for axis in ("x", "y"))
+        small = small.assign_coords(x=small["x"] + dx, y=small["y"] + dy)
+        small = small.rio.write_transform(small.rio.transform(recalc=True))
+    mercator = small.rio.reproject(
+        "EPSG:3857", resampling=Resampling.nearest, nodata=int(Label.MISSING)
+    )
+    palette = np.array([(*entry.rgb, 255) for entry in LEGEND], np.uint8)
+    palette[list(TRANSPARENT), 3] = 0
+    west, south, east, north = transform_bounds("EPSG:3857", "EPSG:4326", *mercator.rio.bounds())
+    return palette[mercator.values], [(south, west), (north, east)]
+
+
+def _legend() -> str:
+    """Explain the colours in a corner of the page."""
+    rows = "".join(
+        f'<div><span style="display:inline-block;width:12px;height:12px;border:1px solid #404040;'
+        f'background:#{entry.color}"></span> {entry.title}</div>'
+        for entry in LEGEND
+        if entry.label not in TRANSPARENT
+    )
+    return (
+        '<div style="position:fixed;bottom:30px;left:10px;z-index:9999;background:white;'
+        f'padding:6px 10px;font:12px sans-serif;border:1px solid #999">{rows}</div>'
+    )
