@@ -1,0 +1,10 @@
+"""Scores of cloud masks: ours against every mask that can be had. Row above `train`.
+
+`scenes` says on what, `peers` and `programs` which masks, `scoring` and `metrics` how,
+`calibration` whether probabilities hold; `run` does it and `report` writes it down.
+"""
+
+from kappamask.evaluate.report import write_report
+from kappamask.evaluate.run import PEERS, Evaluation, Options, check_data, evaluate
+
+__all__ = ["PEERS", "Evaluation", "Options", "check_data", "evaluate", "write_report"]

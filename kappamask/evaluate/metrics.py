@@ -1,0 +1,200 @@
+"""Pixel counts to figures with intervals. Imports `errors` only; numpy.
+
+Every figure is a function of four counts of one class against the rest: true and false
+positives, false and true negatives. Counts of chips add up, so that pooling pixels and
+drawing chips again (the bootstrap) are sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kappamask.errors import InputError
+
+METRICS = ("dice", "iou", "precision", "recall", "accuracy", "said")
+INTERVAL = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure and the 95 % interval over chips; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def count_pixels(drawn: np.ndarray, said: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Count one chip.
+
+    Parameters
+    ----------
+    drawn, said
+        (class, y, x) bool: where each class was drawn, and where the mask says it.
+    known
+        (y, x) bool: pixels that count.
+
+    Returns
+    -------
+    numpy.ndarray
+        (class, 4) int64: true positives, false positives, false negatives, true negatives.
+
+    Examples
+    --------
+    >>> drawn = np.array([[[True, True, False, False]]])
+    >>> said = np.array([[[True, False, True, False]]])
+    >>> count_pixels(drawn, said, np.ones((1, 4), bool)).tolist()
+    [[1, 1, 1, 1]]
+    """
+    if drawn.shape != said.shape or drawn.shape[1:] != known.shape:
+        raise InputError(
+            "labels and mask must show the same pixels, got "
+            f"{drawn.shape}, {said.shape} and {known.shape}: cut the mask to the chip"
+        )
+    drawn, said = drawn[:, known], said[:, known]  # (class, pixels)
+    pairs = (drawn & said, ~drawn & said, drawn & ~said, ~drawn & ~said)
+    return np.stack([pair.sum(1) for pair in pairs], axis=1).astype(np.int64)
+
+
+def figures_of(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Turn counts (..., 4) into figures (...), NaN where nothing was there to count.
+
+    dice = 2tp / (2tp + fp + fn), iou = tp / (tp + fp + fn), precision = tp / (tp + fp),
+    recall = tp / (tp + fn), accuracy = (tp + tn) / all of this class against the rest,
+    said = (tp + fp) / all: the share that the mask gives to the class.
+
+    Examples
+    --------
+    >>> {name: float(value) for name, value in figures_of(np.array([2, 1, 1, 6])).items()}
+    {'dice': 0.666..., 'iou': 0.5, 'precision': 0.666..., 'recall': 0.666...,
+    'accuracy': 0.8, 'said': 0.3}
+    """
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    everything = tp + fp + fn + tn
+    return {
+        "dice": divide(2 * tp, 2 * tp + fp + fn),
+        "iou": divide(tp, tp + fp + fn),
+        "precision": divide(tp, tp + fp),
+        "recall": divide(tp, tp + fn),
+        "accuracy": divide(tp + tn, everything),
+        "said": divide(tp + fp, everything),
+    }
+
+
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide, NaN where `whole` is 0.
+
+    Examples
+    --------
+    >>> divide(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
+    [0.5, nan]
+    """
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    result = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def table_of(counts: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+    """Figures of every class, their macro mean and the micro figure.
+
+    The macro figure is the mean over the evaluated classes ("All classes" of Domnich et
+    al. 2021, Remote Sensing 13(20):4100); the micro figure pools their counts.
+
+    Parameters
+    ----------
+    counts
+        (..., class, 4).
+    evaluated
+        (class,) bool: classes that were drawn and that the mask can say.
+
+    Returns
+    -------
+    numpy.ndarray
+        (..., class + 2, metric): the classes, macro, micro; metrics as in `METRICS`.
+
+    Examples
+    --------
+    >>> counts = np.array([[3, 1, 0, 4], [4, 0, 1, 3]])
+    >>> table_of(counts, np.array([True, True]))[:, 0].round(3).tolist()
+    [0.857, 0.889, 0.873, 0.875]
+    """
+    classes = np.stack(list(figures_of(counts).values()), axis=-1)  # (..., class, metric)
+    kept = classes[..., evaluated, :]
+    there = ~np.isnan(kept)
+    macro = divide(np.where(there, kept, 0).sum(-2), there.sum(-2))
+    pooled = counts[..., evaluated, :].sum(-2)
+    micro = np.stack(list(figures_of(pooled).values()), axis=-1)
+    return np.concatenate([classes, macro[..., None, :], micro[..., None, :]], axis=-2)
+
+
+def bootstrap(
+    counts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute a statistic of summed counts, and its 95 % interval over chips.
+
+    Chips are drawn again with replacement (Efron 1979), percentiles taken. Pixels of a
+    chip are no independent samples, chips nearly are; chips of one place still are not,
+    so the interval is rather too narrow than too wide.
+
+    Parameters
+    ----------
+    counts
+        (chip, ...) counts that add up.
+    statistic
+        Maps summed counts (..., as of one chip) to an array of figures.
+    draws
+        How many times all chips are drawn again.
+    seed
+        Of the draws: the same seed and number of chips draw the same chips.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Value, low and high. With fewer than two chips low and high are NaN.
+
+    Examples
+    --------
+    >>> value, low, high = bootstrap(
+    ...     np.array([[1.0], [3.0]]), lambda sums: sums[..., 0], draws=200, seed=1
+    ... )
+    >>> float(value), float(low), float(high)
+    (4.0, 2.0, 6.0)
+    """
+    value = statistic(counts.sum(0))
+    chips = len(counts)
+    if chips < 2 or draws < 1:
+        nothing = np.full(value.shape, np.nan)
+        return value, nothing, nothing
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(chips, np.full(chips, 1 / chips), size=draws)  # (draw, chip)
+    again = statistic(np.tensordot(times, counts, axes=1))  # (draw, ...)
+    low, high = (_quantile(again, share) for share in INTERVAL)
+    return value, low, high
+
+
+def _quantile(values: np.ndarray, share: float) -> np.ndarray:
+    """Quantile along the first axis over what is not NaN; NaN where nothing is."""
+    there = ~np.isnan(values).all(0)
+    result = np.full(values.shape[1:], np.nan)
+    if there.any():
+        result[there] = np.nanquantile(values[:, there], share, axis=0)
+    return result
+
+
+def as_figure(value: float, low: float, high: float) -> Figure:
+    """Round to what a table can show and JSON can hold.
+
+    Examples
+    --------
+    >>> as_figure(0.1234567, float("nan"), float("nan"))
+    Figure(value=0.123457, low=None, high=None)
+    """
+    return Figure(*(None if np.isnan(x) else round(float(x), 6) for x in (value, low, high)))

@@ -1,0 +1,280 @@
+"""Masks that are computed here: our networks, ukis-csmask, s2cloudless. Imports rows 0-6.
+
+The other programs are imported when they are first used, and named where they are not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kappamask.bands import LEVELS, NAMES
+from kappamask.errors import InputError, KappaMaskError, WeightsError
+from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
+from kappamask.legend import PREDICTED, Label
+from kappamask.manifest import ModelEntry, find_entry, get_entry, read_registry
+from kappamask.model import Model, load_model
+from kappamask.normalisation import Normalisation
+from kappamask.predict import predict_array
+from kappamask.runners import WeightsFile, open_torch, resolve_precision
+from kappamask.train.chips import SLOT, Chip
+
+UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
+UKIS_SWIR = {"B11": "swir16", "B12": "swir22"}
+UKIS_LABELS = np.array([Label.CLEAR, Label.CLOUD, Label.CLOUD_SHADOW], np.uint8)  # its 0, 1, 2
+S2CLOUDLESS_BANDS = (
+    "B01", "B02", "B04", "B05", "B08", "B8A", "B09", "B10", "B11", "B12",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NetworkPeer:
+    """One of our networks, with all bands of a chip or with some of them."""
+
+    name: str  # in tables
+    model: str = "default"
+    only: tuple[str, ...] = ()  # bands that it is given; empty: all that a chip has
+    loaded: Mapping[str, Model] = field(default_factory=dict, compare=False)  # by level
+    says: frozenset[Label] = EVERY_CLASS
+
+    @property
+    def title(self) -> str:
+        """The manifest's words."""
+        if self.loaded:
+            return next(iter(self.loaded.values())).entry.title
+        _, models = read_registry()
+        known = models.get(self.model)
+        return known.title if known else "the shipped network of each level"
+
+    def refusal(self, chip: Chip) -> str | None:
+        """Look whether the manifest has the network, for this level and these bands."""
+        needed: tuple[str, ...] = ("B02", "B03", "B04", *self.only)
+        levels: tuple[str, ...] = LEVELS
+        try:
+            if not self.loaded and self.model != "default":
+                entry = get_entry(self.model)
+                needed, levels = needed + entry.bands, entry.levels
+            reason = lacking(chip, levels=levels, bands=needed)
+            if reason is None:
+                self._model(chip.level)
+        except WeightsError:  # its message names a folder of this machine, which no report should
+            return f"its weights are damaged or not there: `kappamask models fetch {self.model}`"
+        except KappaMaskError as error:
+            return str(error)
+        return reason
+
+    def label(self, chip: Chip) -> Answer:
+        """Run the network; its labels are the most probable classes, as everywhere."""
+        bands = [name for name in self.only or chip.bands if name in chip.bands]
+        reflectance = chip.reflectance()[[SLOT[name] for name in bands]]
+        shares = predict_array(
+            reflectance, bands, level=chip.level, model=self._model(chip.level),
+            output="probabilities",
+        )  # fmt: skip
+        return Answer(most_probable(shares), shares)
+
+    def _model(self, level: str) -> Model:
+        return self.loaded.get(level) or load_model(self.model, level)
+
+
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """Labels (y, x) of probabilities (4, y, x); MISSING where they are NaN.
+
+    Examples
+    --------
+    >>> shares = np.array([[0.7, np.nan], [0.1, np.nan], [0.1, np.nan], [0.1, np.nan]])
+    >>> most_probable(shares[:, None]).tolist()
+    [[1, 5]]
+    """
+    there = np.isfinite(probabilities).all(0)
+    best = np.where(there, probabilities, 0).argmax(0)
+    codes: np.ndarray = np.where(
+        there, np.array(PREDICTED, np.uint8)[best], np.uint8(Label.MISSING)
+    )
+    return codes
+
+
+def network_from_file(path: Path) -> NetworkPeer:
+    """Open weights that no manifest names: `best.safetensors` of a training run.
+
+    `best.toml` beside them (`kappamask.train.fit.export`) says widths, mean and spread.
+    The hash is taken from the file itself: it was written here, by the one who scores it.
+
+    Raises
+    ------
+    WeightsError
+        If either file is absent or is not what the other says.
+    """
+    table_path = path.with_suffix(".toml")
+    try:
+        table = tomllib.loads(table_path.read_text("utf-8"))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        widths = tuple(int(width) for width in table["widths"])
+        normalisation = Normalisation(tuple(table["mean"]), tuple(table["std"]))
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise WeightsError(
+            "a training run's weights lie beside a TOML file of the same name with widths, mean "
+            f"and std, got {type(error).__name__} ({error}) for {path.name}: give --weights the "
+            "best.safetensors that `python -m kappamask.train.fit` wrote"
+        ) from error
+    name = f"{path.parent.name}/{path.stem}"
+    weights = WeightsFile(path, sha256, widths)
+    runner = open_torch(weights, precision=resolve_precision("auto", "torch"))
+    entry = ModelEntry(
+        name=name,
+        title=f"weights of a training run, sha256 {sha256[:12]}",
+        file=path.name,
+        sha256=sha256,
+        levels=LEVELS,
+        widths=widths,
+        normalisation=normalisation,
+        licence="",
+        training_data="",
+        metrics={},
+    )
+    return NetworkPeer(name, name, loaded={level: Model(entry, level, runner) for level in LEVELS})
+
+
+def name_of(model: str) -> str:
+    """Name that tables give a model: the shipped network for ``"default"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If the manifest has no such model.
+
+    Examples
+    --------
+    >>> name_of("default") == read_registry()[0]["L2A"]
+    True
+    """
+    if model != "default":
+        return get_entry(model).name
+    names = dict.fromkeys(find_entry(model, level).name for level in LEVELS)
+    return " / ".join(names)
+
+
+@dataclass(frozen=True)
+class UkisPeer:
+    """ukis-csmask 1.0 (DLR, Apache-2.0): ONNX networks of 4 or 6 bands, for L1C and L2A.
+
+    It was made for about 30 m and is run at the chip's own resolution. It mirrors chips
+    below its window of 256 px itself, and warns of them: a chip has no more pixels to give.
+    """
+
+    program: Callable[..., Any] | None = field(default=None, compare=False)  # a CSmask
+    name: str = "ukis-csmask"
+    says: frozenset[Label] = NO_THIN
+
+    @property
+    def title(self) -> str:
+        """With the version that is installed."""
+        return f"ukis-csmask{version_of('ukis-csmask')}, at the chip's resolution"
+
+    def refusal(self, chip: Chip) -> str | None:
+        """Look for the package, and for the four bands."""
+        if self.program is None and self._found is None:
+            return "not installed: pip install 'kappamask[evaluate]'"
+        return lacking(chip, levels=LEVELS, bands=tuple(UKIS_BANDS))
+
+    def label(self, chip: Chip) -> Answer:
+        """Run it with six bands where they are there, else with four."""
+        names = dict(UKIS_BANDS)
+        if all(name in chip.bands for name in UKIS_SWIR):
+            names |= UKIS_SWIR
+        image = np.nan_to_num(chip.reflectance()[[SLOT[name] for name in names]])
+        program = self.program or self._found
+        if program is None:
+            raise InputError("ukis-csmask is not installed: pip install 'kappamask[evaluate]'")
+        # (band, y, x) -> (y, x, band)
+        image = np.ascontiguousarray(np.moveaxis(image, 0, -1), dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Your input image is smaller")
+            made = program(image, list(names.values()), product_level=chip.level.lower())
+        return Answer(UKIS_LABELS[made.csm[..., 0]])  # (y, x, 1) -> (y, x)
+
+    @cached_property
+    def _found(self) -> Callable[..., Any] | None:
+        try:
+            from ukis_csmask.mask import CSmask
+        except ImportError:
+            return None
+        program: Callable[..., Any] = CSmask
+        return program
+
+
+@dataclass(frozen=True)
+class S2cloudlessPeer:
+    """s2cloudless 1.7 (Sinergise, CC BY-SA): boosted trees over ten L1C bands, cloud or not.
+
+    With the settings of its class: threshold 0.4, averaged and widened by one pixel.
+    """
+
+    detector: Any = field(default=None, compare=False)  # an S2PixelCloudDetector
+    name: str = "s2cloudless"
+    says: frozenset[Label] = frozenset({Label.CLEAR, Label.CLOUD})
+
+    @property
+    def title(self) -> str:
+        """With the version that is installed."""
+        return f"s2cloudless{version_of('s2cloudless')}, at the chip's resolution"
+
+    def refusal(self, chip: Chip) -> str | None:
+        """Look for the package, for L1C and for its ten bands."""
+        if self.detector is None and self._found is None:
+            return "not installed: pip install 'kappamask[evaluate]'"
+        return lacking(chip, levels=("L1C",), bands=S2CLOUDLESS_BANDS)
+
+    def label(self, chip: Chip) -> Answer:
+        """Run it on the whole chip."""
+        detector = self.detector or self._found
+        if detector is None:
+            raise InputError("s2cloudless is not installed: pip install 'kappamask[evaluate]'")
+        image = np.nan_to_num(chip.reflectance()[[SLOT[name] for name in S2CLOUDLESS_BANDS]])
+        cloudy = detector.get_cloud_masks(np.moveaxis(image, 0, -1)[None])[0]  # (y, x)
+        return Answer(np.where(cloudy > 0, np.uint8(Label.CLOUD), np.uint8(Label.CLEAR)))
+
+    @cached_property
+    def _found(self) -> Any:
+        try:
+            from s2cloudless import S2PixelCloudDetector
+        except ImportError:
+            return None
+        return S2PixelCloudDetector()
+
+
+def version_of(package: str) -> str:
+    """Find the installed version; a space before it, or nothing.
+
+    Examples
+    --------
+    >>> version_of("no-such-package")
+    ''
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f" {version(package)}"
+    except PackageNotFoundError:
+        return ""
+
+
+def cut_bands(peer: NetworkPeer, bands: tuple[str, ...], name: str) -> NetworkPeer:
+    """Give a network some bands only, under another name.
+
+    Examples
+    --------
+    >>> cut_bands(NetworkPeer("n"), ("B02", "B03", "B04", "B08"), "n, 4 bands").name
+    'n, 4 bands'
+    """
+    if set(bands) - set(NAMES):
+        raise InputError(f"bands must be of Sentinel-2, got {bands}: see kappamask.bands.NAMES")
+    return NetworkPeer(name, peer.model, bands, peer.loaded)

@@ -1,0 +1,159 @@
+"""Results as files: a report for people, a table for documentation, JSON for programs.
+
+Imports rows 0-6 and this package; jinja2.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kappamask import __version__
+from kappamask.errors import InputError
+from kappamask.evaluate import tables
+from kappamask.evaluate.pictures import reliability_svg, shown_curves
+from kappamask.evaluate.run import Evaluation
+from kappamask.evaluate.tables import Table, read_published
+from kappamask.files import publish, staging
+from kappamask.legend import LEGEND
+
+REPORT, SCORES, TABLE = "report.html", "scores.json", "table.md"
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> Mapping[str, Path]:
+    """Write `report.html` (one file, pictures inside), `table.md` and `scores.json`.
+
+    Returns
+    -------
+    mapping of str to pathlib.Path
+        By name of the file.
+
+    Raises
+    ------
+    WriteError
+        If they cannot be written; nothing half-written is left.
+    InputError
+        If jinja2 is not installed.
+    """
+    contents = {
+        folder / REPORT: to_html(evaluation).encode(),
+        folder / TABLE: tables.to_markdown(main_tables(evaluation)).encode(),
+        folder / SCORES: to_json(evaluation).encode(),
+    }
+    with staging(folder, REPORT) as aside:
+        publish(aside, contents)
+    return {path.name: path for path in contents}
+
+
+def main_tables(evaluation: Evaluation) -> list[Table]:
+    """Make the tables that are read first."""
+    masks = [mask.name for mask in evaluation.masks]
+    results = evaluation.results
+    there = {score.mask for score in results.scores}
+    ran = [mask for mask in masks if mask in there]
+    found = []
+    for dataset in evaluation.sets:
+        if dataset.name == "bright":
+            found.append(tables.bright_table(results, dataset, ran))
+            continue
+        names = [scoring.name for scoring in dataset.scorings]
+        found += [tables.comparison(results, dataset, name, ran) for name in names]
+        if dataset.each:
+            found.append(tables.chip_table(results, dataset, ran))
+    if evaluation.cut_sets:
+        cut = [mask.name for mask in evaluation.cut]
+        found.append(tables.ablation_table(evaluation.cut_results, evaluation.cut_sets, cut))
+    if results.reliabilities:
+        found.append(tables.calibration_table(results.reliabilities))
+    return [*found, tables.published_table(), tables.skip_table(results)]
+
+
+def detail_tables(evaluation: Evaluation) -> list[Table]:
+    """Make tables of every metric and every confusion matrix."""
+    masks = [mask.name for mask in evaluation.masks]
+    titles = {dataset.name: dataset.title for dataset in evaluation.sets}
+    metrics = [
+        tables.metric_table(evaluation.results, dataset, scoring.name, masks)
+        for dataset in evaluation.sets
+        for scoring in dataset.scorings
+    ]
+    confusions = [
+        tables.confusion_table(one, titles[one.dataset]) for one in evaluation.results.confusions
+    ]
+    return [*metrics, *confusions]
+
+
+def to_html(evaluation: Evaluation) -> str:
+    """Render the report."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise InputError(
+            f"the report needs jinja2 ({error}): pip install 'kappamask[evaluate]'"
+        ) from error
+    source = resources.files("kappamask.evaluate").joinpath("report.html.j2").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    plates = [
+        (one.title, [(panel, base64.b64encode(panel.png).decode()) for panel in one.panels])
+        for one in evaluation.plates
+    ]
+    return environment.from_string(source).render(
+        version=__version__,
+        about=about(evaluation),
+        masks=evaluation.masks,
+        legend=LEGEND,
+        tables=main_tables(evaluation),
+        details=detail_tables(evaluation),
+        curves=[reliability_svg(c) for c in shown_curves(evaluation.results.reliabilities)],
+        plates=plates,
+    )
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """Write every figure with its pixels, chips and interval; one line each."""
+    results, cut = evaluation.results, evaluation.cut_results
+    parts: dict[str, Any] = {
+        "about": about(evaluation),
+        "masks": {mask.name: mask.title for mask in evaluation.masks},
+        "sets": {
+            dataset.name: {
+                "title": dataset.title,
+                "labels": dataset.labels,
+                "made_from": sorted(dataset.made_from),
+                "chips": [chip.name for chip in dataset.chips],
+            }
+            for dataset in (*evaluation.sets, *evaluation.cut_sets)
+        },
+        "published": read_published(),
+        "scores": [asdict(score) for score in results.scores],
+        "band_ablation": [asdict(score) for score in cut.scores],
+        "calibration": [asdict(curve) for curve in results.reliabilities],
+        "confusions": [asdict(confusion) for confusion in results.confusions],
+        "skipped": [asdict(skip) for skip in (*results.skipped, *cut.skipped)],
+    }
+    lines = [f"{json.dumps(name)}: {_dump(value)}" for name, value in parts.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dump(value: Any) -> str:
+    """Write lists with one entry a line, so that two runs compare line by line."""
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(json.dumps(entry) for entry in value) + "\n]"
+    return json.dumps(value)
+
+
+def about(evaluation: Evaluation) -> dict[str, Any]:
+    """Say what the figures depend on; no time and no machine path, so that runs compare."""
+    return {
+        "kappamask": __version__,
+        "splits": list(evaluation.options.chosen_splits()),
+        "seed": evaluation.options.seed,
+        "bootstrap_draws": evaluation.options.draws,
+        "interval": "95 %, percentiles, over chips drawn again",
+        "simulation_sha256": evaluation.simulation,
+    }

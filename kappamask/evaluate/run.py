@@ -1,0 +1,234 @@
+"""The whole evaluation: masks, sets, results, files. Imports rows 0-6 and this package."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from kappamask.errors import InputError, UnknownNameError
+from kappamask.evaluate.peers import Peer, SclPeer, fmask_peer, maja_peer, python_fmask_peer
+from kappamask.evaluate.pictures import Plate, plate, sheet
+from kappamask.evaluate.programs import (
+    NetworkPeer,
+    S2cloudlessPeer,
+    UkisPeer,
+    cut_bands,
+    name_of,
+    network_from_file,
+)
+from kappamask.evaluate.scenes import (
+    BAND_SETS,
+    SPLITS,
+    ablation_sets,
+    bright_set,
+    people_sets,
+    show_scenes,
+    simulated_set,
+    val_set,
+)
+from kappamask.evaluate.scores import Answers, Progress, Results, score_all
+from kappamask.evaluate.scoring import Dataset
+from kappamask.train import simulate
+from kappamask.train.chips import Chip
+
+PUBLISHED_MODELS = ("kappamask-2021-l2a", "kappamask-2021-l1c")
+PEERS = (
+    "scl", "fmask", "python-fmask", "maja", "ukis-csmask", "s2cloudless", *PUBLISHED_MODELS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is scored, and how."""
+
+    models: tuple[str, ...] = ("default",)  # names of the manifest; the first is compared
+    weights: Path | None = None  # of a training run; then it is the first
+    peers: tuple[str, ...] = PEERS
+    masks: Path | None = None  # folder with rasters of other masks: fmask/, maja/...
+    splits: tuple[str, ...] = ()  # of `SPLITS`; empty: both, or `val` for weights of a run
+    seed: int = 0
+    draws: int = 1000  # of the bootstrap
+    simulated: int | None = None  # at most so many simulated scenes
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse names that no table holds."""
+        for kind, names, known in (("split", self.splits, SPLITS), ("mask", self.peers, PEERS)):
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError.of(kind, name, list(known))
+        for model in self.models:
+            name_of(model)
+        if not self.models and self.weights is None:
+            raise InputError("there must be a model to score, got none: pass models or weights")
+
+    def chosen_splits(self) -> tuple[str, ...]:
+        """Say what is scored: both splits, but `val` alone for a run that may still be chosen.
+
+        Examples
+        --------
+        >>> Options().chosen_splits(), Options(weights=Path("best.safetensors")).chosen_splits()
+        (('val', 'test'), ('val',))
+        """
+        return self.splits or (SPLITS if self.weights is None else SPLITS[:1])
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All that was measured, and what it was measured with."""
+
+    options: Options
+    masks: tuple[Peer, ...]
+    sets: tuple[Dataset, ...]
+    results: Results
+    cut: tuple[Peer, ...]  # the first mask with fewer bands
+    cut_sets: tuple[Dataset, ...]
+    cut_results: Results
+    plates: tuple[Plate, ...] = field(repr=False)
+    simulation: str = ""  # first digits of the hash of the simulation's source
+
+
+def evaluate(
+    data: Path, options: Options | None = None, *, progress: Progress | None = None
+) -> Evaluation:
+    """Score networks and other masks on labelled chips.
+
+    Parameters
+    ----------
+    data
+        Folder with `chips.csv`; Bolzano and SAFE products in it are used where they are.
+    options
+        What is scored, and how; the shipped network against every mask by default.
+    progress
+        Called with (what, done, total).
+
+    Returns
+    -------
+    Evaluation
+        The same for the same data, options and machine.
+
+    Raises
+    ------
+    InputError
+        If `data` holds no `chips.csv`.
+    UnknownNameError
+        If a model is unknown.
+    WeightsError
+        If weights cannot be read.
+    """
+    options = options or Options()
+    check_data(data)
+    masks = find_masks(data, options)
+    sets = find_sets(data, options)
+    answers = Answers()
+    measure = partial(
+        score_all, draws=options.draws, seed=options.seed, answers=answers, progress=progress
+    )
+    results = measure(masks, sets)
+    cut_sets = tuple(ablation_sets(sets))
+    cut = cut_masks(masks[0]) if cut_sets else ()
+    return Evaluation(
+        options=options,
+        masks=tuple(masks),
+        sets=tuple(sets),
+        results=results,
+        cut=cut,
+        cut_sets=cut_sets,
+        cut_results=measure(cut, cut_sets),
+        plates=tuple(draw_plates(find_pictures(data, masks, sets, cut), answers))
+        if options.pictures
+        else (),
+        simulation=hashlib.sha256(inspect.getsource(simulate).encode()).hexdigest()[:12],
+    )
+
+
+def check_data(data: Path) -> None:
+    """Refuse a folder without labelled chips.
+
+    Raises
+    ------
+    InputError
+        If it holds no `chips.csv`.
+    """
+    if not (data / "chips.csv").is_file():
+        raise InputError(
+            f"the data folder must hold chips.csv, got none in {data}: "
+            "pass the folder of labelled chips"
+        )
+
+
+def find_masks(data: Path, options: Options) -> list[Peer]:
+    """Networks first, then the other masks, each also where it cannot run: the report says why."""
+    networks = [NetworkPeer(name_of(model), model) for model in options.models]
+    if options.weights is not None:
+        networks.insert(0, network_from_file(options.weights))
+    others: dict[str, Peer] = {
+        "scl": SclPeer(data),
+        "fmask": fmask_peer(options.masks),
+        "python-fmask": python_fmask_peer(options.masks),
+        "maja": maja_peer(options.masks),
+        "ukis-csmask": UkisPeer(),
+        "s2cloudless": S2cloudlessPeer(),
+        **{name: NetworkPeer(name, name) for name in PUBLISHED_MODELS},
+    }
+    named = {network.name for network in networks}
+    return [*networks, *(others[name] for name in options.peers if name not in named)]
+
+
+def find_sets(data: Path, options: Options) -> list[Dataset]:
+    """Make the sets of the chosen splits that hold any chip."""
+    sets: list[Dataset] = []
+    splits = options.chosen_splits()
+    if "test" in splits:
+        sets += people_sets(data)
+    if "val" in splits:
+        sets += [simulated_set(data, limit=options.simulated), bright_set(data), val_set(data)]
+    return [dataset for dataset in sets if dataset.chips]
+
+
+def cut_masks(mask: Peer) -> tuple[Peer, ...]:
+    """Give the first network 4, 6 and 10 bands, and all of them."""
+    if not isinstance(mask, NetworkPeer):
+        return ()
+    fewer = [cut_bands(mask, b, f"{len(b)}: {' '.join(b)}") for b in BAND_SETS]
+    return (*fewer, cut_bands(mask, (), "all"))
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What a plate is to show."""
+
+    title: str
+    chips: tuple[Chip, ...]  # one, or a sheet of them
+    masks: tuple[Peer, ...]
+    drawn: bool  # whether labels were drawn that are worth a look
+
+
+def find_pictures(
+    data: Path, masks: Sequence[Peer], sets: Sequence[Dataset], cut: Sequence[Peer]
+) -> Iterator[Picture]:
+    """Choose pictures: showpieces, test chips, clear ground, the simulated scenes."""
+    for chip in show_scenes(data):
+        yield Picture(f"{chip.name}: thin cloud and shadow", (chip,), tuple(masks), drawn=False)
+        if len(chip.bands) > len(BAND_SETS[0]) and cut:
+            yield Picture(f"{chip.name} with fewer bands", (chip,), tuple(cut), drawn=False)
+    for dataset in sets:
+        if dataset.each:
+            drawn = dataset.name != "bright"
+            for chip in dataset.chips:
+                yield Picture(chip.name, (chip,), tuple(masks), drawn=drawn)
+        if dataset.name == "simulated":
+            yield Picture(dataset.title, dataset.chips, tuple(masks), drawn=True)
+
+
+def draw_plates(pictures: Iterable[Picture], answers: Answers) -> Iterator[Plate]:
+    """Draw them, with what was scored where it was."""
+    for one in pictures:
+        if len(one.chips) == 1:
+            yield plate(one.title, one.chips[0], one.masks, answers, drawn=one.drawn)
+        else:
+            yield sheet(one.title, one.chips, one.masks, answers)

@@ -1,0 +1,283 @@
+"""The chips that are scored: people's, val, simulated, bright negatives, showpieces. Rows 0-6.
+
+What is not there (a folder without Bolzano, say) gives an empty set, which the report names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kappamask.bands import NAMES
+from kappamask.errors import InputError
+from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, THREE, Dataset
+from kappamask.legend import Label
+from kappamask.sample import catalog_path
+from kappamask.train.chips import SLOT, Chip, read_chips
+from kappamask.train.simulate import simulate
+
+SPLITS = ("val", "test")
+SIZE = 256  # pixels per side of a simulated scene
+# What users have: the four 10 m bands, with SWIR, without 60 m bands.
+BAND_SETS = (
+    ("B02", "B03", "B04", "B08"),
+    ("B02", "B03", "B04", "B08", "B11", "B12"),
+    ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
+)
+TEN_BANDS = BAND_SETS[-1]
+# Dates of Bolzano on which nothing but ground is seen; other dates were trained on.
+CLEAR_DATES = ("20220612", "20220620", "20220627", "20220630")
+SHOWPIECE = "S2_L2A_20220602"
+GERMANY = "S2A_T33UUU_20170216T102101_L1C"
+# Row and column of clear windows, chosen by eye. T33UUU: the scene of the sample, no part of which
+# was trained on; wright: the one clear chip of `val`.
+GERMANY_CLEAR = ((0, 0), (0, 256), (256, 0), (400, 1040), (300, 820), (60, 1270))
+WRIGHT, WRIGHT_CLEAR = "wright_clear", ((0, 0), (154, 154))
+SMALL_CLEAR = 6  # small clear chips of `val` that are mirrored to a whole scene
+ALGORITHMIC = frozenset({"scl", "ukis-csmask"})  # what the labels of `val` were made from
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A clear piece of ground to put clouds on, (13, SIZE, SIZE) DN."""
+
+    chip: Chip
+    scenes: int  # how many are made of it
+
+
+def people_sets(folder: Path) -> list[Dataset]:
+    """Chips that people labelled, never trained on."""
+    chips = read_chips(folder, "test")
+    people = "drawn by people"
+    clouds = tuple(chip for chip in chips if not (chip.label == Label.CLOUD_SHADOW).any())
+    shadows = tuple(chip for chip in chips if (chip.label == Label.CLOUD_SHADOW).any())
+    return [
+        Dataset(
+            "test_clouds", "Test: cloud drawn, shadow not (On-Cloud-N)", people, clouds,
+            (CLOUD_WIDENED, CLOUD), each=True,
+        ),
+        Dataset(
+            "test_shadows", "Test: clear, shadow and cloud drawn (ukis_ref)", people, shadows,
+            (THREE,), each=True,
+        ),
+    ]  # fmt: skip
+
+
+def val_set(folder: Path) -> Dataset:
+    """Make the set of the `val` split: to choose by, not to quote."""
+    return Dataset(
+        "val",
+        "Val: other places, labels of programs",
+        "made by Sen2Cor and ukis-csmask where they agree, or by ukis-csmask alone: easy pixels",
+        tuple(read_chips(folder, "val")),
+        (FOUR, THREE),
+        ALGORITHMIC,
+        calibrated=True,
+    )
+
+
+def bright_set(folder: Path) -> Dataset:
+    """Clear ground, much of it bright: whatever is called cloud or shadow here is false."""
+    chips = [chip for chip in read_chips(folder, "val") if chip.kind == "clear"]
+    chips += [chip for date in CLEAR_DATES if (chip := read_date(folder, f"S2_L2A_{date}"))]
+    return Dataset(
+        "bright", "Clear ground: false cloud and shadow", "clear by construction or by eye",
+        tuple(chips), (FOUR, THREE), each=True,
+    )  # fmt: skip
+
+
+def read_date(folder: Path, name: str) -> Chip | None:
+    """Read one date of Bolzano as clear ground (four bands, stored with +1000)."""
+    import rasterio
+
+    date = folder / "bolzano" / name
+    if not (date / "B02.tif").is_file():
+        return None
+    layers = {}
+    for band in ("B02", "B03", "B04", "B08"):
+        with rasterio.open(date / f"{band}.tif") as source:
+            stored = source.read(1).astype(np.int32)
+        # Reflectance <= 0 was stored as DN 1000: dark, not missing (as `read_bolzano`).
+        layers[band] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
+    return make_chip(name, layers, level="L2A", kind="clear")
+
+
+def make_chip(
+    name: str, layers: dict[str, np.ndarray], *, level: str, kind: str, resolution: float = 10.0
+) -> Chip:
+    """Put bands of DN x 10000 into their slots; the label is clear throughout.
+
+    Examples
+    --------
+    >>> chip = make_chip("a", {"B02": np.ones((2, 3))}, level="L2A", kind="clear")
+    >>> chip.dn.shape, chip.bands, int(chip.label[0, 0])
+    ((13, 2, 3), ('B02',), 1)
+    """
+    shape = next(iter(layers.values())).shape
+    dn = np.zeros((len(NAMES), *shape), np.uint16)
+    for band, values in layers.items():
+        dn[SLOT[band]] = values
+    return Chip(name, dn, np.full(shape, Label.CLEAR, np.uint8), level, resolution, kind)
+
+
+# --- whole scenes ----------------------------------------------------------------------------
+
+
+def read_germany() -> Chip:
+    """Read the embedded L1C scene with 13 bands at 10 m, 768 x 1536 pixels.
+
+    Examples
+    --------
+    >>> read_germany().dn.shape
+    (13, 768, 1536)
+    """
+    import rasterio
+
+    folder = catalog_path().parent / "sentinel-2-l1c" / GERMANY
+    layers = {}
+    for band in NAMES:
+        with rasterio.open(folder / f"{band}.tif") as source:
+            layers[band] = source.read(1, out_shape=(768, 1536))  # nearest: whole pixels repeated
+    return make_chip("T33UUU 2017-02-16", layers, level="L1C", kind="none")
+
+
+def show_scenes(folder: Path) -> list[Chip]:
+    """Scenes for pictures: the embedded L1C scene, and Bolzano on 2022-06-02 where it is there."""
+    bolzano = read_date(folder, SHOWPIECE)
+    return [read_germany(), *([bolzano] if bolzano else [])]
+
+
+# --- simulated scenes ------------------------------------------------------------------------
+
+
+def simulated_set(folder: Path, *, limit: int | None = None) -> Dataset:
+    """Clear ground that was not trained on, with simulated clouds: labels are exact.
+
+    Parameters
+    ----------
+    folder
+        Data, for its `val` chips; the embedded scene is always there.
+    limit
+        At most so many scenes.
+    """
+    chips: list[Chip] = []
+    for surface in find_surfaces(folder):
+        for number in range(surface.scenes):
+            if limit is None or len(chips) < limit:
+                chips.append(cloud_over(surface.chip, seed=len(chips), number=number))
+    return Dataset(
+        "simulated",
+        "Simulated clouds on clear ground not trained on",
+        "exact, by simulation; undefined between two classes. Our networks learned from the same "
+        "simulation on other ground, which favours them",
+        tuple(chips),
+        (FOUR, THREE, CLOUD),
+        calibrated=True,
+    )
+
+
+def find_surfaces(folder: Path) -> list[Surface]:
+    """Clear ground for simulation: 13 bands at L1C, ten at L1C and L2A."""
+    germany = read_germany()
+    surfaces = [Surface(cut(germany, row, column), 3) for row, column in GERMANY_CLEAR]
+    val = read_chips(folder, "val") if (folder / "chips.csv").is_file() else []
+    surfaces += [
+        Surface(cut(chip, row, column), 1)
+        for chip in val
+        if chip.name == WRIGHT
+        for row, column in WRIGHT_CLEAR
+    ]
+    small = [chip for chip in val if _is_small_and_clear(chip)]
+    step = max(1, len(small) // SMALL_CLEAR)  # seasons apart: names of chips end with their date
+    return surfaces + [Surface(mirror(chip), 1) for chip in small[::step][:SMALL_CLEAR]]
+
+
+def _is_small_and_clear(chip: Chip) -> bool:
+    whole = set(TEN_BANDS) <= set(chip.bands) and bool((chip.dn[SLOT["B02"]] > 0).all())
+    return chip.level == "L2A" and whole and bool((chip.label == Label.CLEAR).mean() > 0.97)
+
+
+def cut(chip: Chip, row: int, column: int) -> Chip:
+    """Cut a square of SIZE pixels, and call it clear.
+
+    Raises
+    ------
+    InputError
+        If it does not lie inside the chip.
+    """
+    window = np.s_[row : row + SIZE, column : column + SIZE]
+    dn = chip.dn[:, *window]
+    if dn.shape[1:] != (SIZE, SIZE):
+        raise InputError(
+            f"a simulated scene needs {SIZE} x {SIZE} pixels, got {dn.shape[1:]} of {chip.name} "
+            f"at row {row} and column {column}: choose another window"
+        )
+    label = np.full((SIZE, SIZE), Label.CLEAR, np.uint8)
+    name = f"{chip.name} {row},{column}"
+    return Chip(name, dn, label, chip.level, chip.resolution, "clear")
+
+
+def mirror(chip: Chip) -> Chip:
+    """Mirror a small chip to SIZE pixels: no seam is made where it ends.
+
+    Examples
+    --------
+    >>> chip = make_chip("a", {"B02": np.arange(4).reshape(2, 2)}, level="L2A", kind="clear")
+    >>> mirror(chip).dn[1, 0, :6].tolist()
+    [0, 1, 1, 0, 0, 1]
+    """
+    height, width = chip.label.shape
+    beyond = [(0, max(0, SIZE - size)) for size in (height, width)]
+    dn = np.pad(chip.dn, [(0, 0), *beyond], mode="symmetric")[:, :SIZE, :SIZE]
+    label = np.full((SIZE, SIZE), Label.CLEAR, np.uint8)
+    return Chip(chip.name, dn, label, chip.level, chip.resolution, "clear")
+
+
+def cloud_over(surface: Chip, *, seed: int, number: int = 0) -> Chip:
+    """Put simulated clouds on clear ground, the same ones for the same seed.
+
+    Returns
+    -------
+    Chip
+        Exact labels; missing where the ground has no data.
+    """
+    rng = np.random.default_rng([2026, seed])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ground = torch.from_numpy(surface.reflectance())
+        scene, label = simulate(ground, rng, level=surface.level, resolution=surface.resolution)
+    reflectance = scene.numpy()  # (13, SIZE, SIZE), NaN in absent bands
+    held = np.isfinite(reflectance)
+    dn = np.where(held, np.clip(np.round(np.nan_to_num(reflectance) * 10000), 1, 65535), 0)
+    codes = np.where(held[SLOT["B02"]], label.numpy(), np.uint8(Label.MISSING))
+    return replace(
+        surface,
+        name=f"{surface.name} #{number + 1}",
+        dn=dn.astype(np.uint16),
+        label=codes.astype(np.uint8),
+        kind="simulated",
+    )
+
+
+# --- bands -----------------------------------------------------------------------------------
+
+
+def ablation_sets(sets: Sequence[Dataset]) -> Iterator[Dataset]:
+    """Chips that hold ten bands or more, to take bands away from them."""
+    for dataset in sets:
+        if dataset.name not in ("simulated", "val"):
+            continue
+        rich = [chip for chip in dataset.chips if set(TEN_BANDS) <= set(chip.bands)]
+        full = tuple(chip for chip in rich if len(chip.bands) == len(NAMES))
+        ten = tuple(chip for chip in rich if len(chip.bands) < len(NAMES))
+        for chips, bands in ((full, 13), (ten, 10)):
+            name, title = f"{dataset.name}_{bands}_bands", f"{dataset.title}, {bands} bands"
+            if len(chips) > 1:
+                yield replace(
+                    dataset, name=name, title=title, chips=chips, scorings=(FOUR,),
+                    calibrated=False,
+                )  # fmt: skip
