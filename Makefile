@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_SIZES ?= 2745 5490 10980
 
-.PHONY: demo test check format sample bench train npm udp clean
+.PHONY: demo test check format sample bench train npm udp docs notebooks wheel clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded sample
 	$(BIN)/kappamask demo --out demo-output
@@ -31,11 +32,21 @@ udp: $(INSTALLED)  ## write udf/*.json again, after a change of the UDF or its g
 sample: $(INSTALLED)  ## build kappamask/sample again from its sources
 	$(BIN)/python scripts/make_sample.py
 
-bench: $(INSTALLED)  ## print the throughput table of this machine
-	$(BIN)/python benchmarks/throughput.py
+bench: $(INSTALLED)  ## print this machine's figures: network, doors, peers, series, whole products
+	$(BIN)/python -W ignore benchmarks/throughput.py
+	$(BIN)/python -W ignore benchmarks/product.py --sizes $(BENCH_SIZES)
 
 train: $(INSTALLED)  ## train the shipped network again (an hour on two cores)
-	$(BIN)/python -m kappamask.train.fit --data ../shared/data --out runs/first
+	$(BIN)/kappamask train scripts/train.toml --out runs/latest
+
+docs: $(INSTALLED)  ## build the pages with the executed notebooks into site/, strictly, offline
+	$(BIN)/mkdocs build --strict
+
+notebooks: $(INSTALLED)  ## run the notebooks into site/executed, to look at or to give away
+	$(BIN)/python docs/tools/notebooks.py site/executed
+
+wheel: $(INSTALLED)  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,4 +57,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) demo-output dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

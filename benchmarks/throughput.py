@@ -1,57 +1,108 @@
 """How fast labels come, on this machine: `make bench` or `python benchmarks/throughput.py`.
 
-Network-only is one call of the network on pixels in memory; the doors around it
-add checks, windows, dask and xarray. All in one run, medians, ratios beside them.
+Network-only is one call of the network on pixels in memory; the doors around it add
+checks, windows, dask and xarray. Beside it, in the same run on the same pixels, stand
+programs that others made. Medians of several runs after one to warm up; a process of its
+own for peak memory, and for the time from nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
-import numpy as np
-import torch
-import xarray as xr
+from machine import median_seconds, peak_gb, print_machine
+from pixels import make_cube
 
 from kappamask import load_model, predict_array, predict_cube
 from kappamask.bands import NAMES
 from kappamask.windows import plan_windows
 
-
-def make_cube(size: int) -> xr.DataArray:
-    """13 bands of noise on a UTM grid, (1, 13, size, size), aligned with the lattice."""
-    rng = np.random.default_rng(0)
-    scene = rng.random((1, len(NAMES), size, size), dtype=np.float32) * 0.4
-    start = 1536 * 10
-    cube = xr.DataArray(
-        scene,
-        dims=("time", "band", "y", "x"),
-        coords={
-            "time": np.array(["2022-06-02"], "M8[ns]"),
-            "band": list(NAMES),
-            "y": 300 * start - 5 - 10.0 * np.arange(size),
-            "x": 30 * start + 5 + 10.0 * np.arange(size),
-        },
-        attrs={"level": "L1C"},
-    )
-    return cube.rio.write_crs(32632)
+SERIES = (3, 12)  # dates of one cube
+TARGET = 6.0  # Mpx/s of the network alone
 
 
-def measure(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `repeats` runs after one to warm up."""
-    work()
+def print_doors(size: int, repeats: int) -> float:
+    """Print how fast the network is, alone and behind each door; return the first, Mpx/s."""
+    model = load_model("default", "L1C")
+    print(f"{model.entry.name}, {model.precision} on {model.device}")
+    cube, large = make_cube(size), make_cube(2 * size)
+    layers = list(cube.values[0])
+    (window,) = plan_windows(size, size, origin=(0, 0))
+    chunked = cube.chunk({"y": 1536, "x": 1536})
+    rows: list[tuple[str, int, Callable[[], object]]] = [
+        ("network only", size, lambda: model.logits(layers, NAMES, window)),
+        ("predict_array", size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
+        ("predict_cube", size, lambda: predict_cube(cube).compute()),
+        ("predict_cube, chunks of 1536", size, lambda: predict_cube(chunked).compute()),
+        ("predict_cube, twice the side", 2 * size, lambda: predict_cube(large).compute()),
+    ]
+    print(f"\n{'what':32} {'pixels':>14} {'Mpx/s':>8} {'of network only':>16}")
+    first = 0.0
+    for what, side, work in rows:
+        speed = side * side / 1e6 / median_seconds(work, repeats)
+        first = first or speed
+        print(f"{what:32} {f'{side} x {side}':>14} {speed:8.2f} {speed / first:16.0%}", flush=True)
+    print(f"target: network only at least {TARGET:g} Mpx/s: {verdict(first >= TARGET)}")
+    return first
+
+
+def print_peers(size: int, repeats: int) -> None:
+    """Print other programs beside our network, all on the same pixels of one size."""
+    from peers import measure_peers
+
+    model = load_model("default", "L1C")
+    layers = list(make_cube(size).values[0])
+    (window,) = plan_windows(size, size, origin=(0, 0))
+    seconds = median_seconds(lambda: model.logits(layers, NAMES, window), repeats)
+    ours = size * size / 1e6 / seconds
+    print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
+    print(f"{'our network only':32} {f'{size} x {size}':>20} {ours:8.2f}", flush=True)
+    for answer in measure_peers(make_cube(size).values[0], repeats=max(1, repeats // 2)):
+        if answer.reason:
+            print(f"{answer.name:32} not measured: {answer.reason}", flush=True)
+            continue
+        ratio = ours / answer.speed
+        print(
+            f"{answer.name:32} {answer.pixels:>20} {answer.speed:8.3f} {ratio:8.1f} x"
+            f" {answer.target:6.0f} x  {verdict(ratio >= answer.target)}",
+            flush=True,
+        )
+
+
+def print_series(size: int) -> None:
+    """Print time and peak memory of cubes of several dates, each in a new process."""
+    print(f"\n{'cube of dates':32} {'pixels':>20} {'first':>8} {'again':>8} {'peak GB':>8}")
+    for dates in SERIES:
+        command = [sys.executable, __file__, "--only", str(dates), str(size)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        first, again, peak = map(float, said.stdout.split()[-3:])
+        pixels = f"{dates} x {size} x {size}"
+        print(
+            f"{f'predict_cube, {dates} dates':32} {pixels:>20} {first:6.2f} s {again:6.2f} s"
+            f" {peak:8.2f}",
+            flush=True,
+        )
+
+
+def run_series(dates: int, size: int) -> None:
+    """Label a lazy cube twice; print the seconds of each time, and peak GB."""
+    cube = make_cube(size, dates=dates)
+    labels = predict_cube(cube)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(2):
         began = time.perf_counter()
-        work()
+        labels.compute()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    print(*seconds, peak_gb())
+
+
+def verdict(reached: bool) -> str:
+    """Say whether a target was reached."""
+    return "reached" if reached else "MISSED"
 
 
 def import_seconds() -> tuple[float, bool]:
@@ -66,46 +117,21 @@ def import_seconds() -> tuple[float, bool]:
     return float(said[0]), said[1] == "True"
 
 
-def processor() -> str:
-    """Name of the processor, as Linux tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:  # noqa: PTH123  a device, not a file
-            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048, help="pixels per side")
+    parser.add_argument("--peer-size", type=int, default=1024, help="the same for the programs")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    import rioxarray  # noqa: F401  registers .rio
-
-    print(f"{processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}")
-    print(", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "xarray", "dask")))
-    model = load_model("default", "L1C")
-    print(f"{model.entry.name}, {model.precision} on {model.device}")
-    size = options.size
-    cube = make_cube(size)
-    layers = list(cube.values[0])
-    (window,) = plan_windows(size, size, origin=(0, 0))
-    chunked = cube.chunk({"y": 1536, "x": 1536})
-    large = make_cube(2 * size)
-    rows: list[tuple[str, int, Callable[[], object]]] = [
-        ("network only", size, lambda: model.logits(layers, NAMES, window)),
-        ("predict_array", size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
-        ("predict_cube", size, lambda: predict_cube(cube).compute()),
-        ("predict_cube, chunks of 1536", size, lambda: predict_cube(chunked).compute()),
-        ("predict_cube, cut into windows", 2 * size, lambda: predict_cube(large).compute()),
-    ]
-    print(f"\n{'what':32} {'pixels':>12} {'Mpx/s':>7} {'of network only':>16}")
-    first = 0.0
-    for what, side, work in rows:
-        speed = side * side / 1e6 / measure(work, options.repeats)
-        first = first or speed
-        print(f"{what:32} {f'{side} x {side}':>12} {speed:7.2f} {speed / first:16.0%}")
+    if options.only:
+        run_series(*options.only)
+        return
+    print_machine()
+    print_doors(options.size, options.repeats)
+    print_peers(options.peer_size, options.repeats)
+    print_series(options.peer_size)
     seconds, torch_came = import_seconds()
     print(f"\nimport kappamask: {seconds:.3f} s, torch imported: {torch_came}")
 

@@ -7,7 +7,10 @@ whatever blocks hold them.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +68,7 @@ def map_windows(
     from dask.highlevelgraph import HighLevelGraph
 
     rows, columns = plan
+    packed = Packed(work)
     dates = [
         (block, offset)
         for block, span in locate(source.chunks[0], slice(0, source.shape[0]))
@@ -82,7 +86,7 @@ def map_windows(
         ]
         spans = ([span for _, span in y_parts], [span for _, span in x_parts])
         key = (token, t, *(0 for _ in leading), i, j)
-        graph[key] = (_work_on_parts, work, blocks, spans, offset, Window(row, column))
+        graph[key] = (_work_on_parts, packed, blocks, spans, offset, Window(row, column))
     chunks = (
         (1,) * len(dates),
         *((size,) for size in leading),
@@ -90,6 +94,40 @@ def map_windows(
     )
     layers = HighLevelGraph.from_collections(token, graph, dependencies=[source])
     return da.Array(layers, token, chunks, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Work that travels as bytes, so that only who does it loads what it needs.
+
+    A scheduler of `dask.distributed` unpickles and pickles every task that it passes on:
+    for that it shall not load a network.
+
+    Examples
+    --------
+    >>> arrived = pickle.loads(pickle.dumps(Packed(np.add)))
+    >>> arrived(1, 2), arrived.work
+    (np.int64(3), None)
+    """
+
+    work: Any  # None where it arrived as bytes
+    content: bytes = b""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Do the work, unpacked once per process."""
+        work = self.work if self.work is not None else _unpack(self.content)
+        return work(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as bytes; work of a script or notebook goes with its code."""
+        import cloudpickle
+
+        return Packed, (None, self.content or cloudpickle.dumps(self.work))
+
+
+@cache
+def _unpack(content: bytes) -> Any:
+    return pickle.loads(content)  # noqa: S301  what this room pickled: dask would do the same
 
 
 def locate(sizes: Sequence[int], span: slice) -> list[tuple[int, slice]]:

@@ -2,22 +2,26 @@
 
 What one date needs is read, labelled, written and forgotten before the next one.
 A date that fails is kept in mind and the others go on; finished dates are not
-done again.
+done again. Dates whose files could not be read are tried again when all others
+are through: by then a server may have recovered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kappamask.catalogs import resolve_assets
 from kappamask.cube import load_cube
-from kappamask.errors import KappaMaskError
+from kappamask.errors import CatalogError, KappaMaskError, ReadError
+from kappamask.items import view_of
+from kappamask.label_cube import check_labels
 from kappamask.manifest import bands_of_model
-from kappamask.output import write_mask
+from kappamask.output import is_complete, make_records, write_mask
 from kappamask.picture import TRUE_COLOR
 from kappamask.plot import quicklook
 from kappamask.predict import predict_cube
@@ -36,6 +40,8 @@ class MaskOptions:
     dn_offset: int | None = None  # for items that do not tell it
     pictures: bool = True
     title: str | None = None  # of the pictures
+    retries: int = 2  # rounds in which dates that could not be read are tried again
+    retry_wait: float = 5.0  # seconds before the first round, twice that before the next
 
 
 @dataclass
@@ -43,8 +49,14 @@ class MaskReport:
     """What came of every date."""
 
     masks: list[Path] = field(default_factory=list)  # COGs; NAME.json lies beside NAME.tif
+    skipped: list[Path] = field(default_factory=list)  # those of `masks` that were there before
     pictures: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # date: why
+
+    @property
+    def done(self) -> list[Path]:
+        """The masks that this run made."""
+        return [mask for mask in self.masks if mask not in self.skipped]
 
 
 def mask_items(
@@ -66,14 +78,16 @@ def mask_items(
         ``NAME.png`` (quicklook) of every date; what is already there, complete and
         of the same model and grid, is kept.
     options
-        Model, resolution, engine, offset, pictures.
+        Model, resolution, engine, offset, pictures, retries.
     progress
-        Called after each date with its name, how many are done, and how many there are.
+        Called after each date with its name, how many were tried, and how many there are;
+        again for those that are tried again.
 
     Returns
     -------
     MaskReport
-        Files by date, and the dates that failed with the reason.
+        Files in the order of the dates, which of them were there before, and the dates that
+        failed with the reason.
 
     Raises
     ------
@@ -103,21 +117,108 @@ def mask_items(
         engine=options.engine,
         resolve=resolve,
     )
-    labels = predict_cube(cube, model=options.model)
-    report = MaskReport()
-    for index in range(cube.sizes["time"]):
-        date = str(cube.time.values[index].astype("M8[s]"))
-        try:
-            one = labels.isel(time=[index])
-            (mask,) = write_mask(one, folder, source_items=items, overwrite=False)
-            report.masks.append(mask)
-            if options.pictures:
-                report.pictures.append(draw(cube.isel(time=index), mask, title=options.title))
-        except KappaMaskError as error:
-            report.failed[date] = str(error)
-        if progress is not None:
-            progress(date, index + 1, cube.sizes["time"])
-    return report
+    series = Series(cube, predict_cube(cube, model=options.model), items, Path(folder), options)
+    made: dict[int, Made] = {}
+    failed: dict[int, KappaMaskError] = {}
+    waiting = list(range(cube.sizes["time"]))
+    for attempt in range(1 + options.retries):
+        if attempt and any(series.is_remote(index) for index in waiting):
+            time.sleep(options.retry_wait * 2 ** (attempt - 1))
+        for position, index in enumerate(waiting, 1):
+            try:
+                result = series.make(index)
+                # A second try that finds the mask draws a picture that failed: that is no skip.
+                made[index] = replace(result, skipped=result.skipped and attempt == 0)
+                failed.pop(index, None)
+            except KappaMaskError as error:
+                failed[index] = error
+            if progress is not None:
+                tried = position if attempt == 0 else cube.sizes["time"]
+                progress(series.date(index), tried, cube.sizes["time"])
+        waiting = [index for index, error in sorted(failed.items()) if may_pass(error)]
+        if not waiting:
+            break
+    return make_report(series, made, failed)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of one date."""
+
+    mask: Path
+    picture: Path | None
+    skipped: bool  # the mask was there before
+
+
+@dataclass(frozen=True)
+class Series:
+    """All dates of one job, lazily."""
+
+    cube: xr.DataArray  # (time, band, y, x)
+    labels: xr.DataArray  # (time, y, x)
+    items: Sequence[Any]
+    folder: Path
+    options: MaskOptions
+
+    @cached_property
+    def items_by_id(self) -> dict[str, Any]:
+        """Of several items of one id the last, as `write_mask` takes it."""
+        return {view_of(item).id: item for item in self.items}
+
+    def date(self, index: int) -> str:
+        """Name one date."""
+        return str(self.cube.time.values[index].astype("M8[s]"))
+
+    def items_of(self, index: int) -> list[Any]:
+        """Find the items of one date: with all of them, each date would look through all."""
+        ids = str(self.cube["source_items"].values[index]).split()
+        return [self.items_by_id[name] for name in ids]
+
+    def is_remote(self, index: int) -> bool:
+        """Tell whether files of one date lie on a server, which may need a pause."""
+        views = map(view_of, self.items_of(index))
+        hrefs = [href for view in views for href, _ in view.assets.values()]
+        return any("://" in href and not href.startswith("file:") for href in hrefs)
+
+    def make(self, index: int) -> Made:
+        """Label one date, write it and draw it, unless that is done."""
+        labels, items = self.labels.isel(time=[index]), self.items_of(index)
+        (record,) = make_records(check_labels(labels), items)
+        skipped = is_complete(self.folder.absolute() / f"{record.name}.tif", record)
+        (mask,) = write_mask(labels, self.folder, source_items=items, overwrite=False)
+        if not self.options.pictures:
+            return Made(mask, None, skipped)
+        scene = self.cube.isel(time=index)
+        return Made(mask, draw(scene, mask, title=self.options.title), skipped)
+
+
+def may_pass(error: KappaMaskError) -> bool:
+    """Tell whether trying again may help: a read that failed, not an item or input at fault.
+
+    A full disk is no such case either: nothing here makes room.
+
+    Examples
+    --------
+    >>> may_pass(ReadError("HTTP 503")), may_pass(KappaMaskError("bands missing"))
+    (True, False)
+    """
+    # `write_mask` reports whatever kept a date from being computed as a failed read.
+    return isinstance(error, ReadError | CatalogError) and not isinstance(
+        error.__cause__, ValueError
+    )
+
+
+def make_report(
+    series: Series, made: Mapping[int, Made], failed: Mapping[int, KappaMaskError]
+) -> MaskReport:
+    """Tell what came of the dates, in their order."""
+    results = [made[index] for index in sorted(made)]
+    return MaskReport(
+        masks=[result.mask for result in results],
+        skipped=[result.mask for result in results if result.skipped],
+        pictures=[result.picture for result in results if result.picture is not None],
+        failed={series.date(index): str(failed[index]) for index in sorted(failed)},
+    )
 
 
 def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:

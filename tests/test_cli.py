@@ -27,10 +27,10 @@ def test_importing_and_help_load_neither_torch_nor_xarray():
     assert said.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["search", "mask", "demo", "models"])
+@pytest.mark.parametrize("command", ["search", "mask", "demo", "models", "serve", "udf build"])
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert f"kappamask {command}" in said

@@ -1,125 +1,200 @@
-"""Training: simulated clouds obey their physics and labels, and the loop learns and resumes."""
+"""Training: targets, losses, crops, and a loop that learns, resumes and is reproducible."""
 
 import csv
+import math
 
 import numpy as np
 import pytest
-import rasterio
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from support.chip_files import make_chip, write_chip_folder
 
 from kappamask.bands import NAMES
+from kappamask.cli import main
+from kappamask.errors import InputError, UnknownNameError, WeightsError
 from kappamask.legend import Label
 from kappamask.networks.unet import UNet
-from kappamask.train import chips as chips_room
+from kappamask.normalisation import Normalisation
 from kappamask.train import fit as fit_room
-from kappamask.train.chips import Chip, Crops, distrust, drop_bands, read_chips
-from kappamask.train.fit import IGNORED, Settings, fit, loss_of, to_target
-from kappamask.train.simulate import (
-    CloudField,
-    coarsen,
-    fractal_noise,
-    label_field,
-    render,
-    simulate,
-    to_top_of_atmosphere,
-)
+from kappamask.train import validate as validate_room
+from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn
+from kappamask.train.fit import fit, normalisation_of
+from kappamask.train.kept import keep
+from kappamask.train.losses import CLASS_WEIGHTS, loss_of
+from kappamask.train.settings import Config, Settings, Source, read_config
+from kappamask.train.targets import ANY_CLOUD, CLEAR, CLOUD, SHADOW, THIN, one_hot, target_of
+from kappamask.train.validate import Example, collect, validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-B02, B04, B08, B10, B11 = (NAMES.index(name) for name in ("B02", "B04", "B08", "B10", "B11"))
+B02, B10 = NAMES.index("B02"), NAMES.index("B10")
+TINY = Settings(widths=(4, 6), steps=4, batch=2, size=32, validate_every=2, workers=0)
 
 
-def make_field(albedo=0.0, shadow=0.0, size=8, **other):
-    settings = {"angstrom": 0.0, "swir": (0.8, 0.6), "cirrus": 0.5} | other
-    full = torch.full((size, size), 1.0)
-    return CloudField(albedo=albedo * full, shadow=shadow * full, **settings)
+# --- targets ---------------------------------------------------------------------------------
 
 
-GROUND = torch.full((13, 8, 8), 0.1)
+def taught_chip(clear, shadow, cloud, *, blue, b10=0, **other):
+    """Give a chip of one row whose teacher answered so, pixel by pixel."""
+    evidence = np.array([[clear], [shadow], [cloud]], np.float32)
+    chip = make_chip(size=1, evidence=evidence, **({"level": "L2A"} | other))
+    dn = np.full((13, 1, len(blue)), 1000, np.uint16)
+    dn[B02], dn[B10] = np.array([blue]) * 10000, b10
+    label = np.full((1, len(blue)), other.get("label", Label.CLEAR), np.uint8)
+    return type(chip)(**{**vars(chip), "dn": dn, "label": label})
 
 
-def test_without_a_cloud_nothing_changes():
-    seen = render(GROUND, make_field(), np.random.default_rng(0), level="L1C")
-    torch.testing.assert_close(seen, GROUND)
-
-
-def test_a_cloud_brightens_and_a_shadow_darkens_every_band():
+def test_a_target_sums_to_1_where_anything_is_known_and_else_to_0():
+    label = np.array([[0, 1, 2, 3, 4, 5]], np.uint8)
+    assert one_hot(label).sum(0).tolist() == [[0, 1, 1, 1, 1, 0]]
     rng = np.random.default_rng(0)
-    cloud = render(GROUND, make_field(albedo=0.5), rng, level="L1C")
-    assert (cloud > GROUND).all()
-    shadow = render(GROUND, make_field(shadow=0.5), rng, level="L2A") / 1.25  # its highest gain
-    assert (shadow[[B02, B04, B08, B11]] < GROUND[0]).all()
-    assert (shadow[B08] < shadow[B02]).all()  # skylight is blue
+    shares = rng.dirichlet([0.5, 0.5, 0.5], 500).T
+    blue = rng.uniform(0, 0.6, 500).round(4) * (rng.random(500) > 0.1)
+    scl = rng.integers(0, 12, (1, 500)).astype(np.uint8)
+    total = target_of(taught_chip(*shares, blue=blue, scl=scl)).sum(0)
+    assert np.all(np.isclose(total, 1, atol=1e-5) | (total == 0))
+    assert (total == 0)[0][blue == 0].all()
+    assert 0.05 < (total == 0).mean() < 0.6
 
 
-def test_haze_is_brighter_in_blue_and_cirrus_shows_in_b10_at_l1c():
+def test_brightness_says_how_thick_a_sure_cloud_is_and_a_gap_stays_open():
+    chip = taught_chip([0.1] * 4, [0.0] * 4, [0.9] * 3 + [0.4], blue=[0.1, 0.3, 0.5, 0.5])
+    target = target_of(chip)[:, 0]
+    np.testing.assert_allclose(target[:, 0], [0.1, 0, 0.9, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(target[:, 1], [0.1, 0, 0, 0, 0.9], atol=1e-6)
+    np.testing.assert_allclose(target[:, 2], [0.1, 0, 0, 0.9, 0], atol=1e-6)
+    np.testing.assert_allclose(target[:, 3], [0.1, 0, 0, 0, 0.4], atol=1e-6)  # not sure
+
+
+def test_where_the_teacher_is_contradicted_nothing_is_known():
+    bright = {"clear": [0.9] * 3, "shadow": [0.1] * 3, "cloud": [0.0] * 3, "blue": [0.4, 0.4, 0.1]}
+    scl = np.array([[9, 4, 9]], np.uint8)
+    assert target_of(taught_chip(**bright, scl=scl)).sum(0)[0].tolist() == pytest.approx([0, 1, 1])
+    dark = {"clear": [0.5] * 2, "shadow": [0.5] * 2, "cloud": [0.0] * 2, "blue": [0.05] * 2}
+    assert target_of(taught_chip(**dark, resolution=60.0)).sum() == 0
+    assert target_of(taught_chip(**dark, resolution=60.0, label=Label.CLOUD_SHADOW)).sum() > 1.9
+    assert target_of(taught_chip(**dark)).sum() > 1.9
+
+
+def test_clear_is_not_believed_where_cirrus_shows_or_a_veil_may_hang():
+    seen = {"clear": [0.9] * 2, "shadow": [0.1] * 2, "cloud": [0.0] * 2, "level": "L1C"}
+    cirrus = taught_chip(**seen, blue=[0.1, 0.1], b10=[[20, 200]])
+    assert target_of(cirrus).sum(0)[0].tolist() == pytest.approx([1, 0])
+    veil = taught_chip(**seen, blue=[0.12, 0.15], label=Label.UNDEFINED)
+    assert target_of(veil).sum(0)[0].tolist() == pytest.approx([1, 0])
+    sure = taught_chip(**seen, blue=[0.12, 0.15], label=Label.CLEAR)
+    assert target_of(sure).sum(0)[0].tolist() == pytest.approx([1, 1])
+
+
+# --- losses ----------------------------------------------------------------------------------
+
+
+def brute_force_loss(logits, target):
+    """Compute the loss pixel by pixel, from its definition, in double precision."""
+    entropy = weight = 0.0
+    overlap, total = [0.0] * 5, [0.0] * 5
+    n, _, height, width = logits.shape
+    for i, y, x in np.ndindex(n, height, width):
+        share = np.exp(logits[i, :, y, x] - logits[i, :, y, x].max())
+        share = [*(share / share.sum()), 0.0]
+        share[ANY_CLOUD] = share[THIN] + share[CLOUD]
+        wanted = target[i, :, y, x]
+        for part in range(5):
+            entropy -= CLASS_WEIGHTS[part] * wanted[part] * math.log(share[part])
+            weight += CLASS_WEIGHTS[part] * wanted[part]
+        if sum(wanted) <= 0.5:
+            continue
+        truth = [*wanted[:ANY_CLOUD], wanted[THIN] + wanted[CLOUD] + wanted[ANY_CLOUD]]
+        for part in range(5):
+            if part in (THIN, CLOUD) and wanted[ANY_CLOUD] >= 0.05:
+                continue  # nobody knows how thick it is
+            overlap[part] += 2 * share[part] * truth[part]
+            total[part] += share[part] + truth[part]
+    dice = np.mean([(o + 1) / (t + 1) for o, t in zip(overlap, total, strict=True)])
+    return entropy / max(weight, 1) + 1 - dice
+
+
+def test_the_loss_is_what_its_definition_says_pixel_by_pixel():
     rng = np.random.default_rng(0)
-    haze = render(GROUND, make_field(albedo=0.1, angstrom=1.2), rng, level="L1C")
-    assert (haze[B02] > haze[B08]).all()
-    assert (haze[B08] > haze[B11]).all()
-    low, high = (
-        render(GROUND, make_field(albedo=0.1, cirrus=c), np.random.default_rng(1), level="L1C")
-        for c in (0.0, 1.0)
-    )
-    assert (high[B10] - low[B10] > 0.02).all()
+    logits = rng.normal(0, 2, (2, 4, 5, 6)).astype(np.float32)
+    target = rng.dirichlet([0.3] * 5, (2, 5, 6)).astype(np.float32).transpose(0, 3, 1, 2)
+    target[:, :, 0] = 0  # nothing known
+    target[:, :, 1] *= 0.3  # hardly anything
+    target[:, :, 2] = np.eye(5)[[0, 1, 2, 3, 4, 4]].T  # certain
+    loss = float(loss_of(torch.from_numpy(logits), torch.from_numpy(target)))
+    assert loss == pytest.approx(brute_force_loss(logits, target), rel=1e-5)
 
 
-def test_labels_follow_thickness_and_doubt_stands_between():
-    albedo = torch.tensor([[0.0, 0.08, 0.15, 0.3, 0.6, 0.0, 0.0]])
-    shadow = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.12, 0.5]])
-    label = label_field(CloudField(albedo, shadow, 0.0, (1.0, 1.0), 0.0))
-    assert label.tolist() == [[
-        Label.CLEAR, Label.UNDEFINED, Label.SEMI_TRANSPARENT, Label.UNDEFINED, Label.CLOUD,
-        Label.UNDEFINED, Label.CLOUD_SHADOW,
-    ]]  # fmt: skip
+def test_cloud_of_unknown_thickness_asks_for_cloud_and_not_for_a_thickness():
+    target = torch.zeros(1, 5, 4, 4)
+    target[:, ANY_CLOUD] = 1
+    logits = torch.zeros(1, 4, 4, 4, requires_grad=True)
+    loss_of(logits, target).backward()
+    slope = logits.grad.sum((0, 2, 3))
+    assert slope[CLEAR] > 0
+    assert slope[SHADOW] > 0
+    torch.testing.assert_close(slope[THIN], slope[CLOUD])
+    thin, thick = torch.zeros(2, 1, 4, 4, 4)
+    thin[:, THIN], thick[:, CLOUD] = 5, 5
+    torch.testing.assert_close(loss_of(thin, target), loss_of(thick, target))
 
 
-def test_coarse_bands_are_constant_over_their_own_pixels():
-    scene = coarsen(torch.rand(13, 36, 36), 10)
-    for index, size in ((B11, 2), (0, 6)):
-        blocks = scene[index].reshape(36 // size, size, 36 // size, size)
-        assert (blocks == blocks[:, :1, :, :1]).all()
-    assert len(scene[B02].unique()) > 1000
+def test_pixels_of_which_nothing_is_known_do_not_count():
+    logits = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    target = torch.from_numpy(one_hot(np.full((8, 8), Label.CLEAR, np.uint8)))[None]
+    target[:, :, :4] = 0
+    changed = logits.clone()
+    changed[:, :, :4] += torch.tensor([5.0, -5, 3, -3])[:, None, None]
+    torch.testing.assert_close(loss_of(changed, target), loss_of(logits, target))
+    perfect = torch.zeros(1, 4, 8, 8)
+    perfect[:, CLEAR] = 30
+    assert loss_of(perfect, target) < loss_of(-perfect, target)
 
 
-def test_absent_bands_stay_absent_and_l1c_gets_its_cirrus_band():
-    rng = np.random.default_rng(0)
-    surface = torch.full((13, 64, 64), torch.nan)
-    surface[[1, 2, 3, 7]] = 0.1
-    toa = to_top_of_atmosphere(surface, rng)
-    scene, label = simulate(toa, rng, level="L1C", resolution=10)
-    assert scene.isfinite().flatten(1).any(1).nonzero().flatten().tolist() == [1, 2, 3, 7, B10]
-    assert label.shape == (64, 64)
-    assert toa[1].mean() > 0.13  # blue sky light
+# --- crops -----------------------------------------------------------------------------------
 
 
-def test_noise_has_unit_variance_and_its_own_scale():
-    rng = np.random.default_rng(0)
-    fine, coarse = (fractal_noise(128, rng, slope=2.2, outer=outer) for outer in (4, 100))
-    assert abs(float(fine.std()) - 1) < 0.01
-
-    def roughness(noise):
-        return float((noise[1:] - noise[:-1]).std())
-
-    assert roughness(fine) > 2 * roughness(coarse)
-
-
-def make_chip(name="a", kind="clear", size=64, bands=NAMES, label=Label.CLEAR, seed=0):
-    rng = np.random.default_rng(seed)
-    dn = np.zeros((13, size, size), np.uint16)
-    for band in bands:
-        dn[NAMES.index(band)] = rng.integers(300, 1500, (size, size))
-    return Chip(name, dn, np.full((size, size), label, np.uint8), "L1C", 10.0, kind)
+def test_crops_have_their_shapes_and_flags_and_simulate_rare_classes():
+    groups = {"g": [make_chip(str(seed), seed=seed) for seed in range(3)]}
+    stream = iter(Crops(groups, size=96, seed=1))
+    seen = torch.zeros(5)
+    for _ in range(25):
+        x, flags, target = next(stream)
+        assert x.shape == (13, 96, 96)
+        assert target.shape == (5, 96, 96)
+        assert flags.tolist() == [*x.isfinite().flatten(1).any(1).float().tolist(), 1.0]
+        total = target.sum(0)
+        assert ((total - 1).abs() < 1e-3).logical_or(total == 0).all()
+        seen += target.flatten(1).sum(1)
+    assert (seen[:4] > 0).all()
+    assert seen[ANY_CLOUD] == 0  # what is simulated is known
 
 
-def test_a_single_networks_shadows_and_faint_clouds_are_not_believed():
-    chip = make_chip(kind="net", label=Label.CLOUD_SHADOW)
-    chip.label[:32] = Label.CLOUD
-    chip.dn[B02, :16] = 5000
-    label = distrust(chip).label
-    assert (label[:16] == Label.CLOUD).all()
-    assert (label[16:32] == Label.SEMI_TRANSPARENT).all()
-    assert (label[32:] == Label.UNDEFINED).all()
+def test_the_same_seed_gives_the_same_crops_and_another_others():
+    groups = {"g": [make_chip(level="L2A")]}
+    streams = [iter(Crops(groups, size=32, seed=seed)) for seed in (1, 1, 2)]
+    first, second, third = ([next(stream) for _ in range(4)] for stream in streams)
+    for one, two in zip(first, second, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+    assert not torch.equal(first[0][0].nan_to_num(-1), third[0][0].nan_to_num(-1))
+
+
+def test_chips_mapped_from_disk_give_the_same_crops(tmp_path):
+    chips = [make_chip(str(seed), seed=seed) for seed in range(2)]
+    drawn = []
+    for found in (chips, keep(chips, tmp_path, name="all")):
+        stream = iter(Crops({"g": found}, size=96, seed=3))
+        drawn.append([next(stream) for _ in range(3)])
+    for one, two in zip(*drawn, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+def test_weights_change_how_often_a_group_is_drawn():
+    groups = {"a": [make_chip()], "b": [make_chip()]}
+    assert Crops(groups, size=32, seed=0).share.tolist() == [0.5, 0.5]
+    weighed = Crops(groups, size=32, seed=0, weights={"a": 1.0, "b": 3.0})
+    np.testing.assert_allclose(weighed.share, [0.25, 0.75])
 
 
 def test_dropping_bands_keeps_what_a_mask_needs():
@@ -131,96 +206,280 @@ def test_dropping_bands_keeps_what_a_mask_needs():
     assert max(int(k.sum()) for k in kept) == 13
 
 
-def test_crops_quilt_small_chips_and_simulate_rare_classes():
-    groups = {"g": [make_chip(str(seed), seed=seed) for seed in range(3)]}
-    stream = iter(Crops(groups, size=100, seed=1))
-    seen = set()
-    for _ in range(40):
-        x, flags, label = next(stream)
-        assert x.shape == (13, 100, 100)
-        assert flags.shape == (14,)
-        assert flags[13] == 1
-        seen |= set(label.unique().tolist())
-    assert {1, 2, 3, 4} <= seen
+def test_a_swath_edge_blanks_image_and_target_alike():
+    x, target = torch.rand(13, 32, 32), torch.ones(5, 32, 32)
+    cut_x, cut_target = cut_swath_edge(x, target, np.random.default_rng(1))
+    gone = cut_x[0].isnan()
+    assert 0 < gone.sum() < gone.numel()
+    assert torch.equal(gone, cut_target[0] == 0)
 
 
-def test_undefined_pixels_do_not_count_in_the_loss():
-    logits = torch.randn(1, 4, 8, 8)
-    label = torch.full((1, 8, 8), int(Label.CLEAR))
-    label[:, :4] = Label.UNDEFINED
-    target = to_target(label)
-    assert (target[:, :4] == IGNORED).all()
-    changed = logits.clone()
-    changed[:, :, :4] += 5
-    torch.testing.assert_close(loss_of(changed, target), loss_of(logits, target))
-    perfect = torch.zeros(1, 4, 8, 8)
-    perfect[:, 0] = 30
-    assert loss_of(perfect, target) < loss_of(-perfect, target)
+def test_turning_moves_pixels_and_loses_none():
+    array = np.arange(2 * 4 * 4).reshape(2, 4, 4)
+    turned = {
+        turn(array, turns, mirror).tobytes() for turns in range(4) for mirror in (False, True)
+    }
+    assert len(turned) == 8
+    assert (np.sort(turn(array, 3, mirror=True)[1], axis=None) == np.arange(16, 32)).all()
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    """Validation simulates 24 large scenes; what it does with them shows on three small ones."""
+    monkeypatch.setattr(validate_room, "SCENES", 3)
+    monkeypatch.setattr(validate_room, "SCENE_SIZE", 64)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Four tiny chips laid out as in ../shared/data."""
-    with (tmp_path / "chips.csv").open("w", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(["file", "split", "label_kind", "level", "resolution_m"])
-        for number, split in enumerate(["train", "train", "val", "train"]):
-            chip = make_chip(f"c{number}", seed=number)
-            kind = "none" if number == 3 else "clear"
-            writer.writerow([f"{chip.name}.tif", split, kind, "L1C", 10])
-            options = {"driver": "GTiff", "height": 64, "width": 64}
-            path = tmp_path / f"{chip.name}.tif"
-            with rasterio.open(path, "w", count=13, dtype="uint16", **options) as target:
-                target.write(chip.dn)
-                for index, name in enumerate(NAMES, start=1):
-                    target.set_band_description(index, name)
-            path = path.with_name(f"{chip.name}_label.tif")
-            with rasterio.open(path, "w", count=1, dtype="uint8", **options) as target:
-                target.write(chip.label, 1)
-    return tmp_path
+def config(tmp_path):
+    return Config((Source("chips", write_chip_folder(tmp_path / "chips")),), TINY)
 
 
-TINY = Settings(widths=(8, 12), steps=4, batch=2, size=64, validate_every=2, workers=0)
+def read_log(out):
+    with (out / "log.csv").open(newline="") as log:
+        return list(csv.DictReader(log))
 
 
-def test_chips_are_read_by_band_name_and_unlabelled_ones_left_out(folder):
-    train = read_chips(folder, "train")
-    assert [chip.name for chip in train] == ["c0", "c1"]
-    np.testing.assert_array_equal(train[1].dn, make_chip(seed=1).dn)
-    assert train[0].bands == NAMES
-    assert set(chips_room.read_training(folder)) == {"L1C-clear-10m-13-64"}
+def test_the_same_seed_gives_the_same_losses(config, tmp_path):
+    lines = []
+    for run in ("one", "two"):
+        scores = fit(config, tmp_path / run, tell=lines.append)
+    other = Config(config.data, Settings(**{**vars(TINY), "seed": 2}))
+    fit(other, tmp_path / "three")
+    one, two, three = (read_log(tmp_path / run) for run in ("one", "two", "three"))
+    assert [row["step"] for row in one] == ["2", "4"]
+    timeless = [[{**row, "seconds": ""} for row in log] for log in (one, two)]
+    assert timeless[0] == timeless[1]
+    assert [row["loss"] for row in one] != [row["loss"] for row in three]
+    assert float(one[1]["mean"]) == pytest.approx(scores["mean"], abs=1e-4)
+    assert len(lines) == 4
+    UNet(TINY.widths).load_state_dict(load_file(tmp_path / "one" / "best.safetensors"))
+    entry = (tmp_path / "one" / "best.toml").read_text()
+    assert "widths = [4, 6]" in entry
+    assert "val_mean" in entry
 
 
-def test_the_loop_trains_exports_and_is_reproducible(folder, tmp_path):
-    fit(folder, tmp_path / "one", TINY)
-    fit(folder, tmp_path / "two", TINY)
-    logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("one", "two")]
-    assert len(logs[0]) == 3
-    losses = [[row.split(",")[2] for row in log] for log in logs]
-    assert losses[0] == losses[1]
-    weights = load_file(tmp_path / "one" / "best.safetensors")
-    UNet(TINY.widths).load_state_dict(weights)
-    assert "val_clear" in (tmp_path / "one" / "best.toml").read_text()
-
-
-def test_an_interrupted_run_resumes_where_it_was_saved(folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_so_does_its_log(config, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    steps = []
+    save = fit_room.save_state
 
-    def interrupt(path, step, *rest):
-        if step == 4 and 4 not in steps:
-            steps.append(step)
+    def interrupt(folder, state, settings):
+        if state["step"] == 4:  # after the line of step 4 was logged
             raise KeyboardInterrupt
-        steps.append(step)
-        record(path, step, *rest)
+        save(folder, state, settings)
 
-    record = fit_room.record
-    monkeypatch.setattr(fit_room, "record", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fit(folder, out, TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_room, "save_state", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, out)
+    assert [row["step"] for row in read_log(out)] == ["2", "4"]
+    before = read_log(out)[0]
     assert torch.load(out / "last.pt", weights_only=True)["step"] == 2
-    fit(folder, out, TINY)
-    assert steps == [2, 4, 4]
-    assert [row.split(",")[0] for row in (out / "log.csv").read_text().splitlines()] == [
-        "step", "2", "4",
-    ]  # fmt: skip
+    steps, lines = [], []
+    fit(config, out, progress=lambda *seen: steps.append(seen[1:]), tell=lines.append)
+    assert steps == [(3, 4), (4, 4)]
+    assert lines[0] == "going on from step 2 of 4"
+    rows = read_log(out)
+    assert [row["step"] for row in rows] == ["2", "4"]
+    assert rows[0] == before
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == 4
+    assert fit(config, out) == {}  # complete
+    assert len(read_log(out)) == 2
+    assert not list(out.glob(".kappamask-*"))
+
+
+def test_a_resumed_run_has_the_state_that_it_was_left_in(config, tmp_path):
+    half = Config(config.data, Settings(**{**vars(TINY), "validate_every": 1}))
+    fit(half, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    learner = fit_room.Learner(TINY)
+    learner.restore(state)
+    again = learner.state()
+    for name, tensor in again["average"].items():
+        assert torch.equal(tensor, state["average"][name]), name
+    assert again["schedule"]["last_epoch"] == 4
+    groups = [held["optimizer"]["param_groups"] for held in (again, state)]
+    assert groups[0] == groups[1]
+    for number, moments in state["optimizer"]["state"].items():
+        assert torch.equal(again["optimizer"]["state"][number]["exp_avg"], moments["exp_avg"])
+
+
+def test_other_settings_and_a_pickle_are_refused(config, tmp_path):
+    out = tmp_path / "run"
+    fit(config, out)
+    other = Config(config.data, Settings(**{**vars(TINY), "batch": 3}))
+    with pytest.raises(InputError, match="batch = 2 instead of 3"):
+        fit(other, out)
+    torch.save({"step": Path_like()}, out / "last.pt")
+    with pytest.raises(WeightsError, match=r"last\.pt"):
+        fit(config, out)
+
+
+class Path_like:  # noqa: N801
+    """Anything but tensors, numbers and words."""
+
+
+def test_a_run_starts_from_weights_and_refuses_those_of_another_network(config, tmp_path):
+    given = {
+        key: torch.full_like(value, 0.5) for key, value in UNet(TINY.widths).state_dict().items()
+    }
+    save_file(given, tmp_path / "start.safetensors")
+    learner = fit_room.Learner(TINY, start_from=tmp_path / "start.safetensors")
+    assert all(
+        torch.equal(value.cpu(), given[key]) for key, value in learner.network.state_dict().items()
+    )
+    save_file(UNet((4, 8)).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="same widths"):
+        fit(config, tmp_path / "run", start_from=tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no")
+    with pytest.raises(WeightsError, match=r"text\.safetensors"):
+        fit(config, tmp_path / "run", start_from=tmp_path / "text.safetensors")
+
+
+def test_normalisation_is_of_the_square_root_and_knows_no_absent_band():
+    chip = make_chip(bands=("B02",))
+    chip.dn[B02] = 0
+    chip.dn[B02, ::4, ::4] = 400
+    chip.dn[B02, ::8, ::8] = 1600
+    result = normalisation_of({"g": [chip]})
+    assert result.mean[B02] == pytest.approx(0.75 * 0.2 + 0.25 * 0.4, abs=1e-4)
+    assert result.std[0] == 0.02
+    assert np.isfinite(result.mean).all()
+
+
+def test_validation_counts_as_by_hand():
+    class Says(torch.nn.Module):
+        def forward(self, x, _flags):
+            logits = torch.zeros(len(x), 4, *x.shape[2:])
+            logits[:, CLOUD] = x[:, B02]  # bright is cloud, dark is clear
+            return logits
+
+    x = torch.full((13, 32, 32), 0.01)
+    x[B02, :, :16] = 1.0
+    target = torch.zeros(5, 32, 32)
+    target[CLEAR, :, 8:24], target[ANY_CLOUD, :, :8] = 1, 1  # the right quarter is unknown
+    example = Example(x, torch.ones(14), target, exact=False)
+    normalise = Normalisation((0.5,) * 13, (1.0,) * 13)
+    scores = validate(Says(), normalise, [example])
+    assert scores["real_clear"] == pytest.approx(2 * 8 / (16 + 8))
+    assert scores["real_any_cloud"] == pytest.approx(2 * 8 / (8 + 16))
+    assert scores["mean"] == pytest.approx(np.mean([2 / 3, 0, 2 / 3]))
+    exact = torch.zeros(5, 32, 32)
+    exact[CLEAR, :, 16:], exact[THIN, :, :16] = 1, 1
+    scores = validate(Says(), normalise, [Example(x, torch.ones(14), exact, exact=True)])
+    assert scores["simulated_clear"] == 1
+    assert scores["simulated_cloud"] == 0
+
+
+def test_examples_are_the_same_each_time_and_leave_the_random_stream_alone():
+    chips = [make_chip(size=64)]
+    torch.manual_seed(5)
+    first = collect(chips)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    again = collect(chips)
+    assert [example.exact for example in first] == [False, True, True, True]
+    assert all(torch.equal(a.target, b.target) for a, b in zip(first, again, strict=True))
+
+
+# --- configuration and command line ----------------------------------------------------------
+
+
+def write_config(tmp_path, text):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    return path
+
+
+DATA = '[[data]]\nformat = "chips"\nfolder = "chips"\n'
+
+
+def test_a_configuration_is_read_as_it_stands(tmp_path):
+    text = (
+        "[settings]\nwidths = [8, 8]\nlearning_rate = 1\n[teacher]\nanswers = 'told'\n"
+        f"{DATA}weight = 2\nlimit = 5\ncache = 'kept'\nlevel = 'L2A'\n"
+    )
+    config = read_config(write_config(tmp_path, text))
+    assert config.settings == Settings(widths=(8, 8), learning_rate=1)
+    assert str(config.teacher) == "told"
+    (source,) = config.data
+    assert (str(source.folder), source.weight, source.limit, str(source.cache)) == (
+        "chips", 2, 5, "kept",
+    )  # fmt: skip
+    assert source.options == {"level": "L2A"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("steps = ", InputError, "TOML"),
+        ("[settings]\nsteps = 5", InputError, "without"),
+        ("[data]\nformat = 'chips'", InputError, "without"),
+        ("[[data]]\nformat = 'chips'", InputError, "folder"),
+        (DATA + "[settings]\nstep = 5", UnknownNameError, "validate_every"),
+        (DATA + "[network]\nwidths = 5", UnknownNameError, "settings"),
+        (DATA + "[settings]\nsteps = 'many'", InputError, "many"),
+        (DATA + "[settings]\nsize = 100", InputError, "32"),
+        (DATA + "[settings]\nbatch = 0", InputError, "batch"),
+        (DATA + "[settings]\nema = 1.5", InputError, "ema"),
+        (DATA + "weight = 0", InputError, "weight"),
+        (DATA + "[teacher]\n", InputError, "answers"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(tmp_path, text, error, words):
+    with pytest.raises(error, match=words):
+        read_config(write_config(tmp_path, text))
+
+
+def test_the_shipped_configuration_is_that_of_the_shipped_network(request):
+    path = request.config.rootpath / "scripts" / "train.toml"
+    config = read_config(path)
+    wanted = {"steps": 9000, "batch": 6, "size": 256, "learning_rate": 2e-3, "warm_up": 300}
+    wanted |= {"weight_decay": 0.01, "ema": 0.998, "seed": 2026}
+    assert {key: getattr(config.settings, key) for key in wanted} == wanted
+    assert config.teacher is not None
+    assert [str(source.folder) for source in config.data] == ["../shared/data"]
+
+
+def test_kappamask_train_trains_and_says_where_the_weights_are(tmp_path, capsys, monkeypatch):
+    write_chip_folder(tmp_path / "chips")
+    monkeypatch.chdir(tmp_path)
+    settings = "[settings]\nwidths = [4, 6]\nsteps = 2\nbatch = 2\nsize = 32\nworkers = 0\n"
+    path = write_config(tmp_path, settings + DATA)
+    assert main(["train", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "step 2" in said
+    assert (tmp_path / "runs" / "own" / "best.safetensors").is_file()
+    assert str(tmp_path / "runs" / "own" / "best.safetensors") in said
+    assert main(["train", str(tmp_path / "absent.toml")]) == 2
+    assert "absent.toml" in capsys.readouterr().err
+
+
+def test_an_interruption_is_said_with_its_remedy(tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_room, "fit", interrupt)
+    assert main(["train", str(write_config(tmp_path, DATA)), "--out", str(tmp_path)]) == 130
+    assert "repeat the command" in capsys.readouterr().err
+
+
+def test_every_setting_and_format_stands_in_the_documentation(request):
+    from dataclasses import fields
+
+    from kappamask.train.datasets import FORMATS
+
+    text = (request.config.rootpath / "docs" / "training.md").read_text("utf-8")
+    for setting in fields(Settings):
+        shown = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        assert f"| `{setting.name}` | {shown} |" in text, setting.name
+    for field in fields(Source):
+        assert field.name == "options" or f"| `{field.name}` |" in text, field.name
+    for name, kind in FORMATS.items():
+        assert f'`"{name}"`' in text
+        for option in fields(kind):
+            assert f"`{option.name}`" in text

@@ -109,12 +109,13 @@ def run_product(options: argparse.Namespace) -> int:
 
 
 def mask_and_tell(items: Sequence[Any], area: Any, folder: Path, **settings: Any) -> int:
-    """Label items, say what came of it, give the exit code."""
+    """Label items; say what was done, skipped and failed; give the exit code."""
     from kappamask.pipeline import MaskOptions, mask_items
 
     with show_progress() as progress:
         report = mask_items(items, area, folder, options=MaskOptions(**settings), progress=progress)
-    say(f"{len(report.masks)} dates labelled in {folder.resolve()}")
+    counts = f"{len(report.done)} done, {len(report.skipped)} skipped (finished before)"
+    say(f"{counts}, {len(report.failed)} failed: masks in {folder.resolve()}")
     for date, reason in report.failed.items():
         say(f"kappamask: {date} failed: {reason}", file=sys.stderr)
     if report.failed:

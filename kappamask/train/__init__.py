@@ -1,4 +1,10 @@
 """Training of the own network. Row 6: may import every lower row.
 
-`chips` reads labelled pixels, `simulate` puts clouds on clear ones, `fit` is the loop.
+What the files are, in the order in which data flows:
+
+- `settings`: a configuration file; `datasets`, `chips`, `kappaset`, `cloudsen12`, `kept`: where
+  labelled pixels come from; `teacher` and `targets`: what is believed of their labels;
+- `crops` and `simulate`: augmented crops, with clouds put on clear ones;
+- `learner`, `losses`, `validate`, `fit`: the network learning, judged as it does;
+- `run_files`: what a run writes.
 """

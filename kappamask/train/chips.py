@@ -1,31 +1,29 @@
-"""Labelled chips as training crops. Row 6; reads GeoTIFF through rasterio."""
+"""Labelled chips: what training and evaluation read. Row 6; GeoTIFF through rasterio."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
-import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset
+import rasterio.errors
+from rasterio.windows import Window
 
-from kappamask.bands import NAMES, NEAR_INFRARED, REQUIRED
+from kappamask.bands import LEVELS, NAMES
+from kappamask.errors import InputError, ReadError
 from kappamask.legend import Label
-from kappamask.train.simulate import dress_ground, simulate, to_top_of_atmosphere
+from kappamask.train.teacher import remember
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
-BLUE, GREEN, NIR = SLOT["B02"], SLOT["B03"], SLOT["B08"]
-# What users have: the four 10 m bands, with SWIR, without 60 m bands, everything.
-COMMON_BAND_SETS = (
-    ("B02", "B03", "B04", "B08"),
-    ("B02", "B03", "B04", "B08", "B11", "B12"),
-    ("B02", "B03", "B04", "B8A", "B11", "B12"),
-    ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
-)
+BLUE = SLOT["B02"]
+STRIP = 600  # pixels per side of a piece of T32UPV; a multiple of 6, for 60 m bands
+SCL_CLOUD, SCL_NONE = (8, 9, 10), 255
+COLUMNS = ("file", "split", "label_kind", "level", "resolution_m")  # of chips.csv
+HELP = "see docs/training.md"
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Chip:
     level: str
     resolution: float  # metres
     kind: str  # who labelled: human, scl+net, net, clear
+    scl: np.ndarray | None = None  # (y, x) uint8, classes of Sen2Cor, 255 none
+    evidence: np.ndarray | None = None  # (3, y, x) float32: `kappamask.train.teacher.teach`
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -49,24 +49,73 @@ class Chip:
         return np.where(self.dn > 0, self.dn / np.float32(10000), np.float32(np.nan))
 
 
-def read_chips(folder: Path, split: str) -> list[Chip]:
-    """Read the chips of one split from a folder with a `chips.csv`."""
-    with (folder / "chips.csv").open() as table:
-        rows = [row for row in csv.DictReader(table) if row["split"] == split]
-    return [read_chip(folder / row["file"], row) for row in rows if row["label_kind"] != "none"]
+def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """Choose at most `limit` of some things, from all parts of the sequence.
+
+    Examples
+    --------
+    >>> spread("abcdef", 3), spread("ab", 3), spread("ab", None)
+    (['a', 'c', 'e'], ['a', 'b'], ['a', 'b'])
+    """
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[place * len(items) // limit] for place in range(limit)]
+
+
+def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Chip]:
+    """Read the chips of one split from a folder with a `chips.csv`.
+
+    Parameters
+    ----------
+    folder
+        Laid out as `docs/training.md` says.
+    split
+        ``"train"``, ``"val"`` or ``"test"``.
+    limit
+        At most so many chips, spread evenly over the split.
+
+    Raises
+    ------
+    InputError
+        If the table, or a column of it, is absent, or a chip does not fit its label.
+    ReadError
+        If a file is damaged or absent.
+    """
+    table = folder / "chips.csv"
+    if not table.is_file():
+        raise InputError(f"a folder of chips has a chips.csv, got none in {folder}: {HELP}")
+    with table.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if lacking := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise InputError(
+                f"chips.csv has the columns {', '.join(COLUMNS)}, got none called "
+                f"{', '.join(lacking)} in {table}: {HELP}"
+            )
+        rows = [row for row in reader if row["split"] == split and row["label_kind"] != "none"]
+    return [read_chip(folder / row["file"], row) for row in spread(rows, limit)]
 
 
 def read_chip(path: Path, row: dict[str, str]) -> Chip:
     """Read one chip and its label, doubtful labels taken out."""
     label_path = path.with_name(f"{path.stem}_label.tif")
-    with rasterio.open(path) as image, rasterio.open(label_path) as labels:
-        dn = np.zeros((len(NAMES), image.height, image.width), np.uint16)
-        for index, name in enumerate(image.descriptions, start=1):
-            if name in SLOT:
-                dn[SLOT[name]] = image.read(index)
-        label = labels.read(1)
+    try:
+        with rasterio.open(path) as image, rasterio.open(label_path) as labels:
+            dn = np.zeros((len(NAMES), image.height, image.width), np.uint16)
+            for index, name in enumerate(image.descriptions, start=1):
+                if name in SLOT:
+                    dn[SLOT[name]] = image.read(index)
+            label = labels.read(1)
+            scl = labels.read(2) if labels.count > 1 else None
+    except rasterio.errors.RasterioError as error:
+        raise ReadError(f"chip {path} cannot be read ({error}): write it again") from error
+    if label.shape != dn.shape[1:] or not dn.any() or row["level"] not in LEVELS:
+        raise InputError(
+            f"a chip has bands described as B02, B03, ..., a label of its size and a level "
+            f"{' or '.join(LEVELS)}, got {dn.shape[1:]}, {label.shape}, {row['level']!r} for "
+            f"{path}: {HELP}"
+        )
     kind = row["label_kind"]
-    chip = Chip(path.stem, dn, label, row["level"], float(row["resolution_m"]), kind)
+    chip = Chip(path.stem, dn, label, row["level"], float(row["resolution_m"]), kind, scl)
     return distrust(chip) if kind in ("net", "scl+net") else chip
 
 
@@ -93,14 +142,15 @@ def read_bolzano(folder: Path) -> list[Chip]:
     chips = []
     for label_path in sorted(folder.glob("*/label.tif")):
         with rasterio.open(label_path) as source:
-            label = source.read(1)
+            label, scl = source.read((1, 2))
         dn = np.zeros((len(NAMES), *label.shape), np.uint16)
         for name in ("B02", "B03", "B04", "B08"):
             with rasterio.open(label_path.with_name(f"{name}.tif")) as source:
                 stored = source.read(1).astype(np.int32)
             # Reflectance <= 0 was stored as DN 1000: dark, not missing.
             dn[SLOT[name]] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
-        chips.append(distrust(Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net")))
+        chip = Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net", scl)
+        chips.append(distrust(chip))
     return chips
 
 
@@ -111,6 +161,8 @@ def read_safe_blocks(folder: Path) -> list[Chip]:
         for name in NAMES
         for path in folder.glob(f"*T29UNU*/GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2")
     }
+    if not paths:
+        return []
     dn = np.zeros((len(NAMES), 1830, 1830), np.uint16)
     for name, path in paths.items():
         with rasterio.open(path) as source:
@@ -121,128 +173,50 @@ def read_safe_blocks(folder: Path) -> list[Chip]:
         row, column = (int(digit) * 610 for digit in label_path.stem.split("_")[1])
         block = np.s_[row : row + 610, column : column + 610]
         with rasterio.open(label_path) as source:
-            label = source.read(1)
-        chips.append(
-            distrust(Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net"))
-        )
+            label, scl = source.read((1, 2))
+        chip = Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net", scl)
+        chips.append(distrust(chip))
     return chips
 
 
-def read_training(folder: Path) -> dict[str, list[Chip]]:
-    """Group every training chip by where it comes from: chips of a group share a band set."""
-    groups: dict[str, list[Chip]] = {
-        "bolzano": read_bolzano(folder / "bolzano"),
-        "t29unu": read_safe_blocks(folder / "safe"),
-    }
-    for chip in read_chips(folder, "train"):
-        key = (
-            f"{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}-{chip.dn.shape[1]}"
-        )
-        groups.setdefault(key, []).append(chip)
-    return {key: chips for key, chips in groups.items() if chips}
+def read_strip(folder: Path) -> list[Chip]:
+    """Read the L1C product T32UPV, 13 bands at 10 m: the strip that holds data, in five pieces.
 
-
-class Crops(IterableDataset):  # type: ignore[type-arg]
-    """An endless stream of augmented crops: reflectance (13, y, x), flags (14,), labels (y, x).
-
-    Small chips are laid side by side into one crop. Clear crops receive a
-    simulated cloud most of the time, so that shadow and thin cloud are not rare.
+    Nobody labelled it: `kind` is ``"net"``, for the teacher. Baseline 02.05 has no offset.
     """
-
-    def __init__(self, groups: dict[str, list[Chip]], *, size: int, seed: int) -> None:
-        self.groups = groups
-        self.size = size
-        self.seed = seed
-        # Large groups more often, but not in proportion; a single network's labels half as often.
-        share = np.array(
-            [
-                sum(chip.label.size for chip in chips) ** 0.4
-                * (0.5 if chips[0].kind == "net" else 1)
-                for chips in groups.values()
-            ]
-        )
-        self.share = share / share.sum()
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield crops for ever; each worker has a stream of its own."""
-        info = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, info.id if info else 0])
-        torch.manual_seed(int(rng.integers(2**31)))
-        keys = list(self.groups)
-        while True:
-            yield self.draw(self.groups[keys[rng.choice(len(keys), p=self.share)]], rng)
-
-    def draw(self, chips: list[Chip], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw one crop of a group and augment it."""
-        level, resolution = chips[0].level, chips[0].resolution
-        x, label = self.crop(chips, rng)
-        while (
-            torch.isin(label, torch.tensor([Label.UNDEFINED, Label.MISSING])).float().mean() > 0.9
-        ):
-            x, label = self.crop(chips, rng)
-        clear = (label == Label.CLEAR).float().mean()
-        decided = (label != Label.UNDEFINED).float().mean()
-        if clear > 0.95 * decided and clear > 0.5 and rng.random() < 0.7:
-            x = x * float(rng.uniform(0.55, 1.25))  # low sun, dark and bright soils are clear too
-            x = dress_ground(x, rng, level=level)
-            if level == "L2A" and rng.random() < 0.35:
-                level, x = "L1C", to_top_of_atmosphere(x, rng)
-            x, simulated = simulate(x, rng, level=level, resolution=resolution)
-            label = torch.where(label == Label.CLEAR, simulated, label)
-        x = x * float(rng.uniform(0.92, 1.08)) * (1 + 0.03 * torch.randn(13, 1, 1))
-        x = drop_bands(x, rng)
-        if rng.random() < 0.2:
-            x, label = cut_swath_edge(x, label, rng)
-        flags = torch.cat([x.isfinite().flatten(1).any(1), torch.tensor([level == "L1C"])])
-        return x, flags.float(), label.long()
-
-    def crop(self, chips: list[Chip], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Cut a square, mirrored and turned at random, from one chip or a quilt of small ones."""
-        y, x = chips[0].label.shape
-        repeat = -(-self.size // min(y, x))
-        if repeat > 1 and rng.random() < 0.5:  # half of the quilts are of clear chips only
-            chips = [chip for chip in chips if (chip.label == Label.CLEAR).mean() > 0.97] or chips
-        drawn = [chips[rng.integers(len(chips))] for _ in range(repeat**2)]
-        rows = [drawn[i : i + repeat] for i in range(0, repeat**2, repeat)]
-        top, left = (rng.integers(n * repeat - self.size + 1) for n in (y, x))
-        window = np.s_[top : top + self.size, left : left + self.size]
-        turns, mirror = int(rng.integers(4)), rng.random() < 0.5
-        label = turn(
-            np.block([[chip.label for chip in row] for row in rows])[window], turns, mirror
-        )
-        dn = np.block([[chip.dn for chip in row] for row in rows])[:, *window]
-        dn = turn(dn, turns, mirror)
-        refl = np.where(dn > 0, dn * np.float32(1e-4), np.float32(np.nan))
-        return torch.from_numpy(refl), torch.from_numpy(label)
+    paths = {
+        name: path
+        for name in NAMES
+        for path in folder.glob(f"*MSIL1C*T32UPV*/GRANULE/*/IMG_DATA/*_{name}.jp2")
+    }
+    if len(paths) < len(NAMES):
+        return []
+    chips = []
+    for top in range(0, 5 * STRIP, STRIP):
+        dn = np.zeros((len(NAMES), STRIP, STRIP), np.uint16)
+        for name, path in paths.items():
+            with rasterio.open(path) as source:
+                factor = 10980 // source.width
+                size = STRIP // factor
+                coarse = source.read(1, window=Window(0, top // factor, size, size))
+            dn[SLOT[name]] = coarse.repeat(factor, 0).repeat(factor, 1)
+        undefined = np.full(dn.shape[1:], Label.UNDEFINED, np.uint8)
+        chips.append(Chip(f"t32upv_{top}", dn, undefined, "L1C", 10.0, "net"))
+    return chips
 
 
-def turn(array: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
-    """Rotate the last two axes by quarter turns and mirror them."""
-    array = np.rot90(array, turns, axes=(-2, -1))
-    return np.ascontiguousarray(array[..., ::-1] if mirror else array)
+def ask_teacher(chips: Iterable[Chip], folder: Path) -> list[Chip]:
+    """Give chips with algorithmic labels the teacher's evidence, kept in `folder` as files.
 
-
-def drop_bands(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Take bands away (NaN) as users' band sets do, never one that a mask cannot do without."""
-    chance = rng.random()
-    if chance < 0.4:
-        return x
-    present = [name for name in NAMES if x[SLOT[name]].isfinite().any()]
-    if chance < 0.7:
-        keep = set(COMMON_BAND_SETS[rng.integers(len(COMMON_BAND_SETS))])
-    else:
-        keep = {name for name in present if rng.random() < rng.uniform(0.3, 1)}
-    infrared = [name for name in NEAR_INFRARED if name in present]
-    keep |= {*REQUIRED, infrared[rng.integers(len(infrared))]}
-    x = x.clone()
-    x[[slot for slot, name in enumerate(NAMES) if name not in keep]] = torch.nan
-    return x
-
-
-def cut_swath_edge(x: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blank one side of a slanted line, as the edge of a swath does."""
-    size = label.shape[-1]
-    ramp = torch.linspace(-1, 1, size)
-    angle = rng.uniform(0, 2 * np.pi)
-    outside = np.cos(angle) * ramp[:, None] + np.sin(angle) * ramp[None] > rng.uniform(0.1, 0.9)
-    return x.masked_fill(outside, torch.nan), label.masked_fill(outside, int(Label.UNDEFINED))
+    Chips that people labelled, or that are clear by construction, need none; at 120 m
+    the teacher sees pixels that it was not made for.
+    """
+    taught = []
+    for chip in chips:
+        if chip.kind in ("net", "scl+net") and chip.resolution <= 60:
+            path = folder / f"{chip.name}.npy"
+            evidence = remember(path, chip.dn, level=chip.level, resolution=chip.resolution)
+            taught.append(replace(chip, evidence=evidence))
+        else:
+            taught.append(chip)
+    return taught

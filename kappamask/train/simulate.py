@@ -1,9 +1,23 @@
 """Clouds and shadows with exact labels, put on clear real pixels. Row 6.
 
-Physics kept as simple as the labels need: a two-stream cloud (conservative
-scattering, Bohren 1987, Am. J. Phys. 55, 524: A = (1-g)t / (2 + (1-g)t)), the
-ground seen through it with multiple reflection, and a shadow where the same
-cloud, moved along the sun's azimuth, takes its share of the direct beam.
+Physics kept as simple as the labels need. A layer is a two-stream cloud that absorbs nothing
+(Bohren 1987, Am. J. Phys. 55, 524: albedo A = (1 - g) t / (2 + (1 - g) t) for thickness t and
+asymmetry g, 0.85 for droplets and 0.78 for ice). The ground, of reflectance r, is seen through
+it with light going to and fro between them (adding method, van de Hulst 1980, Multiple Light
+Scattering, ch. 4): A + (1 - A)^2 r / (1 - A r). The same cloud, moved along the sun's azimuth
+by height over the tangent of the sun's elevation, takes its share of the direct beam, band by
+band; what is left is skylight, which is blue. Bands of 20 m and 60 m are averaged over their own
+pixels at the end.
+
+Known simplifications, none of which moves a label:
+
+- haze's wavelength law is applied to its albedo, which holds for thin layers only;
+- droplets and ice absorb at 1.6 and 2.2 um: two drawn factors stand for that, whatever the
+  thickness;
+- at L1C the air above a cloud is one number between 0 and 1, whatever the wavelength;
+- at L2A a random gain of up to 1.25 stands for what atmospheric correction does to clouds;
+- each layer has one height and one azimuth of its own, so two layers have two suns; parallax
+  between bands is ignored; shadows fall on flat ground.
 """
 
 from __future__ import annotations
@@ -30,7 +44,7 @@ DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 
 WATER = torch.tensor(
     [0.04, 0.045, 0.05, 0.035, 0.025, 0.018, 0.016, 0.014, 0.012, 0.01, 0, 0.006, 0.004]
 )
-CIRRUS, SWIR16, SWIR22 = NAMES.index("B10"), NAMES.index("B11"), NAMES.index("B12")
+VAPOUR, CIRRUS, SWIR16, SWIR22 = (NAMES.index(name) for name in ("B09", "B10", "B11", "B12"))
 # Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
 THIN_FROM, CLEAR_TO = 0.1, 0.06
 CLOUD_FROM, THIN_TO = 0.34, 0.27
@@ -43,7 +57,7 @@ class CloudField:
 
     albedo: Tensor  # (y, x), 0-1, at 0.55 um
     shadow: Tensor  # (y, x), 0-1: albedo of the cloud that stands between pixel and sun
-    angstrom: float  # thickness goes as wavelength ** -angstrom: 0 for droplets, 1 for haze
+    angstrom: float  # albedo goes as wavelength ** -angstrom: 0 for droplets, 1 for haze
     swir: tuple[float, float]  # albedo at 1.6 and 2.2 um, relative to 0.55 um
     cirrus: float  # share of the albedo seen in B10: 0 low cloud, 1 above all vapour
 
@@ -71,8 +85,12 @@ def fractal_noise(
 
 
 def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
-    """Draw one layer: cumulus, deck, or thin cloud, with the shadow it casts."""
-    kind = rng.choice(["cumulus", "deck", "thin", "haze"], p=[0.45, 0.15, 0.28, 0.12])
+    """Draw one layer, cumulus, deck, thin cloud or haze, with the shadow it casts.
+
+    Noise wraps around, so a shadow that leaves the scene comes back on the other side: the
+    shadow of a cloud beyond the edge.
+    """
+    kind = rng.choice(["cumulus", "deck", "thin", "haze"], p=[0.45, 0.15, 0.35, 0.05])
     outer = {"cumulus": rng.uniform(20, 120), "deck": rng.uniform(100, 400)}.get(
         kind, rng.uniform(60, 400)
     )
@@ -85,7 +103,7 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
     thickest = np.exp(
         rng.uniform(*{"cumulus": (2.5, 4.6), "deck": (1.8, 4.4)}.get(kind, (-0.7, 1.9)))
     )
-    steepness = rng.uniform(0.3, 0.9) if kind == "cumulus" else rng.uniform(0.6, 1.4)
+    steepness = rng.uniform(0.35, 1.3) if kind == "cumulus" else rng.uniform(0.6, 1.4)
     height = (noise - threshold).clamp(min=0)
     thickness = thickest * (height / (height.max() + 1e-6)) ** steepness
     backscatter = 0.5 * (1 - (0.78 if kind == "thin" else 0.85)) * thickness
@@ -93,15 +111,18 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
     distance = rng.uniform(0, 40) if rng.random() < 0.35 else rng.uniform(15, 110)
     azimuth = rng.uniform(0, 2 * np.pi)
     shift = (round(distance * np.sin(azimuth)), round(distance * np.cos(azimuth)))
+    # Half of the thin cloud is high, of ice and bright in B10; the rest is low, under the vapour,
+    # of droplets that absorb next to nothing at 1.6 and 2.2 um.
+    high = kind == "thin" and rng.random() < 0.5
+    low_and_thin = kind in ("thin", "haze") and not high
     return CloudField(
         albedo=albedo,
         shadow=torch.roll(albedo, shift, dims=(0, 1)),
         angstrom={"haze": rng.uniform(0.6, 1.5)}.get(kind, rng.uniform(0, 0.3)),
-        swir=(rng.uniform(0.55, 0.95), rng.uniform(0.35, 0.8)),
-        # Half of the thin cloud is high and bright in B10; the rest is low, under the vapour.
-        cirrus=rng.uniform(0.3, 1)
-        if kind == "thin" and rng.random() < 0.5
-        else rng.uniform(0, 1) ** 3 * 0.5,
+        swir=(rng.uniform(0.85, 1.25), rng.uniform(0.65, 1.15))
+        if low_and_thin
+        else (rng.uniform(0.55, 0.95), rng.uniform(0.35, 0.8)),
+        cirrus=rng.uniform(0.3, 1) if high else rng.uniform(0, 1) ** 3 * 0.5,
     )
 
 
@@ -112,7 +133,7 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
     """
     size = surface.shape[-1]
     path = PATH[:, None, None] if level == "L1C" else torch.zeros(13, 1, 1)
-    if rng.random() < 0.25:
+    if rng.random() < 0.4:
         noise = fractal_noise(size, rng, slope=rng.uniform(2.2, 3), outer=rng.uniform(60, 400))
         wet = (
             noise.abs() < rng.uniform(0.02, 0.1) if rng.random() < 0.6 else noise > 1.3
@@ -132,10 +153,35 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
     return surface.clamp(min=0.0005)
 
 
+def fill_bands(surface: Tensor, rng: np.random.Generator) -> Tensor:
+    """Give a clear L2A scene with the ten 10 m and 20 m bands plausible B01 and B09.
+
+    Both look much like a neighbour over clear ground: B01 like a blurred B02, B09, whose
+    vapour the L2A processor took out, like a blurred B8A. Other scenes come back as they are.
+    """
+    have = surface.isfinite().flatten(1).any(1)
+    lacking = {name for name, there in zip(NAMES, have, strict=True) if not there}
+    if not {"B01", "B09"} <= lacking <= {"B01", "B09", "B10"}:
+        return surface
+    surface = surface.clone()
+    for name, source, low, high in (("B01", "B02", 0.6, 1.05), ("B09", "B8A", 0.85, 1.15)):
+        like = surface[NAMES.index(source)] * rng.uniform(low, high)
+        surface[NAMES.index(name)] = (like + rng.uniform(-0.008, 0.012)).clamp(min=0.0005)
+    return coarsen(surface, 10)
+
+
 def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:
-    """Turn L2A reflectance (13, y, x) into a plausible L1C one, B10 included."""
-    path = PATH[:, None, None] * rng.uniform(0.5, 1.8)
-    toa = path + TWO_WAY[:, None, None] ** rng.uniform(0.7, 1.6) * surface
+    """Turn L2A reflectance (13, y, x) into a plausible L1C one, B10 included.
+
+    Path reflectance is added to what two ways through the air leave of the ground. B10 gets
+    what the sensor shows where vapour has taken all light from the ground: noise near 0.002.
+    """
+    # A low sun makes the way longer, haze makes the path redder or bluer.
+    tint = (WAVELENGTH_UM / 0.49) ** rng.uniform(-0.5, 0.8)
+    path = (PATH * tint * rng.uniform(0.5, 2.2))[:, None, None]
+    through = TWO_WAY ** rng.uniform(0.7, 2)
+    through[VAPOUR] = TWO_WAY[VAPOUR] ** rng.uniform(0.7, 2.8)  # as real scenes: 0.1 to 0.6 of B8A
+    toa = path + through[:, None, None] * surface
     toa[CIRRUS] = 0.001 + 0.001 * rng.random() + 0.0008 * torch.rand(toa.shape[1:])
     return toa
 
@@ -159,8 +205,15 @@ def render(surface: Tensor, field: CloudField, rng: np.random.Generator, *, leve
     spectral = (WAVELENGTH_UM / 0.55) ** -field.angstrom
     spectral[SWIR16] *= field.swir[0]
     spectral[SWIR22] *= field.swir[1]
+    over = torch.zeros(13, 1, 1)
+    if level == "L1C":  # a low cloud lies under most of the air, and under nearly all vapour
+        above = (1 - field.cirrus) * rng.uniform(0.4, 0.9)
+        spectral *= TWO_WAY ** (above * rng.uniform(0.7, 2.2))  # the way is longer at low sun
+        spectral[VAPOUR] *= TWO_WAY[VAPOUR] ** (above * rng.uniform(0, 2))
+        over = path * above
     albedo = (field.albedo * spectral[:, None, None]).clamp(max=0.92)
-    seen = albedo + (1 - albedo) ** 2 * ground / (1 - albedo * ground.clamp(max=1))
+    below = ground - over
+    seen = over + albedo + (1 - albedo) ** 2 * below / (1 - albedo * below.clamp(max=1))
     seen[CIRRUS] = ground[CIRRUS] + field.albedo * field.cirrus * rng.uniform(0.3, 0.8)
     return seen * (rng.uniform(0.95, 1.25) if level == "L2A" else 1.0)
 

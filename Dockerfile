@@ -1,0 +1,23 @@
+# kappamask with the local openEO back end. Build: docker build -t kappamask .
+# Run: docker run --rm -v "$PWD:/work" kappamask mask --bbox W,S,E,N --date START/END --out masks
+FROM python:3.12-slim AS build
+WORKDIR /source
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY kappamask kappamask
+COPY udf udf
+RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.12-slim
+# PIP_EXTRA_INDEX_URL: an index of torch's builds for processors only makes the image some GB smaller.
+ARG PIP_EXTRA_INDEX_URL=""
+COPY constraints.txt /tmp/constraints.txt
+COPY --from=build /wheels /wheels
+RUN python -m pip install --no-cache-dir --constraint /tmp/constraints.txt \
+        "$(ls /wheels/kappamask-*.whl)[serve]" \
+    && rm -rf /wheels /tmp/constraints.txt \
+    && useradd --create-home kappamask
+USER kappamask
+WORKDIR /work
+EXPOSE 8080
+ENTRYPOINT ["kappamask"]
+CMD ["--help"]

@@ -1,0 +1,76 @@
+"""What other programs take for the same pixels, each as its users run it.
+
+Whoever is absent or fails is named with the reason; the others are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from machine import median_seconds
+
+from kappamask.evaluate.programs import S2cloudlessPeer, UkisPeer
+from kappamask.networks.published import PublishedUNet
+from kappamask.train.chips import Chip
+
+# km_predict: windows of 512 px that overlap by 32, 23 x 23 of them for a tile of 10980 px.
+WINDOW, PER_TILE, TILE = 512, 23, 10980
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program takes, or why that is not known."""
+
+    name: str
+    speed: float = 0.0  # Mpx/s
+    pixels: str = ""
+    reason: str = ""
+    target: float = 0.0  # our network shall be so many times faster
+
+
+def measure_peers(scene: np.ndarray, *, repeats: int) -> Iterator[Answer]:
+    """Measure each on reflectance (13, y, x), one after the other."""
+    for name, target, prepare in (
+        ("published network, fp32", 25, prepare_published),
+        ("ukis-csmask", 10, lambda scene: prepare_peer(UkisPeer(), scene)),
+        ("s2cloudless", 40, lambda scene: prepare_peer(S2cloudlessPeer(), scene)),
+    ):
+        try:
+            work, pixels, said = prepare(scene)
+            speed = pixels / 1e6 / median_seconds(work, repeats)
+        except Exception as error:  # noqa: BLE001  whatever another program raises is its reason
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            yield Answer(name, reason=reason, target=target)
+        else:
+            yield Answer(name, speed, said, target=target)
+
+
+def prepare_published(scene: np.ndarray) -> tuple[Callable[[], object], float, str]:
+    """One window of the 31 M network of 2021, random weights, as km_predict runs it.
+
+    A tile of 10980 px takes 23 x 23 windows, so that a window stands for (10980 / 23)^2 px.
+    Reading, features and joining are left out: it is the network that is compared.
+    """
+    torch.manual_seed(0)
+    network = PublishedUNet(64).eval().requires_grad_(requires_grad=False)
+    features = torch.from_numpy(np.ascontiguousarray(scene[None, :, :WINDOW, :WINDOW]))
+
+    def work() -> object:
+        with torch.inference_mode():
+            return network(features).argmax(1)
+
+    return work, (TILE / PER_TILE) ** 2, f"{WINDOW} x {WINDOW} windows"
+
+
+def prepare_peer(peer: Any, scene: np.ndarray) -> tuple[Callable[[], object], float, str]:
+    """Make a program of `kappamask evaluate` ready, all bands of the scene at 10 m."""
+    dn = np.round(np.nan_to_num(scene) * 10000).astype(np.uint16)
+    chip = Chip("benchmark", dn, np.zeros(dn.shape[1:], np.uint8), "L1C", 10.0, "none")
+    if reason := peer.refusal(chip):
+        raise LookupError(reason)
+    height, width = dn.shape[1:]
+    return lambda: peer.label(chip), height * width, f"{height} x {width}"

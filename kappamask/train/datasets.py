@@ -1,0 +1,150 @@
+"""Where training chips come from. Row 6: imports `chips`, `kappaset`, `cloudsen12`, `kept`.
+
+A data set is anything with a method `chips`; its class stands in `FORMATS` under the word that
+a configuration calls it by. Its other fields are options of the ``[[data]]`` table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from kappamask.errors import InputError, UnknownNameError
+from kappamask.train.chips import (
+    Chip,
+    ask_teacher,
+    read_bolzano,
+    read_chips,
+    read_safe_blocks,
+    read_strip,
+)
+from kappamask.train.cloudsen12 import CloudSen12
+from kappamask.train.kappaset import KappaSet
+from kappamask.train.kept import keep
+from kappamask.train.settings import Config, Source
+
+
+class Dataset(Protocol):
+    """Labelled chips by split."""
+
+    def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
+        """Yield the chips of ``"train"``, ``"val"`` or ``"test"``, always in the same order.
+
+        At most `limit` of them, spread evenly over the split.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ChipFolder:
+    """A folder with a `chips.csv`, as `docs/training.md` lays it out.
+
+    Two further sources are read for training where the folder holds them: `bolzano/` and
+    `safe/labels_T29UNU/` of the project's own data.
+    """
+
+    folder: Path
+
+    def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
+        """Yield the chips of one split."""
+        if split == "train":
+            yield from read_bolzano(self.folder / "bolzano")
+            yield from read_safe_blocks(self.folder / "safe")
+            yield from read_strip(self.folder / "safe")
+        yield from read_chips(self.folder, split, limit=limit)
+
+
+FORMATS: dict[str, Callable[..., Dataset]] = {
+    "chips": ChipFolder,
+    "cloudsen12": CloudSen12,
+    "kappaset": KappaSet,
+}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Chips to draw from; those of one group share level, resolution, band set and size."""
+
+    chips: dict[str, list[Chip]]
+    weights: dict[str, float]  # of each group, beside its size
+
+
+def open_dataset(source: Source) -> Dataset:
+    """Make the data set that a ``[[data]]`` table describes.
+
+    Raises
+    ------
+    UnknownNameError
+        If no format or option has that name.
+    InputError
+        If the folder is none.
+    """
+    if source.format not in FORMATS:
+        raise UnknownNameError.of("format of [[data]]", source.format, sorted(FORMATS))
+    make: Any = FORMATS[source.format]
+    known = [option.name for option in fields(make) if option.name != "folder"]
+    for name in source.options:
+        if name not in known:
+            raise UnknownNameError.of(f"key of [[data]] {source.format}", name, known or ["none"])
+    if not source.folder.is_dir():
+        raise InputError(
+            f"a data set lies in a folder, got {source.folder}, seen from {Path.cwd()}: correct "
+            "folder in [[data]], or run the command elsewhere"
+        )
+    dataset: Dataset = make(source.folder, **source.options)
+    return dataset
+
+
+def read_split(source: Source, split: str) -> list[Chip]:
+    """Read the chips of one split, into memory or into the cache that `source` names."""
+    chips = open_dataset(source).chips(split, limit=source.limit)
+    if source.cache is None:
+        return list(chips)
+    return keep(chips, source.cache, name=f"{split}-{source.limit or 'all'}")
+
+
+def read_training(config: Config) -> Groups:
+    """Read the `train` split of every data set, in groups, taught where a teacher is wanted.
+
+    Raises
+    ------
+    InputError
+        If there is no chip.
+    """
+    groups = Groups({}, {})
+    for number, source in enumerate(config.data):
+        for chip in _teach(read_split(source, "train"), config.teacher):
+            key = f"{number}-{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}"
+            key += f"-{chip.label.shape[0]}x{chip.label.shape[1]}"
+            groups.chips.setdefault(key, []).append(chip)
+            groups.weights[key] = source.weight
+    _refuse_nothing(groups.chips, "train", config)
+    return groups
+
+
+def read_validation(config: Config) -> list[Chip]:
+    """Read the `val` split of every data set.
+
+    Raises
+    ------
+    InputError
+        If there is no chip.
+    """
+    chips = [chip for source in config.data for chip in read_split(source, "val")]
+    _refuse_nothing(chips, "val", config)
+    return _teach(chips, config.teacher)
+
+
+def _teach(chips: Sequence[Chip], teacher: Path | None) -> list[Chip]:
+    return list(chips) if teacher is None else ask_teacher(chips, teacher)
+
+
+def _refuse_nothing(found: Any, split: str, config: Config) -> None:
+    if not found:
+        where = ", ".join(str(source.folder) for source in config.data) or "no [[data]]"
+        raise InputError(
+            f"training needs labelled chips of the splits train and val, got none of {split} in "
+            f"{where}: see docs/training.md for how each format names its splits"
+        )

@@ -1,0 +1,104 @@
+"""A network with all that makes it better step by step. Row 6."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kappamask.errors import WeightsError
+from kappamask.networks.unet import UNet
+from kappamask.normalisation import Normalisation
+from kappamask.train.losses import loss_of
+from kappamask.train.settings import Settings
+
+PARTS = ("network", "average", "optimizer", "schedule")
+
+
+class Learner:
+    """A U-Net, its running average, AdamW and a one-cycle schedule, on a GPU where there is one.
+
+    Parameters
+    ----------
+    settings
+        Widths, rate, decay and the length of the schedule.
+    start_from
+        Safetensors to begin with, such as `best.safetensors` of an earlier run.
+
+    Raises
+    ------
+    WeightsError
+        If `start_from` cannot be read or is of another network.
+    """
+
+    def __init__(self, settings: Settings, *, start_from: Path | None = None) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = UNet(settings.widths)
+        if start_from is not None:
+            load_weights(self.network, start_from)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = AveragedModel(
+            self.network,
+            multi_avg_fn=get_ema_multi_avg_fn(settings.ema),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            settings.learning_rate,
+            settings.steps,
+            pct_start=min(settings.warm_up / settings.steps, 0.3),
+        )
+
+    def learn(
+        self, normalise: Normalisation, batch: tuple[Tensor, Tensor, Tensor] | list[Tensor]
+    ) -> float:
+        """Take one step on a batch of `kappamask.train.crops.Crops`; return its loss.
+
+        The network runs in bf16; the loss and the weights stay in single precision.
+        """
+        x, flags, target = batch
+        self.network.train()
+        with torch.autocast(self.device, torch.bfloat16):
+            logits = self.network(normalise(x).to(self.device), flags.to(self.device))
+        loss = loss_of(logits, target.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.network)
+        return float(loss.detach())
+
+    def state(self) -> dict[str, Any]:
+        """Give what `restore` takes: tensors, numbers and words, nothing that needs a pickle."""
+        return {part: getattr(self, part).state_dict() for part in PARTS}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        for part in PARTS:
+            getattr(self, part).load_state_dict(state[part])
+
+
+def load_weights(network: torch.nn.Module, path: Path) -> None:
+    """Read weights into a network.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read, or is of a network of other widths.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(
+            f"a run starts from the safetensors of a network of the same widths, got {path}: "
+            f"{str(error).splitlines()[0]}; set widths in [settings] as its best.toml says"
+        ) from error

@@ -1,0 +1,126 @@
+"""What a training run leaves in its folder. Row 6.
+
+- `log.csv`: a line per validation;
+- `last.pt`: what is needed to go on after an interruption, read back without a pickle;
+- `best.safetensors` and `best.toml`: the best averaged weights so far, and the entry for
+  `kappamask/registry.toml`; `kappamask evaluate --weights` takes them.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from kappamask.errors import InputError, WeightsError
+from kappamask.files import publish, staging
+from kappamask.normalisation import Normalisation
+from kappamask.train.settings import Settings
+
+LOG, STATE, WEIGHTS, ENTRY = "log.csv", "last.pt", "best.safetensors", "best.toml"
+MAY_CHANGE = ("workers", "validate_every")  # settings that a resumed run may see otherwise
+
+
+def export(
+    weights: dict[str, Tensor],
+    folder: Path,
+    normalise: Normalisation,
+    settings: Settings,
+    scores: dict[str, float],
+) -> None:
+    """Write the weights as safetensors and the manifest entry that goes with them."""
+    entry = [
+        f"{key} = {list(value) if isinstance(value, tuple) else value!r}"
+        for key, value in {**asdict(settings), **asdict(normalise)}.items()
+    ]
+    entry += [f"val_{key.lower()} = {value:.4f}" for key, value in scores.items()]
+    tensors = {key: value.contiguous() for key, value in weights.items()}
+    with staging(folder, WEIGHTS) as aside:
+        text = "\n".join(entry) + "\n"
+        publish(aside, {folder / WEIGHTS: save(tensors), folder / ENTRY: text.encode()})
+
+
+def read_normalisation(weights: Path | None) -> Normalisation | None:
+    """Read what some weights of a run were fed with, from the entry beside them; None without."""
+    entry = None if weights is None else weights.with_name(ENTRY)
+    if entry is None or not entry.is_file():
+        return None
+    try:
+        table = tomllib.loads(entry.read_text("utf-8"))
+        return Normalisation(tuple(table["mean"]), tuple(table["std"]))
+    except (ValueError, KeyError) as error:
+        raise WeightsError(f"{entry} is no entry of a run ({error!r}): train again") from error
+
+
+def save_state(folder: Path, state: dict[str, Any], settings: Settings) -> None:
+    """Write what a resumed run starts from."""
+    with staging(folder, STATE) as aside:
+        torch.save({**state, "settings": asdict(settings)}, aside / STATE)
+        (aside / STATE).replace(folder / STATE)
+
+
+def load_state(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """Read what `save_state` wrote, or None where nothing was.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, or holds anything but tensors, numbers and words.
+    InputError
+        If the run was begun with other settings.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"a run is resumed from the last.pt that it wrote, got {path}: "
+            f"{str(error).splitlines()[0]}; remove it to begin anew"
+        ) from error
+    begun = state.get("settings", {})
+    wanted = asdict(settings)
+    other = [
+        f"{key} = {begun[key]!r} instead of {wanted.get(key)!r}"
+        for key in begun
+        if key not in MAY_CHANGE and begun[key] != wanted.get(key)
+    ]
+    if other:
+        raise InputError(
+            f"a run goes on with the settings it was begun with, got {', '.join(other)} in "
+            f"{path}: choose another --out, or set them back"
+        )
+    return state
+
+
+def record(path: Path, row: dict[str, float]) -> None:
+    """Append one line to the log."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as log:
+        writer = csv.DictWriter(log, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Take out the lines after `step`: what an interrupted run logged and did not keep."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as log:
+        head, *rows = list(csv.reader(log)) or [[]]
+    kept = [",".join(row) for row in rows if row and int(row[0]) <= step]
+    text = "".join(f"{line}\r\n" for line in (",".join(head), *kept)) if kept else ""
+    with staging(path.parent, path.name) as aside:
+        if text:
+            publish(aside, {path: text.encode()})
+        else:
+            path.unlink()

@@ -1,0 +1,253 @@
+"""Every example of the README and the pages runs, or says visibly why not and is checked."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import warnings
+from dataclasses import replace
+from importlib import util
+
+import pytest
+from support.doc_examples import ROOT, SHELLS, check_names, read_examples
+
+from kappamask import catalogs
+from kappamask.catalogs import Holding
+from kappamask.cli import main, make_parser
+from kappamask.sample import AREA_L2A, catalog_path
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Pages that come with what they describe (training runs, benchmarks...): options and names only.
+CHECKED_ONLY = {
+    "docs/training.md",
+    "docs/performance.md",
+    "docs/model-card.md",
+    "docs/reliability.md",
+    "docs/security.md",
+}
+# The example area and dates of the pages, and where the embedded sample has the like.
+BBOX = ",".join(map(str, AREA_L2A))
+CORNERS = dict(zip(("west", "south", "east", "north"), AREA_L2A, strict=True))
+STAND_INS = {
+    "11.29,46.46,11.40,46.53": BBOX,
+    "(11.29, 46.46, 11.40, 46.53)": str(AREA_L2A),
+    '{"west": 11.29, "south": 46.46, "east": 11.40, "north": 46.53}': repr(CORNERS),
+    "2022-06-01/2022-06-30": "2019-07-11/2019-07-31",
+    '["2022-06-01", "2022-07-01"]': '["2019-07-11", "2019-08-01"]',
+}
+SERVED = "http://127.0.0.1:8080"
+
+
+def every_example():
+    return [example for page in PAGES for example in read_examples(page)]
+
+
+def stand_in(text):
+    for said, meant in STAND_INS.items():
+        text = text.replace(said, meant)
+    return text
+
+
+@pytest.fixture
+def sample_for_earth_search(monkeypatch):
+    """Let the names of Earth Search lead to the embedded sample."""
+    for name in ("earth-search", "earth-search-sentinel-2-l2a"):
+        profile = catalogs.PROFILES[name]
+        holding = Holding(("sentinel-2-l2a",), profile.levels["L2A"].assets)
+        # Another spelling of the path: who asks for the sample itself gets it by its own items.
+        url = f"{catalog_path().parent}/../sample/catalog.json"
+        ours = replace(profile, url=url, levels={**profile.levels, "L2A": holding})
+        monkeypatch.setitem(catalogs.PROFILES, name, ours)
+
+
+def check_command(words):
+    """Check a command that is not run: its options, or the extras and targets it names."""
+    if words[0] == "kappamask":
+        make_parser().parse_args(words[1:])
+    elif words[:2] == ["pip", "install"]:
+        named = re.search(r"\[(.*)\]", words[-1])
+        extras = set(named[1].split(",")) if named else set()
+        assert extras <= set(PYPROJECT["project"]["optional-dependencies"]), words
+    elif words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text("utf-8")
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:]), words
+
+
+def is_install(words):
+    """Tell what would install something, or run these tests again: checked, never run."""
+    return words[:2] == ["pip", "install"] or words[0] == "make" or words[1:3] == ["-m", "venv"]
+
+
+class Reader:
+    """Someone who reads a page from top to bottom and does as it says."""
+
+    def __init__(self, stack):
+        self.stack, self.names, self.served = stack, {"__name__": "__main__"}, None
+
+    def follow(self, example):
+        if example.language == "python":
+            self.run_python(example)
+        else:
+            for words in example.commands:
+                self.run_command([stand_in(word) for word in words])
+
+    def run_python(self, example):
+        text = stand_in(example.text)
+        if SERVED in text:
+            assert self.served, "a page starts a server before it connects to it"
+            text = text.replace(SERVED, self.served)
+        code = compile("\n" * example.line + text, example.page, "exec")
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            # numpy's: dates without any clear pixel, as users see them
+            warnings.filterwarnings("ignore", "All-NaN slice|Mean of empty slice", RuntimeWarning)
+            exec(code, self.names)  # noqa: S102
+
+    def run_command(self, words):
+        if is_install(words):
+            check_command(words)
+        elif words[:2] == ["kappamask", "serve"]:
+            self.serve(make_parser().parse_args(words[1:]))
+        else:
+            assert words[0] == "kappamask", f"mark what is no command of ours as not run: {words}"
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert main(words[1:]) == 0, words
+
+    def serve(self, options):
+        pytest.importorskip("uvicorn")
+        from support.openeo_server import serving
+
+        from kappamask.openeo.settings import Settings
+
+        assert options.catalog == "earth-search"
+        assert SERVED.endswith(f":{options.port}")
+        settings = Settings(catalog=str(catalog_path()), workdir=options.workdir, port=0)
+        self.served = self.stack.enter_context(serving(settings))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.usefixtures("sample_for_earth_search")
+def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    examples = read_examples(page)
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as stack:
+        reader = Reader(stack)
+        for example in examples:
+            if example.reason or example.page in CHECKED_ONLY:
+                check(example)
+            else:
+                reader.follow(example)
+
+
+def check(example):
+    if example.language == "python":
+        check_names(example.text)
+    else:
+        for words in example.commands:
+            check_command(cut_loop(words))
+
+
+def cut_loop(words):
+    """Take the command out of ``until kappamask ...; do ...``."""
+    start = words.index("kappamask") if "kappamask" in words else 0
+    ends = [index for index, word in enumerate(words) if word.endswith(";")]
+    last = words[start : ends[0] + 1] if ends else words[start:]
+    return [word.rstrip(";") for word in last]
+
+
+def test_the_pages_have_examples_of_every_command():
+    """What a reader is shown is run or parsed: nothing of the command line is left out."""
+    shown = {
+        words[1]
+        for example in every_example()
+        if example.language in SHELLS
+        for words in example.commands
+        if words[0] == "kappamask" and len(words) > 1
+    }
+    offered = set(make_parser()._subparsers._group_actions[0].choices)
+    missing = offered - shown - {"train", "evaluate"}  # docs/training.md, docs/model-card.md
+    assert not missing
+
+
+def test_reasons_are_reasons():
+    marked = [example for example in every_example() if example.reason]
+    assert marked
+    for example in marked:
+        assert len(example.reason) > 10, example
+    loose = [
+        path.name
+        for path in PAGES
+        if path.read_text("utf-8").count("*Not run by the tests:")
+        != sum(1 for example in read_examples(path) if example.reason)
+    ]
+    assert not loose  # a mark that stands above no example marks nothing
+
+
+def load_tool(name):
+    spec = util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_figures_on_pages_are_those_of_the_manifest():
+    figures = load_tool("figures")
+    table = figures.figures_table(figures.read_registry())
+    for page in figures.PAGES:
+        text = page.read_text("utf-8")
+        assert figures.with_figures(text, table) == text, "run: python docs/tools/figures.py"
+
+
+def test_figures_follow_the_manifest():
+    figures = load_tool("figures")
+    metrics = {"ukis_ref_dice": {"clear": 0.9, "cloud_shadow": 0.81}, "new_one": [0.5, 1.0]}
+    registry = {"default": {"L2A": "b"}, "models": {"b": {"metrics": metrics}}}
+    table = figures.figures_table(registry)
+    assert "| measured on | b |" in table
+    assert "dice of clear / cloud shadow | .900 / .810 |" in table
+    assert "| new one | .500 / 1.000 |" in table
+
+
+def test_the_page_of_classes_shows_the_legend():
+    from kappamask.legend import LEGEND
+
+    text = (ROOT / "docs" / "classes.md").read_text("utf-8")
+    for entry in LEGEND:
+        assert f"| {int(entry.label)} | `{entry.name}` | `#{entry.color}` |" in text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the pages as `make docs` does, with the notebooks that were run for other tests."""
+    for needed in ("mkdocs", "material", "mkdocstrings", "nbconvert"):
+        pytest.importorskip(needed, reason="needs the extra docs")
+    from support.executed import executed_notebooks
+
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    told = {"KAPPAMASK_EXECUTED": str(executed_notebooks()), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_pages_build_strictly_with_notebooks_and_docstrings(site):
+    for name in ("index", "start", "howto/safe", "api/kappamask", "notebooks/3_composites"):
+        assert (site / f"{name}.html").is_file()
+    assert "Windows are anchored" in (site / "api" / "kappamask.html").read_text("utf-8")
+    notebook = (site / "notebooks" / "3_composites.html").read_text("utf-8")
+    assert "never clear" in notebook
+    assert re.search(r'<img[^>]+src="3_composites_[\w]+\.png"', notebook)
+
+
+def test_pages_load_nothing_from_elsewhere(site):
+    loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
+    for page in site.rglob("*.html"):
+        assert not loaded.findall(page.read_text("utf-8")), page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//", sheet.read_text("utf-8")), sheet
