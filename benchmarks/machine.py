@@ -46,14 +46,16 @@ def print_machine() -> None:
     print(f"load {load:.1f} before" + ("" if load <= BUSY else ": BUSY, timings are not valid"))
 
 
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
+def median_seconds(
+    work: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median of `repeats` runs after one to warm up."""
     work()
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         work()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return statistics.median(seconds)
 
 

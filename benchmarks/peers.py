@@ -32,7 +32,9 @@ class Answer:
     target: float = 0.0  # our network shall be so many times faster
 
 
-def measure_peers(scene: np.ndarray, *, repeats: int) -> Iterator[Answer]:
+def measure_peers(
+    scene: np.ndarray, *, repeats: int, clock: Callable[[], float]
+) -> Iterator[Answer]:
     """Measure each on reflectance (13, y, x), one after the other."""
     for name, target, prepare in (
         ("published network, fp32", 25, prepare_published),
@@ -41,7 +43,7 @@ def measure_peers(scene: np.ndarray, *, repeats: int) -> Iterator[Answer]:
     ):
         try:
             work, pixels, said = prepare(scene)
-            speed = pixels / 1e6 / median_seconds(work, repeats)
+            speed = pixels / 1e6 / median_seconds(work, repeats, clock)
         except Exception as error:  # noqa: BLE001  whatever another program raises is its reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
             yield Answer(name, reason=reason, target=target)

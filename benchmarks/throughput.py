@@ -50,18 +50,21 @@ def print_doors(size: int, repeats: int) -> float:
     return first
 
 
-def print_peers(size: int, repeats: int) -> None:
+def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
     """Print other programs beside our network, all on the same pixels of one size."""
     from peers import measure_peers
 
     model = load_model("default", "L1C")
     layers = list(make_cube(size).values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
-    seconds = median_seconds(lambda: model.logits(layers, NAMES, window), repeats)
+    seconds = median_seconds(lambda: model.logits(layers, NAMES, window), repeats, clock)
     ours = size * size / 1e6 / seconds
     print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
-    print(f"{'our network only':32} {f'{size} x {size}':>20} {ours:8.2f}", flush=True)
-    for answer in measure_peers(make_cube(size).values[0], repeats=max(1, repeats // 2)):
+    name = f"{model.entry.name}, {model.precision}"
+    print(f"{name:32} {f'{size} x {size}':>20} {ours:8.2f}", flush=True)
+    for answer in measure_peers(
+        make_cube(size).values[0], repeats=max(1, repeats // 2), clock=clock
+    ):
         if answer.reason:
             print(f"{answer.name:32} not measured: {answer.reason}", flush=True)
             continue
@@ -123,14 +126,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="pixels per side")
     parser.add_argument("--peer-size", type=int, default=1024, help="the same for the programs")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="the programs only, Mpx per second of processor time: for a machine that others use, "
+        "held to one core (`OMP_NUM_THREADS=1 taskset -c 0`), as waiting threads burn time",
+    )
     parser.add_argument("--only", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         run_series(*options.only)
         return
     print_machine()
+    if options.cpu:
+        print_peers(options.peer_size, options.repeats, time.process_time)
+        return
     print_doors(options.size, options.repeats)
-    print_peers(options.peer_size, options.repeats)
+    print_peers(options.peer_size, options.repeats, time.perf_counter)
     print_series(options.peer_size)
     seconds, torch_came = import_seconds()
     print(f"\nimport kappamask: {seconds:.3f} s, torch imported: {torch_came}")

@@ -122,6 +122,22 @@ def write_zarr(data: xr.DataArray | xr.Dataset, path: str | Path) -> Path:
         If the data cannot be computed.
     WriteError
         If the store cannot be written; one that was there before stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> labels = xr.DataArray(
+    ...     np.array([[[1, 4], [5, 1]]], "uint8"),
+    ...     dims=("time", "y", "x"),
+    ...     coords={"time": np.array(["2022-06-02T10:15:59"], "M8[ns]"),
+    ...             "y": [5154955.0, 5154945.0], "x": [674995.0, 675005.0]},
+    ...     attrs={"level": "L2A"},
+    ... ).rio.write_crs(32632)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_zarr(labels, Path(folder) / "june.zarr")
+    ...     with xr.open_zarr(path) as found:
+    ...         found.labels.dtype, found.labels.values.tolist()
+    (dtype('uint8'), [[[1, 4], [5, 1]]])
     """
     _need("zarr", "zarr")
     dataset = to_cf(data)

@@ -163,6 +163,11 @@ def load_model(
         How many the engine may use; None leaves it to the engine. Torch keeps one
         number for the whole process.
 
+    Returns
+    -------
+    Model
+        Ready to label; the same object for the same arguments.
+
     Raises
     ------
     UnknownNameError, InputError

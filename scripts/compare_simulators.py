@@ -79,7 +79,7 @@ def dice_of(scenes: Sequence[Scene]) -> dict[str, float]:
     """Pool the pixels of all scenes: dice of what the network says against the exact labels."""
     hits = {name: np.zeros(3) for name in ("clear", "shadow", "cloud")}
     found = {code: np.zeros(2) for code in CLOUDS}
-    drawn_of = {code: 0.0 for code in LEGEND if code in (Label.CLEAR, Label.CLOUD_SHADOW, *CLOUDS)}
+    drawn_of = dict.fromkeys((Label.CLEAR, Label.CLOUD_SHADOW, *CLOUDS), 0.0)
     for scene in scenes:
         dn = np.nan_to_num(scene.reflectance).clip(0, 6) * 1e4
         dn = np.where(np.isfinite(scene.reflectance), dn.clip(1), 0).astype(np.uint16)
@@ -179,7 +179,7 @@ def draw(scenes: Sequence[tuple[Chip, Scene, Scene]], path: Path) -> None:
         gap = np.full((panels[0].shape[0], 4, 3), 255, np.uint8)
         rows.append(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))
         rows.append(np.full((4, rows[0].shape[1], 3), 255, np.uint8))
-    Image.fromarray(np.vstack(rows[:-1])).save(path, quality=88)
+    Image.fromarray(np.vstack(rows[:-1])).save(path, quality=75)
 
 
 def true_colour(reflectance: np.ndarray, top: float) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_mask_writes_a_mask_an_item_and_a_picture_per_date(tmp_path, capsys):
     with rasterio.open(next(out.glob("*20190716*.tif"))) as source:
         assert source.shape == (100, 100)
         assert source.crs.to_epsg() == 3035
-    assert "4 dates labelled" in capsys.readouterr().out
+    assert "4 done, 0 skipped (finished before), 0 failed" in capsys.readouterr().out
 
 
 def test_an_area_file_does_as_well_as_a_bbox(tmp_path):

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from kappamask.pipeline import MaskOptions, mask_items
+from kappamask.errors import ItemError, ReadError, WriteError
+from kappamask.pipeline import MaskOptions, Series, mask_items, may_pass
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.stac_search import search
 
@@ -78,3 +79,65 @@ def test_a_folder_that_cannot_be_written_to_fails_every_date(items, tmp_path):
     report = mask_items(items[:1], AREA_L2A, blocked / "masks")
     ((_, reason),) = report.failed.items()
     assert "output folder" in reason
+
+
+def test_a_date_that_could_not_be_read_is_tried_again_when_the_others_are_through(items, tmp_path):
+    mend = damage(items[1])
+    tried = []
+
+    def progress(date, _done, total):
+        tried.append(date[:10])
+        if len(tried) == total:
+            mend()
+
+    options = MaskOptions(pictures=False)
+    report = mask_items(items, AREA_L2A, tmp_path, options=options, progress=progress)
+    assert tried == ["2019-07-01", "2019-07-11", "2019-07-16", "2019-07-31", "2019-07-11"]
+    assert not report.failed
+    assert len(report.done) == 4
+    assert report.masks == sorted(report.masks)  # dates stay in their order
+
+    again = mask_items(items, AREA_L2A, tmp_path, options=options)
+    assert again.skipped == report.masks
+    assert not again.done
+
+
+def test_tries_are_counted(items, tmp_path):
+    damage(items[0])
+    tried = []
+    options = MaskOptions(pictures=False, retries=3)
+    report = mask_items(
+        items[:1], AREA_L2A, tmp_path, options=options, progress=lambda *said: tried.append(said)
+    )
+    assert len(tried) == 1 + 3
+    assert len(report.failed) == 1
+
+
+def test_what_no_second_try_mends_is_not_tried_again(items, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    tried = []
+    report = mask_items(
+        items, AREA_L2A, blocked / "masks", progress=lambda *said: tried.append(said)
+    )
+    assert len(report.failed) == len(tried) == 4
+
+
+def test_only_reads_may_pass():
+    wrapped = ReadError("every date must be readable")
+    wrapped.__cause__ = ItemError("no such band")
+    assert not may_pass(wrapped)
+    assert not may_pass(WriteError("disk full"))
+    wrapped.__cause__ = ReadError("HTTP 503")
+    assert may_pass(wrapped)
+
+
+def test_a_pause_is_made_for_servers_only(items, tmp_path):
+    import xarray as xr
+
+    cube = xr.DataArray(
+        [0, 0], dims="time", coords={"source_items": ("time", [items[0].id, "far"])}
+    )
+    far = {"id": "far", "properties": {}, "assets": {"blue": {"href": "https://x.example/B02.tif"}}}
+    series = Series(cube, cube, [items[0], far], tmp_path, MaskOptions())
+    assert [series.is_remote(index) for index in (0, 1)] == [False, True]

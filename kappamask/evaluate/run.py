@@ -119,6 +119,14 @@ def evaluate(
         If a model is unknown.
     WeightsError
         If weights cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as empty:
+    ...     evaluate(Path(empty))
+    Traceback (most recent call last):
+    kappamask.errors.InputError: ...
     """
     options = options or Options()
     check_data(data)

@@ -158,6 +158,12 @@ def build_archives(
         If wheels cannot be downloaded, are missing or unsafe.
     WriteError
         If `out` cannot be written.
+
+    Examples
+    --------
+    >>> build_archives(Path("dist"), engine="tensorflow")
+    Traceback (most recent call last):
+    kappamask.errors.UnknownNameError: unknown engine 'tensorflow': expected one of onnx, torch
     """
     kit = get_engine(engine)
     check_python(python, from_installed=from_installed)

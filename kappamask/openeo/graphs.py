@@ -89,6 +89,13 @@ def cloud_probabilities(datacube: DataCube, **context: Unpack[Context]) -> DataC
     openeo.DataCube
         (t, bands, y, x), bands clear, cloud_shadow, semi_transparent_cloud, cloud;
         no data where data is missing.
+
+    Examples
+    --------
+    >>> cube = DataCube.load_collection("SENTINEL2_L2A", bands=["B02", "B03", "B04", "B08"])
+    >>> graph = cloud_probabilities(cube).flat_graph()
+    >>> graph["applyneighborhood1"]["arguments"]["context"]["output"]
+    'probabilities'
     """
     return apply_udf(datacube, "probabilities", **context)
 
@@ -207,6 +214,13 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
     ------
     UnknownNameError
         If the context holds something that the UDF does not know.
+
+    Examples
+    --------
+    >>> cube = DataCube.load_collection("SENTINEL2_L2A", bands=["B02", "B03", "B04", "B08"])
+    >>> graph = apply_udf(cube, "labels", level="L2A").flat_graph()
+    >>> graph["applyneighborhood1"]["arguments"]["context"]["output"]
+    'labels'
     """
     unknown = sorted(set(context) - set(Context.__annotations__))
     if unknown:

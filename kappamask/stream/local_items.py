@@ -70,6 +70,17 @@ def mask_files(
         As `load_cube`; WriteError if the folder cannot be written to.
     ReadError
         After all dates were tried; names those that failed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kappamask import search
+    >>> from kappamask.sample import SCENES, catalog_path
+    >>> scene = SCENES[1]
+    >>> items = search(scene.bbox, "2019-07-11", catalog=catalog_path(), level=scene.level)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.suffix for path in mask_files(items, folder)]
+    ['.tif']
     """
     options = options or StreamOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)

@@ -80,6 +80,14 @@ def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Ch
         If the table, or a column of it, is absent, or a chip does not fit its label.
     ReadError
         If a file is damaged or absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as empty:
+    ...     read_chips(Path(empty), "train")
+    Traceback (most recent call last):
+    kappamask.errors.InputError: ...
     """
     table = folder / "chips.csv"
     if not table.is_file():

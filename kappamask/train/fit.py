@@ -72,6 +72,16 @@ def fit(
     ------
     InputError, UnknownNameError, ReadError, WeightsError, WriteError
         If the configuration, a chip, weights or the folder do not serve.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kappamask.train.settings import Config, Settings, Source
+    >>> with tempfile.TemporaryDirectory() as empty:
+    ...     config = Config((Source("chips", Path(empty)),), Settings(steps=1))
+    ...     fit(config, Path(empty) / "run")
+    Traceback (most recent call last):
+    kappamask.errors.InputError: ...
     """
     settings = config.settings
     _make_folder(out)
