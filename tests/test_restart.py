@@ -40,11 +40,11 @@ def wait_for(ready, process):
 
 def kill_at_a_random_moment(process, folder, rng):
     """Kill while it starts, while it writes a date, or some time after it."""
+    before, left = len(list(folder.glob("*.json"))), set(folder.glob(".kappamask-*"))
     process.start()
-    before = len(list(folder.glob("*.json")))
     moment = rng.choice(["start", "staging", "date"])
     if moment == "staging":
-        wait_for(lambda: any(folder.glob(".kappamask-*/*")), process)
+        wait_for(lambda: set(folder.glob(".kappamask-*")) - left, process)
     elif moment == "date":
         wait_for(lambda: len(list(folder.glob("*.json"))) > before, process)
     time.sleep(rng.uniform(0, {"start": 0.6, "staging": 0.002, "date": 0.02}[moment]))
