@@ -36,7 +36,7 @@ bench: $(INSTALLED)  ## print this machine's figures: network, doors, peers, ser
 	$(BIN)/python -W ignore benchmarks/throughput.py
 	$(BIN)/python -W ignore benchmarks/product.py --sizes $(BENCH_SIZES)
 
-train: $(INSTALLED)  ## train the shipped network again (an hour on two cores)
+train: $(INSTALLED)  ## train a network, an hour on two cores: docs/model-card.md
 	$(BIN)/kappamask train scripts/train.toml --out runs/latest
 
 docs: $(INSTALLED)  ## build the pages with the executed notebooks into site/, strictly, offline
