@@ -50,10 +50,11 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("labelling", total=None)
+        # Hidden until there is something to show: an error that comes before stands alone.
+        task = bar.add_task("", total=None, visible=False)
 
         def show(date: str, done: int, total: int) -> None:
-            bar.update(task, description=date, completed=done, total=total)
+            bar.update(task, description=date, completed=done, total=total, visible=True)
 
         yield show
 
