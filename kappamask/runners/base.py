@@ -25,7 +25,7 @@ class Runner(Protocol):
 
     @property
     def engine(self) -> str:
-        """``"torch"`` or ``"onnx"``."""
+        """``"torch"``, ``"onnx"`` or ``"openvino"``."""
 
     @property
     def version(self) -> str:
