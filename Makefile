@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FUZZ_CASES ?= 10000
 BENCH_SIZES ?= 2745 5490 10980
 
-.PHONY: demo test check format sample bench train npm udp docs notebooks wheel clean
+.PHONY: demo test fuzz check audit format sample bench reliability train npm udp docs notebooks wheel clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded sample
 	$(BIN)/kappamask demo --out demo-output
@@ -13,11 +14,19 @@ demo: $(INSTALLED)  ## run the main job on the embedded sample
 test: $(INSTALLED)  ## run all tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
 
+fuzz: $(INSTALLED)  ## hostile input, 10 000 cases of each kind: half an hour on two idle cores
+	KAPPAMASK_FUZZ=$(FUZZ_CASES) $(BIN)/python -m pytest --no-cov tests/fuzz
+
 check: $(INSTALLED)  ## lint, format, types, rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit:  ## hold constraints.txt against the advisories of PyPI; needs the internet
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -35,6 +44,9 @@ sample: $(INSTALLED)  ## build kappamask/sample again from its sources
 bench: $(INSTALLED)  ## print this machine's figures: network, doors, peers, series, whole products
 	$(BIN)/python -W ignore benchmarks/throughput.py
 	$(BIN)/python -W ignore benchmarks/product.py --sizes $(BENCH_SIZES)
+
+reliability: $(INSTALLED)  ## run the fault bench many times, write docs/reliability.md
+	$(BIN)/python -W ignore docs/tools/reliability.py --times 20
 
 train: $(INSTALLED)  ## train a network, an hour on two cores: docs/model-card.md
 	$(BIN)/kappamask train scripts/train.toml --out runs/latest

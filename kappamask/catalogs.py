@@ -8,7 +8,14 @@ from typing import Any
 
 from kappamask.bands import BANDS, BY_NAME, LEVELS, NAMES, get_band
 from kappamask.errors import InputError, ItemError, UnknownNameError
-from kappamask.items import View, baseline_of, level_of, view_of
+from kappamask.items import (
+    View,
+    baseline_of,
+    baselines_said,
+    is_address,
+    level_of,
+    view_of,
+)
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
 FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
@@ -278,8 +285,11 @@ def resolve_assets(
     resolved = {}
     for name, key in found.items():
         band, (href, _) = get_band(name), view.assets[key]
-        if not href:
-            raise ItemError(f"item {view.id}: asset {key!r} has no href: leave band {name} out")
+        if not is_address(href):
+            raise ItemError(
+                f"item {view.id}: asset {key!r} has no href that can be opened, got {href!r:.80}: "
+                f"leave band {name} out"
+            )
         offset = dn_offset if band.is_reflectance else 0
         gsd = view.gsd(key) or float(band.gsd)
         resolved[name] = ResolvedAsset(name, key, href, offset, scale=1 / band.dn_scale, gsd=gsd)
@@ -287,8 +297,22 @@ def resolve_assets(
 
 
 def _dn_offset(view: View, profile: Profile) -> int:
-    flag = next((view.properties[f] for f in profile.offset_flags if f in view.properties), None)
-    if flag is True or (baseline := baseline_of(view)) < OFFSET_FROM:
+    told = ((name, view.properties.get(name)) for name in profile.offset_flags)
+    name, flag = next(((name, said) for name, said in told if said is not None), ("", None))
+    if flag not in (None, True, False) or isinstance(flag, int) is not isinstance(flag, bool):
+        raise ItemError(
+            f"item {view.id}: {name} is true or false, got {flag!r:.40}: correct the item, or pass "
+            "dn_offset=0 or dn_offset=-1000"
+        )
+    if flag is True:
+        return 0
+    baseline, said = baseline_of(view), baselines_said(view)
+    if len({one < OFFSET_FROM for one in said}) > 1:
+        raise ItemError(
+            f"item {view.id}: it tells several processing baselines, {' and '.join(said)}, of "
+            f"which some raise DN by 1000 and some do not: pass dn_offset=0 or dn_offset=-1000"
+        )
+    if baseline < OFFSET_FROM:
         return 0
     if flag is False:
         raise ItemError(

@@ -25,7 +25,7 @@ from kappamask.composite_item import (
     fixed_properties,
 )
 from kappamask.errors import InputError, ReadError
-from kappamask.files import move_in, staging
+from kappamask.files import check_folder, move_in, staging
 from kappamask.label_cube import north_up
 from kappamask.raster_writer import BlockError, Layer, Placement, describe_file, write_layers
 from kappamask.sources import SourceItem, read_source, sources_of_dates
@@ -79,6 +79,8 @@ def write_composite(
         If the dataset is not what `composite` gives, or an item of a period is missing.
     ReadError
         After all periods were tried, if some could not be computed; names them.
+    ResourceError
+        If memory or threads run out; the periods before are written.
     WriteError
         If the folder cannot be written to. What was there before stays, and nothing
         half-written is left.
@@ -102,8 +104,7 @@ def write_composite(
     image = check_composite(image)
     folder = Path(folder).absolute()
     records = make_records(image, source_items)
-    with staging(folder, "composites"):
-        pass  # a folder that cannot be written to is found before anything is computed
+    check_folder(folder, "composites")  # before anything is computed
     paths: list[Path] = []
     failed: dict[str, Exception] = {}
     for index, record in records.items():

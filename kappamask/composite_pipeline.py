@@ -116,8 +116,11 @@ def compose_items(
     made = mask_items(items, area, folder / MASKS, options=options.masks, progress=progress)
     report = CompositeReport(masks=made.masks, failed=made.failed)
     if not made.masks:
-        reasons = "; ".join(f"{date}: {reason}" for date, reason in made.failed.items())
-        raise ReadError(f"a composite needs one date that can be read, got none: {reasons}")
+        date, reason = next(iter(made.failed.items()))
+        raise ReadError(
+            f"a composite needs one date that can be labelled and kept, got none of "
+            f"{len(made.failed)}: {date}: {reason}"
+        )
     labels = read_masks(made.masks, cube)
     cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
     image = composite(

@@ -6,6 +6,7 @@ numbers with an engine, turn them into reflectance, join items of one solar day.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from kappamask.windows import LATTICE
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
+
+LOG = logging.getLogger(__name__)
 
 
 def load_cube(  # noqa: PLR0913  the public contract fixes the first six
@@ -99,6 +102,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     grid = choose_grid(scenes, area, resolution=resolution, crs=crs)
     sources = [to_source(scene) for scene in scenes]
     kept, dn = read_dn(sources, names, grid, chunks=snap_chunks(grid, chunks), engine=engine)
+    if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
+        LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
     scenes = [scenes[index] for index in kept]
     reflectance = apply_offsets(dn, scenes, names)
     groups = group_by_solar_day(scenes)
@@ -114,6 +119,7 @@ def to_source(scene: Scene) -> Source:
         footprint=scene.footprint,
         crs=scene.crs,
         hrefs={name: asset.href for name, asset in scene.assets.items()},
+        keys={name: asset.key for name, asset in scene.assets.items()},
         placement=scene.placement,
         gdal_options=scene.gdal_options,
     )

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 def check_cube(cube: xr.DataArray) -> xr.DataArray:
     """Check that a cube is the canonical one, or say what is missing."""
+    if not all(hasattr(cube, name) for name in ("dims", "coords", "shape", "dtype")):
+        raise InputError(
+            f"a cube is an xarray.DataArray, got {type(cube).__name__}: take one variable of a "
+            "Dataset, or use predict_array"
+        )
     extra = set(cube.dims) - {"time", "band", "y", "x"}
     lacking = {"band", "y", "x"} - set(cube.dims)
     if extra or lacking:
@@ -68,6 +73,11 @@ def lattice_origin(cube: xr.DataArray) -> tuple[int, int]:
 def _axis_origin(cube: xr.DataArray, dim: str) -> int:
     if dim not in cube.coords:
         raise InputError(f"a cube needs the coordinate {dim} at pixel centres: assign it")
+    if cube[dim].dtype.kind not in "iuf" or not np.isfinite(cube[dim].values).all():
+        raise InputError(
+            f"the coordinate {dim} holds pixel centres, finite numbers, got "
+            f"{str(cube[dim].values)[:80]}: assign it"
+        )
     centres = cube[dim].values.astype(float)
     if centres.size == 1:
         return 0  # one pixel has no step, and no neighbour that could disagree

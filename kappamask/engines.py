@@ -1,4 +1,4 @@
-"""Reading digital numbers of many items onto one grid. Row 3: imports `windows` and row 0.
+"""Digital numbers of many items on one grid. Row 3: imports `readers`, `windows` and row 0.
 
 Two engines behind one door: stackstac (frozen, yet fast and small) and odc-stac.
 Both are handed plain items made here, so that no metadata of a catalogue (scale,
@@ -8,27 +8,24 @@ offset, a bbox broken at the antimeridian) can reach them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.errors import InputError, ReadError
+from kappamask.errors import InputError
+from kappamask.readers import HTTP_OPTIONS, Claim, Href, odc_driver, stackstac_reader
 from kappamask.windows import LATTICE
 
 if TYPE_CHECKING:
     import dask.array as da
 
-# GDAL: ask a failing server again a few times (429 and 5xx), then give up and say so.
-HTTP_OPTIONS = {
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_TIMEOUT": "120",
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
-}
+# The proxy that all reading is sent through; set by `openeo/load.py` for addresses of strangers.
+PROXY: ContextVar[str | None] = ContextVar("PROXY", default=None)
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]  # sizes along y and x
+MOST_PIXELS = 10_000_000  # of a grid, per side; around the equator there are 4 million of 10 m
+MOST_CHUNKS = 1_000_000  # of a date; more would take minutes and gigabytes before a pixel is read
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,15 @@ class Grid:
     width: int
 
     def __post_init__(self) -> None:
-        """Check that there is a pixel."""
+        """Check that there is a pixel, and no more than coordinates are kept of."""
         if self.height < 1 or self.width < 1:
             raise InputError(
                 f"an area needs at least one pixel, got {self.height} x {self.width}: widen it"
+            )
+        if max(self.height, self.width) > MOST_PIXELS:
+            raise InputError(
+                f"a cube has at most {MOST_PIXELS} pixels per side, got {self.height:g} x "
+                f"{self.width:g} of {self.resolution:g} m: take a smaller area or larger pixels"
             )
 
     @classmethod
@@ -65,6 +67,10 @@ class Grid:
         >>> Grid.covering((3, 1, 22, 39), epsg=32632, resolution=10, anchor=(600000, 5000040))
         Grid(epsg=32632, resolution=10, left=0.0, top=40.0, height=4, width=3)
         """
+        if not np.isfinite([*bounds, *anchor]).all():
+            raise InputError(
+                f"the edges of a cube are finite numbers, got {bounds}: check the area"
+            )
         left, right = (_snapped(bounds[i], anchor[0], resolution, up=i == 2) for i in (0, 2))
         bottom, top = (_snapped(bounds[i], anchor[1], resolution, up=i == 3) for i in (1, 3))
         height = round((top - bottom) / resolution)
@@ -107,6 +113,11 @@ def snap_chunks(grid: Grid, chunks: int) -> tuple[tuple[int, ...], tuple[int, ..
     if isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1:
         raise InputError(f"chunks is pixels per side, an integer above 0, got {chunks!r}")
     row, column = grid.origin
+    if (grid.height / chunks + 1) * (grid.width / chunks + 1) > MOST_CHUNKS:
+        raise InputError(
+            f"a date is cut into at most {MOST_CHUNKS} chunks, got {grid.height} x {grid.width} "
+            f"pixels in chunks of {chunks}: take a smaller area or larger chunks"
+        )
     return _snap(grid.height, row, chunks), _snap(grid.width, column, chunks)
 
 
@@ -126,8 +137,20 @@ class Source:
     footprint: Any  # GeoJSON geometry, degrees
     crs: int | None
     hrefs: dict[str, str]  # by band
+    keys: dict[str, str]  # by band: what its asset is called in the item
     placement: dict[str, dict[str, Any]]  # by band: proj:transform, proj:shape
     gdal_options: dict[str, str]
+
+    def claim(self, band: str) -> Claim:
+        """Tell what the item says of the file of a band."""
+        placed = self.placement[band]
+        bounds = None
+        if len(placed) == 2:
+            a, _, left, _, e, top = placed["proj:transform"][:6]
+            height, width = placed["proj:shape"]
+            bounds = (left, top + e * height, left + a * width, top)
+        name = f"asset {self.keys[band]!r} ({band}) of item {self.id}"
+        return Claim(name, self.crs, bounds)
 
     def to_item(self) -> dict[str, Any]:
         """Write a plain STAC item: hrefs and grids, nothing else."""
@@ -144,7 +167,12 @@ class Source:
             "properties": {"datetime": f"{self.time}Z", **code},
             "links": [],
             "assets": {
-                name: {"href": href, "roles": ["data"], **code, **self.placement[name]}
+                name: {
+                    "href": Href(href, self.claim(name)),
+                    "roles": ["data"],
+                    **code,
+                    **self.placement[name],
+                }
                 for name, href in self.hrefs.items()
             },
         }
@@ -177,6 +205,14 @@ def read_dn(
     return kept, dn.rechunk({0: 1, 1: -1})
 
 
+def numbered(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Write plain items whose ids are their places: two sources may have one id.
+
+    An engine would take them for one, and the offset of the one for that of the other.
+    """
+    return [{**source.to_item(), "id": str(index)} for index, source in enumerate(sources)]
+
+
 def _read_stackstac(
     sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
 ) -> tuple[list[int], da.Array]:
@@ -186,8 +222,10 @@ def _read_stackstac(
     from stackstac.rio_reader import DEFAULT_GDAL_ENV
 
     options = {key: value for source in sources for key, value in source.gdal_options.items()}
+    if proxy := PROXY.get():
+        options |= {"GDAL_HTTP_PROXY": proxy, "GDAL_HTTPS_PROXY": proxy}
     stack = stackstac.stack(
-        [source.to_item() for source in sources],
+        numbered(sources),
         assets=list(bands),
         epsg=grid.epsg,
         resolution=grid.resolution,
@@ -204,10 +242,9 @@ def _read_stackstac(
         band_coords=False,
         gdal_env=DEFAULT_GDAL_ENV.updated(always={**HTTP_OPTIONS, **options}),
         errors_as_nodata=(),
-        reader=_named_reader(),
+        reader=stackstac_reader(),
     )
-    order = {source.id: index for index, source in enumerate(sources)}
-    kept = [order[str(name)] for name in stack.id.values]  # it drops what misses the grid
+    kept = [int(name) for name in stack.id.values]  # it drops what misses the grid
     held = [str(name) for name in stack.band.values]  # and bands that no source has there
     layers = [
         stack.data[:, held.index(name)]
@@ -216,36 +253,6 @@ def _read_stackstac(
         for name in bands
     ]
     return kept, stack.data if held == list(bands) else da.stack(layers, axis=1)
-
-
-def _named_reader() -> type:
-    """Make stackstac's reader say which file failed, in the package's own error."""
-    from rasterio.errors import RasterioError
-    from stackstac.rio_reader import AutoParallelRioReader
-
-    class NamedReader(AutoParallelRioReader):  # type: ignore[misc]
-        def read(self, window: Any, **options: Any) -> np.ndarray:
-            try:
-                return super().read(window, **options)  # type: ignore[no-any-return]
-            except (RasterioError, RuntimeError, OSError) as error:
-                cause = error.__cause__ or error
-                raise ReadError(
-                    f"cannot read {self.url}: {_reason(cause)}; "
-                    "the file is damaged, gone or not allowed: try again or leave its item out"
-                ) from error
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _remake_reader, (self.__getstate__(),)
-
-    return NamedReader
-
-
-def _remake_reader(state: dict[str, Any]) -> Any:
-    return _named_reader()(**state)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_odc(
@@ -259,8 +266,9 @@ def _read_odc(
     step = grid.resolution
     options = {key: value for source in sources for key, value in source.gdal_options.items()}
     odc.stac.configure_rio(cloud_defaults=True, **HTTP_OPTIONS, **options)
+    claims = {href: source.claim(name) for source in sources for name, href in source.hrefs.items()}
     cube = odc.stac.load(
-        [pystac.Item.from_dict(source.to_item()) for source in sources],
+        [pystac.Item.from_dict(item) for item in numbered(sources)],
         bands=list(bands),
         geobox=GeoBox(
             (grid.height, grid.width),
@@ -274,6 +282,7 @@ def _read_odc(
         groupby="id",
         preserve_original_order=True,
         use_overviews=False,  # they may be made by decimation; a mean is a mean of all pixels
+        driver=odc_driver(claims),
         stac_cfg={"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}}},
     )
     stacked = cube[list(bands)].to_array("band").transpose("time", "band", "y", "x")

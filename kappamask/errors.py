@@ -5,9 +5,48 @@ Every message says four things: the rule, what was got, where, and the remedy.
 
 from __future__ import annotations
 
+import re
+
+_SECRETS = (
+    (
+        re.compile(
+            r"(?i)([?&](?:x-amz-[a-z-]+|[\w.-]*(?:sig|signature|token|key|secret|password))=)"
+            r"[^&\s'\"]+"
+        ),
+        1,
+    ),
+    (re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w./+=~-]{16,}"), 1),
+    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"), 1),
+)
+
+
+def redact(text: str) -> str:
+    """Take signatures, tokens and passwords out of a text that is shown or stored.
+
+    Examples
+    --------
+    >>> redact("cannot read https://host/B02.tif?sv=1&sig=abc%3D (403)")
+    'cannot read https://host/B02.tif?sv=1&sig=*** (403)'
+    >>> redact("https://me:secret@host/")
+    'https://***@host/'
+    """
+    for pattern, kept in _SECRETS:
+        text = pattern.sub(rf"\{kept}***", text)
+    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates break JSON
+
 
 class KappaMaskError(Exception):
-    """Base of every error that kappamask raises on purpose."""
+    """Base of every error that kappamask raises on purpose.
+
+    Examples
+    --------
+    >>> print(KappaMaskError("cannot read https://host/B02.tif?sig=abc (403): try later"))
+    cannot read https://host/B02.tif?sig=*** (403): try later
+    """
+
+    def __str__(self) -> str:
+        """Give the message without what signs the URLs in it."""
+        return redact(super().__str__())
 
 
 class InputError(KappaMaskError, ValueError):
@@ -47,6 +86,10 @@ class ReadError(KappaMaskError, OSError):
 
 class WriteError(KappaMaskError, OSError):
     """An output that cannot be written; nothing half-written is left."""
+
+
+class ResourceError(KappaMaskError, RuntimeError):
+    """Memory or threads that this machine or its limits do not grant; see `kappamask.limits`."""
 
 
 class ArchiveError(KappaMaskError, OSError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
-from kappamask.errors import WriteError
+from kappamask.errors import KappaMaskError, WriteError
+
+_LENT: set[Path] = set()  # hidden folders that `staging` made and has not removed yet
 
 
 @contextmanager
@@ -23,10 +26,12 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
     Raises
     ------
     WriteError
-        In place of every OSError: a folder that is none or is read-only, a full disk.
+        In place of every OSError that says no more: a folder that is none or is read-only, a
+        full disk.
 
     Examples
     --------
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "a.txt"
     ...     with staging(path.parent, path.name) as aside:
@@ -37,15 +42,62 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        prefix = f"{_host_prefix()}{os.getpid()}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as aside:
-            yield Path(aside)
+        with _lend(folder) as aside:
+            yield aside
+    except KappaMaskError:
+        raise  # a file that cannot be read is an OSError too, and no fault of this folder
     except OSError as error:
         raise WriteError(
             "the output folder must exist or be makable, be writable and have space, got "
             f"{error.strerror or error} for {name} in {folder}: free some space or choose "
             "another folder (nothing half-written is left)"
         ) from error
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Find out whether a folder can be written to, before any work is done for `name`.
+
+    Raises
+    ------
+    WriteError
+        As `staging`.
+
+    Examples
+    --------
+    >>> check_folder(Path("/dev/null/masks"), "masks")
+    Traceback (most recent call last):
+    ...
+    kappamask.errors.WriteError: the output folder must exist or be makable...
+    """
+    with staging(folder, name):
+        pass
+
+
+@contextmanager
+def _lend(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder; remove it, even where Ctrl-C comes while it is made or removed."""
+    aside = folder / f"{_host_prefix()}{os.getpid()}-{token_hex(4)}"
+    _LENT.add(aside)
+    try:
+        aside.mkdir(mode=0o700)
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        _LENT.discard(aside)
+
+
+@atexit.register
+def clear_staging() -> None:
+    """Remove what an interruption kept `staging` from removing.
+
+    Examples
+    --------
+    >>> clear_staging()  # nothing is lent: nothing to do
+    """
+    for aside in list(_LENT):
+        if f"-{os.getpid()}-" in aside.name:  # a forked process knows its parent's too
+            shutil.rmtree(aside, ignore_errors=True)
+        _LENT.discard(aside)
 
 
 def _host_prefix() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from kappamask.bands import LEVELS
 from kappamask.errors import InputError, ItemError
@@ -25,6 +25,8 @@ _BASELINES = (
     "s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline",
     "processing_baseline", "processing:version",
 )  # fmt: skip
+_YEARS = range(1970, 2200)  # times that a cube can hold to the nanosecond, with room to spare
+_TIME = re.compile(r"\d{4}-?\d\d-?\d\d(?:[T ].*)?", re.ASCII)  # no number of seconds since 1970
 _GENERATED = ("s2:generation_time", "sentinel2:generation_time", "processing:datetime")
 
 
@@ -40,8 +42,9 @@ class View:
     def said(self, names: Iterable[str]) -> Iterator[str]:
         """Yield what the item says under these properties, in order; "id" is its own id."""
         for name in names:
-            if text := self.id if name == "id" else self.properties.get(name):
-                yield str(text)
+            said = self.id if name == "id" else self.properties.get(name)
+            if said and isinstance(said, str | int | float | datetime) and said is not True:
+                yield str(said)
 
     def gsd(self, key: str) -> float | None:
         """Tell the pixel size of an asset, metres; None where nothing tells it."""
@@ -49,8 +52,9 @@ class View:
         href, fields = self.assets[key]
         if told := re.search(r"[_/]R?([126]0)m[_./][^/]*(?:/[^/]*)?$", href):
             return float(told[1])
-        transform = fields.get("proj:transform") or [0]
-        return float(fields.get("gsd") or abs(transform[0])) or None
+        transform = fields.get("proj:transform")
+        steps = [fields.get("gsd"), *(transform[:1] if isinstance(transform, list | tuple) else ())]
+        return next((float(step) for step in steps if _is_step(step)), None)
 
 
 def view_of(item: Any) -> View:
@@ -78,29 +82,87 @@ def view_of(item: Any) -> View:
             f"an item is a pystac.Item or its dict, got {type(item).__name__} {str(item)[:80]!r}: "
             "pass what `search` returns, one item at a time"
         )
-    assets = {
-        key: (asset.get_absolute_href() or asset.href, asset.extra_fields)
-        for key, asset in item.assets.items()
-    }
-    return View(item.id, item.collection_id, {"datetime": item.datetime} | item.properties, assets)
+    assets = {key: (_href_of(asset), asset.extra_fields) for key, asset in item.assets.items()}
+    properties = {"datetime": item.datetime} | item.properties
+    return View(str(item.id), _text(item.collection_id), properties, assets)
+
+
+def _is_step(value: Any) -> bool:
+    """Tell whether a value can be metres per pixel."""
+    return isinstance(value, int | float) and value is not True and 0 < value < 1e4
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _href_of(asset: Any) -> str:
+    if not isinstance(asset.href, str):
+        return ""
+    try:
+        return asset.get_absolute_href() or asset.href
+    except ValueError:  # no address; whoever opens it says so
+        return asset.href
 
 
 def _view_of_dict(item: Mapping[str, Any]) -> View:
     properties, assets = item.get("properties"), item.get("assets")
     if not (isinstance(properties, Mapping) and isinstance(assets, Mapping) and item.get("id")):
-        inner = item.get("attributes", {}).get("stac_discovery", {})  # an EOPF Zarr store's root
+        inner = item.get("attributes")  # an EOPF Zarr store's root
+        inner = inner.get("stac_discovery") if isinstance(inner, Mapping) else None
+        named = item.get("id") or (inner.get("id") if isinstance(inner, Mapping) else None)
         raise ItemError(
-            f"item {item.get('id') or inner.get('id') or 'without an id'}: a STAC item has an id, "
+            f"item {named or 'without an id'}: a STAC item has an id, "
             f"properties and assets, got {'a Zarr store' if 'members' in item else 'a document'} "
-            f"with the keys {', '.join(item) or 'none'}: pass the STAC item"
+            f"with the keys {', '.join(map(str, item)) or 'none'}: pass the STAC item"
         )
-    own = next((link["href"] for link in item.get("links") or () if link.get("rel") == "self"), "")
+    own = links_of(item).get("self") or ""
+    known = {str(key): asset if isinstance(asset, Mapping) else {} for key, asset in assets.items()}
     return View(
         str(item["id"]),
-        item.get("collection"),
+        _text(item.get("collection")),
         properties,
-        {key: (urljoin(own, asset.get("href") or ""), asset) for key, asset in assets.items()},
+        {key: (_join(own, _text(asset.get("href")) or ""), asset) for key, asset in known.items()},
     )
+
+
+def _join(base: str, href: str) -> str:
+    try:
+        return urljoin(base, href)
+    except ValueError:  # no address; whoever opens it says so
+        return href
+
+
+def is_address(href: str) -> bool:
+    r"""Tell whether a text can be the address or the path of a file.
+
+    Examples
+    --------
+    >>> [is_address(href) for href in ("https://host/B02.tif", "B02.tif", "", "http://[", "a\0b")]
+    [True, True, False, False, False]
+    """
+    try:
+        urlsplit(href).hostname  # noqa: B018  some errors come up only here
+        href.encode()
+    except ValueError:
+        return False
+    return bool(href.strip()) and href.isprintable()
+
+
+def links_of(item: Mapping[str, Any]) -> dict[str, str]:
+    """List the addresses that an item's dict links to, by what they are to it; the first of each.
+
+    Examples
+    --------
+    >>> links_of({"links": [{"rel": "self", "href": "https://host/item.json"}, None]})
+    {'self': 'https://host/item.json'}
+    """
+    links = item.get("links")
+    found: dict[str, str] = {}
+    for link in links if isinstance(links, list | tuple) else ():
+        if isinstance(link, Mapping) and _text(link.get("rel")) and _text(link.get("href")):
+            found.setdefault(link["rel"], link["href"])
+    return found
 
 
 def level_of(item: Any) -> str:
@@ -156,16 +218,35 @@ def baseline_of(item: Any) -> str:
     '02.04'
     """
     view = view_of(item)
-    said = [*view.said(_BASELINES), *_found(r"_N(\d\d\.?\d\d)", view.said(_PRODUCTS))]
-    for text in said:
-        told = re.fullmatch(r"(\d{1,2})\.?(\d\d)", text)
-        if told and told.groups() != ("99", "99"):
-            return f"{told[1].zfill(2)}.{told[2]}"
+    if read := baselines_said(view):
+        return read[0]
+    said = _texts_of_baseline(view)
     got = f"got {said[0]}" if said else "it says nothing"
     raise ItemError(
         f"item {view.id}: its processing baseline is unknown ({got}), and with it whether its DN "
         "are raised by 1000: pass dn_offset=0 or dn_offset=-1000"
     )
+
+
+def baselines_said(item: Any) -> list[str]:
+    """List every processing baseline that an item tells, the most trustworthy first.
+
+    Examples
+    --------
+    >>> baselines_said({"id": "S2A_MSIL2A_20230611T101601_N0509_R065_T32TPS_20230611T162001",
+    ...                 "properties": {"s2:processing_baseline": "05.09"}, "assets": {}})
+    ['05.09', '05.09']
+    """
+    read = []
+    for text in _texts_of_baseline(view_of(item)):
+        told = re.fullmatch(r"(\d{1,2})\.?(\d\d)", text.strip(), re.ASCII)
+        if told and told.groups() != ("99", "99"):
+            read.append(f"{told[1].zfill(2)}.{told[2]}")
+    return read
+
+
+def _texts_of_baseline(view: View) -> list[str]:
+    return [*view.said(_BASELINES), *_found(r"_N(\d\d\.?\d\d)", view.said(_PRODUCTS))]
 
 
 def tile_of(item: Any) -> str | None:
@@ -201,7 +282,11 @@ def sensing_time(item: Any) -> datetime:
     view = view_of(item)
     for time in _times(view.said(("datetime", "start_datetime"))):
         return time
-    raise ItemError(f"item {view.id}: neither datetime nor start_datetime is a time")
+    got = ", ".join(view.said(("datetime", "start_datetime"))) or "neither"
+    raise ItemError(
+        f"item {view.id}: neither datetime nor start_datetime is a time from {_YEARS[0]} on, got "
+        f"{got:.80}: correct the item"
+    )
 
 
 def generation_time(item: Any) -> datetime | None:
@@ -228,6 +313,8 @@ def _times(texts: Iterable[str]) -> Iterator[datetime]:
     for text in texts:
         try:
             time = datetime.fromisoformat(text)
-        except ValueError:
+            time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        except (ValueError, OverflowError):
             continue
-        yield time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        if _TIME.fullmatch(text) and time.year in _YEARS:
+            yield time

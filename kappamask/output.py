@@ -16,9 +16,10 @@ from rasterio.io import MemoryFile
 
 from kappamask import __version__
 from kappamask.errors import InputError, ItemError, ReadError
-from kappamask.files import publish, staging
+from kappamask.files import check_folder, publish, staging
 from kappamask.label_cube import check_labels, count_codes
 from kappamask.legend import LEGEND
+from kappamask.limits import limits_named, refuse_limit
 from kappamask.sources import sources_of_dates
 from kappamask.stac_item import NODATA, MaskRecord, build_item, build_links, grid_fields
 
@@ -82,6 +83,8 @@ def write_mask(
         If one of `source_items` is no STAC item.
     ReadError
         After all dates were tried, if some could not be computed; names them.
+    ResourceError
+        If memory or threads run out; the dates before are written.
     WriteError
         If the folder cannot be written to. What was there before stays, and nothing
         half-written is left.
@@ -110,8 +113,7 @@ def write_mask(
     labels = check_labels(labels)
     folder = Path(folder).absolute()
     records = make_records(labels, source_items)
-    with staging(folder, "masks"):
-        pass  # a folder that cannot be written to is found before the first network call
+    check_folder(folder, "masks")  # before the first network call
     paths: list[Path] = []
     failed: dict[str, Exception] = {}
     for index, record in enumerate(records):
@@ -119,7 +121,8 @@ def write_mask(
         if overwrite or not is_complete(path, record):
             try:
                 values = labels.isel(time=index).to_numpy()
-            except DATE_ERRORS as error:
+            except (MemoryError, *DATE_ERRORS) as error:
+                refuse_limit(error)  # the other dates are as large
                 failed[record.timestamp] = error
                 continue
             write_date(values, path, record)
@@ -184,7 +187,7 @@ def is_complete(path: Path, record: MaskRecord) -> bool:
 def write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
     """Write one date."""
     counts = count_codes(values, where=f"on {record.timestamp}")
-    with staging(path.parent, path.name) as aside:
+    with limits_named(), staging(path.parent, path.name) as aside:
         publish_mask(aside, encode_cog(values, record), counts, path, record)
 
 

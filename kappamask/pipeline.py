@@ -3,7 +3,7 @@
 What one date needs is read, labelled, written and forgotten before the next one.
 A date that fails is kept in mind and the others go on; finished dates are not
 done again. Dates whose files could not be read are tried again when all others
-are through: by then a server may have recovered.
+are through: by then a server may have recovered, and signed addresses are renewed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask.catalogs import resolve_assets
 from kappamask.cube import load_cube
-from kappamask.errors import CatalogError, KappaMaskError, ReadError
+from kappamask.errors import CatalogError, KappaMaskError, ReadError, ResourceError
+from kappamask.files import check_folder
 from kappamask.items import view_of
 from kappamask.label_cube import check_labels
 from kappamask.manifest import bands_of_model
 from kappamask.output import is_complete, make_records, write_mask
+from kappamask.patience import is_remote, spread
 from kappamask.picture import TRUE_COLOR
 from kappamask.plot import quicklook
 from kappamask.predict import predict_cube
+from kappamask.scenes import sift_items
+from kappamask.stac_source import renew
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +45,8 @@ class MaskOptions:
     pictures: bool = True
     title: str | None = None  # of the pictures
     retries: int = 2  # rounds in which dates that could not be read are tried again
-    retry_wait: float = 5.0  # seconds before the first round, twice that before the next
+    retry_wait: float = 5.0  # seconds before the first round, twice that before the next; or
+    # up to half as much more
 
 
 @dataclass
@@ -93,7 +98,7 @@ def mask_items(
     ------
     KappaMaskError
         If nothing can be done for any date: bad arguments, unreadable items, a
-        folder that cannot be written to.
+        folder that cannot be written to, too little memory (finished dates are kept).
 
     Examples
     --------
@@ -109,36 +114,36 @@ def mask_items(
     """
     options = options or MaskOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    cube = load_cube(
-        items,
-        area,
-        resolution=options.resolution,
-        bands=bands_of_model(options.model),
-        engine=options.engine,
-        resolve=resolve,
-    )
-    series = Series(cube, predict_cube(cube, model=options.model), items, Path(folder), options)
+    items, unreadable = sift_items(items, bands_of_model(options.model), resolve=resolve)
+    series = open_series(items, area, Path(folder), options)
+    dates = series.cube.sizes["time"]
+    check_folder(series.folder.absolute(), "masks")  # or every date would fail for it
     made: dict[int, Made] = {}
     failed: dict[int, KappaMaskError] = {}
-    waiting = list(range(cube.sizes["time"]))
+    waiting = list(range(dates))
     for attempt in range(1 + options.retries):
         if attempt and any(series.is_remote(index) for index in waiting):
-            time.sleep(options.retry_wait * 2 ** (attempt - 1))
+            time.sleep(spread(options.retry_wait * 2 ** (attempt - 1)))
+            series = open_series([renew(item) for item in items], area, Path(folder), options)
         for position, index in enumerate(waiting, 1):
             try:
                 result = series.make(index)
                 # A second try that finds the mask draws a picture that failed: that is no skip.
                 made[index] = replace(result, skipped=result.skipped and attempt == 0)
                 failed.pop(index, None)
+            except ResourceError:
+                raise  # the other dates are as large
             except KappaMaskError as error:
                 failed[index] = error
             if progress is not None:
-                tried = position if attempt == 0 else cube.sizes["time"]
-                progress(series.date(index), tried, cube.sizes["time"])
+                tried = position if attempt == 0 else dates
+                progress(series.date(index), tried, dates)
         waiting = [index for index, error in sorted(failed.items()) if may_pass(error)]
         if not waiting:
             break
-    return make_report(series, made, failed)
+    report = make_report(series, made, failed)
+    why = {name: str(error) for name, error in unreadable.items()} | report.failed
+    return replace(report, failed=dict(sorted(why.items())))
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ class Series:
         """Tell whether files of one date lie on a server, which may need a pause."""
         views = map(view_of, self.items_of(index))
         hrefs = [href for view in views for href, _ in view.assets.values()]
-        return any("://" in href and not href.startswith("file:") for href in hrefs)
+        return any(map(is_remote, hrefs))
 
     def make(self, index: int) -> Made:
         """Label one date, write it and draw it, unless that is done."""
@@ -190,6 +195,19 @@ class Series:
             return Made(mask, None, skipped)
         scene = self.cube.isel(time=index)
         return Made(mask, draw(scene, mask, title=self.options.title), skipped)
+
+
+def open_series(items: Sequence[Any], area: Any, folder: Path, options: MaskOptions) -> Series:
+    """Load and label items lazily."""
+    cube = load_cube(
+        items,
+        area,
+        resolution=options.resolution,
+        bands=bands_of_model(options.model),
+        engine=options.engine,
+        resolve=partial(resolve_assets, dn_offset=options.dn_offset),
+    )
+    return Series(cube, predict_cube(cube, model=options.model), items, folder, options)
 
 
 def may_pass(error: KappaMaskError) -> bool:
@@ -217,8 +235,21 @@ def make_report(
         masks=[result.mask for result in results],
         skipped=[result.mask for result in results if result.skipped],
         pictures=[result.picture for result in results if result.picture is not None],
-        failed={series.date(index): str(failed[index]) for index in sorted(failed)},
+        failed={series.date(index): say_reason(failed[index]) for index in sorted(failed)},
     )
+
+
+def say_reason(error: KappaMaskError) -> str:
+    """Say why one date failed: what `write_mask` says of several dates is left out.
+
+    Examples
+    --------
+    >>> say_reason(ReadError("HTTP 503"))
+    'HTTP 503'
+    """
+    cause = error.__cause__
+    single = isinstance(error, ReadError) and isinstance(cause, KappaMaskError)
+    return str(cause if single else error)
 
 
 def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:

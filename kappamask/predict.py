@@ -53,8 +53,8 @@ def predict_array(
     Parameters
     ----------
     reflectance
-        (band, y, x) floating point, 1.0 = 100 %, offsets applied, NaN = no data,
-        one resolution, best at 10 m.
+        (band, y, x) floating point, 1.0 = 100 %, offsets applied, NaN = no data (or what a
+        `numpy.ma.MaskedArray` masks), one resolution, best at 10 m.
     bands
         Names along the first axis, in any order; B02, B03, B04 and B08 (or B8A)
         at least, more is better. A published model needs all of `Model.bands`; AOT
@@ -81,8 +81,8 @@ def predict_array(
     Raises
     ------
     InputError
-        If the shape, type, bands or level is wrong, or values above 10 show that
-        DN were passed as reflectance.
+        If the shape, type, bands or level is wrong, or values above 10 or below -1 show
+        that DN, or what stands for no data, were passed as reflectance.
     UnknownNameError
         If a band or model is unknown.
     WeightsError
@@ -98,6 +98,8 @@ def predict_array(
     >>> labels.shape, labels.dtype, set(labels[:, 32:].ravel().tolist())
     ((64, 64), dtype('uint8'), {5})
     """
+    if isinstance(reflectance, np.ma.MaskedArray) and reflectance.dtype.kind == "f":
+        reflectance = reflectance.filled(np.nan)  # the values below a mask are no data
     reflectance = np.asarray(reflectance)
     if reflectance.ndim != 3 or reflectance.shape[0] != len(bands):
         raise InputError(
@@ -105,6 +107,8 @@ def predict_array(
             f"{reflectance.shape} and {len(bands)} names: transpose it or name every band"
         )
     check_reflectance_dtype(reflectance.dtype)
+    if any(int(first) != first for first in origin):
+        raise InputError(f"an origin is a whole row and column, got {origin}: see lattice_origin")
     task = make_task(bands, level=level, model=model, output=output)
     height, width = reflectance.shape[1:]
     windows = list(plan_windows(height, width, origin=origin, lattice=task.model.entry.lattice))
@@ -166,8 +170,8 @@ def predict_cube(
     >>> labels.dims, labels.dtype, labels.attrs["flag_meanings"].split()[0]
     (('time', 'y', 'x'), dtype('uint8'), 'clear')
     """
-    level = level or cube.attrs.get("level")
     cube = check_cube(cube)
+    level = level or cube.attrs.get("level")
     task = make_task(
         [str(name) for name in cube.band.values], level=level or "", model=model, output=output
     )

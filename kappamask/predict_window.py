@@ -18,6 +18,7 @@ from kappamask.windows import LATTICE, Lattice, Span, Window
 Output = Literal["labels", "probabilities"]
 OUTPUTS = ("labels", "probabilities")
 HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
+LOWEST_REFLECTANCE = -1.0  # the offset leads to -0.1, the correction of the atmosphere further
 _NETWORK = Lock()  # the network uses every core: one window at a time per process
 
 
@@ -104,7 +105,9 @@ def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> 
     numpy.ndarray
         (y, x) uint8 or (4, y, x) float32 of the core.
     """
-    layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
+    with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
+        layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
+    layers = [check_layer(*named) for named in zip(layers, task.bands, strict=True)]
     valid = find_valid(task, layers)
     core = valid[window.rows.crop, window.columns.crop]
     nothing = int(Label.MISSING) if task.output == "labels" else np.nan
@@ -117,7 +120,8 @@ def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> 
         trim_span(window.rows, box[0], lattice=lattice),
         trim_span(window.columns, box[1], lattice=lattice),
     )
-    layers = [np.ascontiguousarray(layer[box]) for layer in layers]
+    # Writable: torch warns of memory that is not, though nothing is written there.
+    layers = [np.require(layer[box], requirements=("C", "W")) for layer in layers]
     runner = task.model.runner
     with _NETWORK:
         logits = task.model.logits(layers, task.bands, inner)
@@ -183,16 +187,44 @@ def trim_span(span: Span, inner: slice, *, lattice: Lattice = LATTICE) -> Span:
 
 
 def find_valid(task: Task, layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Find pixels with data, (y, x) bool, and refuse DN."""
+    """Find pixels with data, (y, x) bool."""
     valid = np.ones(layers[0].shape, bool)
     for index in task.required:
-        layer = layers[index]
-        valid &= np.isfinite(layer)
-        highest = layer.max(where=np.isfinite(layer), initial=0)
-        if highest > HIGHEST_REFLECTANCE:
-            raise InputError(
-                f"reflectance lies between 0 and about 2 (1.0 = 100 %), got {highest:g} in "
-                f"{task.bands[index]}, which looks like DN: pass (DN + offset) / 10000 "
-                "(offset -1000 from baseline 04.00, else 0)"
-            )
+        valid &= np.isfinite(layers[index])
     return valid
+
+
+def check_layer(layer: np.ndarray, name: str) -> np.ndarray:
+    """Refuse finite values that no reflectance has; give NaN for infinite ones.
+
+    Of every band: a value far out in one spoils what the network says of all pixels around.
+
+    Raises
+    ------
+    InputError
+        If there are any.
+
+    Examples
+    --------
+    >>> check_layer(np.array([[0.1, -9999.0]]), "B02")
+    Traceback (most recent call last):
+    kappamask.errors.InputError: reflectance lies between 0 and about 2 ...
+    """
+    limited = get_band(name).is_reflectance
+    for find, limit in ((np.fmax, HIGHEST_REFLECTANCE), (np.fmin, LOWEST_REFLECTANCE)):
+        found = find.reduce(layer, axis=None)
+        if np.isinf(found):
+            layer = np.where(np.isfinite(layer), layer, np.float32(np.nan))
+            found = find.reduce(layer, axis=None)
+        if limited and abs(found) > abs(limit) and found * limit > 0:
+            looks = (
+                "looks like DN: pass (DN + offset) / 10000 "
+                "(offset -1000 from baseline 04.00, else 0)"
+                if limit > 0
+                else "looks like a number for no data: pass NaN there"
+            )
+            raise InputError(
+                f"reflectance lies between 0 and about 2 (1.0 = 100 %), got {found:g} in {name}, "
+                f"which {looks}"
+            )
+    return layer

@@ -1,4 +1,4 @@
-"""Lazy layers to cloud-optimised GeoTIFFs, block by block. Row 5: imports `files` and `errors`.
+"""Lazy layers to cloud-optimised GeoTIFFs, block by block. Row 5: imports `limits`.
 
 Memory holds the blocks that dask works on, however large the raster is.
 """
@@ -20,6 +20,8 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
+
+from kappamask.limits import refuse_limit
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -44,6 +46,7 @@ class Layer:
     scale: float = 1.0  # value = stored * scale
     unit: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # by value, of band 1
 
     @property
     def dtype(self) -> str:
@@ -85,8 +88,10 @@ def write_layers(
     OSError
         If a file cannot be written, or does not hold what was computed: GDAL may only log
         that a disk is full.
+    ResourceError
+        If memory or threads run out.
     BlockError
-        If the pixels cannot be computed, whatever the reason.
+        If the pixels cannot be computed, whatever the other reason.
     """
     import dask.array as da
 
@@ -100,8 +105,12 @@ def write_layers(
         try:
             da.store([layer.pixels for layer in layers], targets, lock=False)
         except Exception as error:
-            if any(target.broken for target in targets):
-                raise OSError(f"{layers[0].name} cannot be written: {error}") from error
+            refuse_limit(error)
+            for target in targets:
+                if target.broken:
+                    raise OSError(
+                        f"{target.layer.name} cannot be written: {_why(error)}"
+                    ) from error
             raise BlockError(str(error)) from error
         finally:
             for target in targets:
@@ -145,6 +154,8 @@ class BlockTarget:
             self._raster.scales = (layer.scale,) * len(layer.bands)
         self._raster.units = (layer.unit,) * len(layer.bands)
         self._raster.update_tags(**layer.tags)
+        if layer.colors:
+            self._raster.write_colormap(1, layer.colors)
 
     def __setitem__(self, key: tuple[slice, ...], block: np.ndarray) -> None:
         """Write one block, and keep a checksum to hold the finished file against."""
@@ -188,7 +199,14 @@ def to_cog(target: BlockTarget, path: Path) -> None:
                 if zlib.crc32(block.tobytes()) != checksum:
                     raise OSError(f"{path.name} does not hold what was written")
     except RasterioError as error:
-        raise OSError(f"{path.name} cannot be written: {error}") from error
+        raise OSError(f"{path.name} cannot be written: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    """Quote GDAL; rasterio's own words only point to it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def describe_file(path: Path) -> dict[str, Any]:

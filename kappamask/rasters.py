@@ -6,8 +6,7 @@ numbers of its pixels. What is read is exactly what `load_cube` gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Protocol, Self
@@ -18,8 +17,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from kappamask.dn import average_dn, repeat_pixels, to_reflectance
-from kappamask.engines import HTTP_OPTIONS, Grid
+from kappamask.engines import Grid
 from kappamask.errors import InputError, ReadError
+from kappamask.patience import read_patiently
+from kappamask.readers import HTTP_OPTIONS, forget_file
 
 # OpenJPEG decodes the JP2 tiles that a window touches in so many threads.
 GDAL_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
@@ -84,42 +85,48 @@ class FileReader:
             If the file is gone, damaged, or not of the size its metadata say.
         """
         window = Window.from_slices(rows, columns)
-        with self._named(band), rasterio.Env(**GDAL_OPTIONS, **HTTP_OPTIONS):
-            dn: np.ndarray = self._opened(band).read(1, window=window)
+        dn: np.ndarray = self._patiently(band, lambda raster: raster.read(1, window=window))
         return dn
 
     def block_shape(self, band: str) -> tuple[int, int]:
         """Tell rows and columns of the blocks that a band is stored in."""
-        with self._named(band), rasterio.Env(**GDAL_OPTIONS, **HTTP_OPTIONS):
-            rows, columns = self._opened(band).block_shapes[0]
+        rows, columns = self._patiently(band, lambda raster: raster.block_shapes[0])
         return int(rows), int(columns)
+
+    def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
+        """Open and use a file, again if it lies on a server that may recover."""
+
+        def read() -> Any:
+            with rasterio.Env(**GDAL_OPTIONS, **HTTP_OPTIONS):
+                return use(self._opened(band))
+
+        return read_patiently(
+            read,
+            self.files[band].path,
+            name=f"band {band}",
+            forget=lambda cached: self._forget(band, cached=cached),
+            errors=(RasterioError, RuntimeError, OSError),
+        )
+
+    def _forget(self, band: str, *, cached: bool) -> None:
+        if raster := self._open.pop((get_ident(), band), None):
+            raster.close()
+        if cached:
+            forget_file(self.files[band].path)
 
     def _opened(self, band: str) -> Any:
         key = get_ident(), band
         if key not in self._open:
             file = self.files[band]
             raster = rasterio.open(file.path)
-            self._open[key] = raster
             if raster.shape != (file.height, file.width) or raster.dtypes[0] != "uint16":
+                raster.close()
                 raise ReadError(
                     f"{file.path} must hold {file.height} x {file.width} pixels of uint16, got "
                     f"{raster.height} x {raster.width} of {raster.dtypes[0]}: download it again"
                 )
+            self._open[key] = raster
         return self._open[key]
-
-    @contextmanager
-    def _named(self, band: str) -> Iterator[None]:
-        """Say which file failed, in the package's own error."""
-        try:
-            yield
-        except (RasterioError, RuntimeError, OSError) as error:
-            if isinstance(error, ReadError):
-                raise
-            reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-            raise ReadError(
-                f"cannot read {self.files[band].path}: {reason}; the file is damaged or gone: "
-                "download it again, or leave its band out with bands=[...]"
-            ) from error
 
 
 @dataclass(frozen=True)

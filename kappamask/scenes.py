@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kappamask.area import parse_area, project_bounds
-from kappamask.bands import NAMES, check_names
+from kappamask.area import cut_at_antimeridian, parse_area, project_bounds
+from kappamask.bands import NAMES, check_names, check_network_bands
 from kappamask.catalogs import ResolvedAsset, profile_of
 from kappamask.engines import Grid
-from kappamask.errors import InputError, ItemError, NoItemsError
-from kappamask.items import level_of, sensing_time
+from kappamask.errors import InputError, ItemError, KappaMaskError, NoItemsError
+from kappamask.items import level_of, sensing_time, view_of
+from kappamask.placement import read_epsg, read_footprint, read_placement
 
 LOG = logging.getLogger(__name__)
+ONE_PASS = np.timedelta64(10, "m")  # the next orbit sees a place 100 minutes later
+FAR = 20_000  # metres: footprints are rough, a wrong zone or transform is further off
 Resolve = Callable[..., dict[str, ResolvedAsset]]
 
 
@@ -53,37 +56,126 @@ def _solar_shift(longitude: float) -> np.timedelta64:
 
 def read_scene(item: Any, bands: Sequence[str] | None, *, resolve: Resolve) -> Scene:
     """Read what the cube needs of an item, without opening any file."""
-    content = item if isinstance(item, dict) else item.to_dict(include_self_link=False)
+    name = view_of(item).id
     held = resolve(item, bands)
+    content = item if isinstance(item, Mapping) else item.to_dict(include_self_link=False)
     properties = content["properties"]
     placement, codes = {}, set()
-    for name, asset in held.items():
-        fields = properties | content["assets"][asset.key]
-        placement[name] = {
-            key: fields[key] for key in ("proj:transform", "proj:shape") if fields.get(key)
-        }
-        codes.add(_epsg(fields))
+    for band, asset in held.items():
+        fields = {**properties, **content["assets"][asset.key]}
+        where = f"item {name}, asset {asset.key!r}"
+        placement[band] = read_placement(fields, where=where)
+        codes.add(read_epsg(fields, where=where))
     if len(codes) > 1:
-        raise ItemError(f"item {content['id']}: its bands are in several CRS, got {codes}")
+        raise ItemError(f"item {name}: its bands are in several CRS, got {codes}")
     try:
         options = dict(profile_of(item).gdal_options)
     except ItemError:  # a profile of the user's own
         options = {}
-    return Scene(
-        id=content["id"],
+    scene = Scene(
+        id=name,
         time=np.datetime64(sensing_time(item).replace(tzinfo=None), "ns"),
         level=level_of(item),
-        footprint=content["geometry"],
+        footprint=read_footprint(content.get("geometry"), where=f"item {name}"),
         crs=codes.pop(),
         assets=held,
         placement=placement,
         gdal_options=options,
     )
+    check_place(scene)
+    return scene
 
 
-def _epsg(fields: dict[str, Any]) -> int | None:
-    code = fields.get("proj:code") or fields.get("proj:epsg")
-    return int(str(code).upper().removeprefix("EPSG:")) if code else None
+def check_place(scene: Scene) -> None:
+    """Refuse an item whose pixels lie elsewhere than its geometry: one of them is wrong.
+
+    Raises
+    ------
+    ItemError
+        Also if it has no geometry at all.
+    """
+    from pyproj import Transformer
+    from shapely.geometry import shape
+
+    if not scene.footprint:
+        raise ItemError(f"item {scene.id}: it has no geometry, which a scene needs: leave it out")
+    bounds = scene_bounds(scene, scene.crs) if scene.crs else None
+    if bounds is None:
+        return
+    point = cut_at_antimeridian(shape(scene.footprint)).representative_point()
+    x, y = Transformer.from_crs(4326, scene.crs, always_xy=True).transform(point.x, point.y)
+    left, bottom, right, top = bounds
+    if not (left - FAR <= x <= right + FAR and bottom - FAR <= y <= top + FAR):
+        raise ItemError(
+            f"item {scene.id}: its pixels must lie where its geometry does, got EPSG:{scene.crs} "
+            f"{_rounded(bounds)} and a geometry around longitude {point.x:.2f}, latitude "
+            f"{point.y:.2f}: correct the item (proj:code, proj:transform) or leave it out"
+        )
+
+
+def sift_items(
+    items: Sequence[Any], bands: Sequence[str] | None, *, resolve: Resolve
+) -> tuple[list[Any], dict[str, KappaMaskError]]:
+    """Part items that a network can work with from those that cannot be read, whose date fails.
+
+    With an item go the others of its pass: half a date is no date.
+
+    Parameters
+    ----------
+    items
+        pystac Items or their dicts.
+    bands, resolve
+        As `kappamask.load_cube` takes them.
+
+    Returns
+    -------
+    tuple
+        The items that are left, and why not the others: by date, or by id where an item
+        does not tell its date.
+
+    Raises
+    ------
+    KappaMaskError
+        If no item is left: the first one's error.
+    """
+    errors: dict[int, KappaMaskError] = {}
+    for index, item in enumerate(items):
+        try:
+            scene = read_scene(item, bands, resolve=resolve)
+            if bands is None:
+                _check_held(scene)
+        except ItemError as error:
+            errors[index] = error
+    times = [_time_or_none(item) for item in items]
+    lost = np.array([times[index] for index in errors], "M8[ns]")
+    left = [
+        item
+        for index, item in enumerate(items)
+        if index not in errors and not (np.abs(lost - times[index]) <= ONE_PASS).any()
+    ]
+    if errors and not left:
+        raise next(iter(errors.values()))
+    failed: dict[str, KappaMaskError] = {}
+    for index, why in errors.items():
+        time = times[index]
+        name = view_of(items[index]).id if np.isnat(time) else str(time.astype("M8[s]"))
+        failed[name] = ItemError(f"{failed[name]}; {why}") if name in failed else why
+    return left, failed
+
+
+def _check_held(scene: Scene) -> None:
+    names = [name for name in scene.assets if name in NAMES]
+    try:
+        check_network_bands(names, scene.level)
+    except InputError as error:
+        raise ItemError(f"item {scene.id}: {error}") from None
+
+
+def _time_or_none(item: Any) -> np.datetime64:
+    try:
+        return np.datetime64(sensing_time(item).replace(tzinfo=None), "ns")
+    except ItemError:
+        return np.datetime64("NaT", "ns")  # compares with nothing
 
 
 def check_scenes(scenes: Sequence[Scene]) -> str:
@@ -134,10 +226,14 @@ def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float, crs: A
 
 def _projected(crs: Any) -> int:
     from pyproj import CRS
+    from pyproj.exceptions import CRSError
 
-    found = CRS.from_user_input(crs)
-    epsg = found.to_epsg()
-    if epsg is None or not found.is_projected:
+    try:
+        found = CRS.from_user_input(crs)
+    except CRSError:
+        found = None
+    epsg = found.to_epsg() if found else None
+    if found is None or epsg is None or not found.is_projected:
         raise InputError(
             f"a cube needs a projected CRS in metres with an EPSG code, got {crs!r}: "
             "give a UTM zone such as 'EPSG:32632'"
@@ -150,6 +246,7 @@ def _commonest_crs(scenes: Sequence[Scene]) -> int:
     if not counts:
         raise ItemError(f"item {scenes[0].id} does not tell its CRS (proj:code): pass crs=...")
     epsg, most = counts.most_common(1)[0]
+    _projected(epsg)
     if len(counts) > 1:
         LOG.warning(
             "items lie in %d CRS: the cube is in EPSG:%d as %d of %d items are, the others are "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.errors import InputError, ItemError
-from kappamask.items import sensing_time, tile_of, view_of
+from kappamask.items import links_of, sensing_time, tile_of, view_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,7 +57,7 @@ def read_source(item: Any) -> SourceItem:
         )
     view = view_of(item)
     document = item if isinstance(item, Mapping) else item.to_dict(transform_hrefs=False)
-    hrefs = {link.get("rel"): link.get("href") for link in document.get("links") or ()}
+    hrefs = links_of(document)
     return SourceItem(
         id=view.id,
         tile=tile_of(view),

@@ -19,7 +19,7 @@ from shapely.geometry.polygon import orient
 
 from kappamask import __version__
 from kappamask.area import cut_at_antimeridian
-from kappamask.errors import InputError
+from kappamask.errors import InputError, redact
 from kappamask.legend import LEGEND, Label
 from kappamask.sources import SourceItem
 
@@ -257,12 +257,12 @@ def build_links(record: Described, *, folder: Path) -> list[dict[str, str]]:
 
 def _link_href(source: SourceItem, folder: Path) -> str:
     # 1. an id, if the item does not say where it lies  2. a local file, so that the
-    #    two folders can move together  3. the address as it stands
+    #    two folders can move together  3. the address, without what signs it
     if source.href is None:
         return source.id
     if Path(source.href).is_absolute():
         return Path(os.path.relpath(source.href, folder)).as_posix()
-    return source.href
+    return redact(source.href)
 
 
 def footprint(record: Described) -> tuple[dict[str, Any], list[float]]:

@@ -28,6 +28,11 @@ from kappamask.stac_source import Query, Source, signer
 logger = logging.getLogger(__name__)
 
 ONE_PASS = timedelta(minutes=10)  # the next orbit sees a tile 100 minutes later at the earliest
+# What is raised where a geometry is something else.
+_NO_GEOMETRY = (
+    shapely.errors.ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError,
+    ValueError,
+)  # fmt: skip
 SAME_FOOTPRINT = 0.05  # reprocessing moves footprints by up to 0.4 % in the items looked at
 
 
@@ -106,7 +111,7 @@ def search(
             f"no {level} item of catalogue {location} answers the search: {told}: "
             f"widen the dates, the area or max_cloud_cover{note}"
         )
-    kept = sorted(drop_duplicates(kept), key=lambda item: (sensing_time(item), item.id))
+    kept = sorted(drop_duplicates(kept), key=lambda item: (sensing_time(item), str(item.id)))
     return [sign(item) for item in kept[:max_items]]
 
 
@@ -164,7 +169,9 @@ def _sift(
 
 def _cloud_cover(item: pystac.Item) -> float:
     cover = item.properties.get("eo:cloud_cover")
-    return float(cover) if isinstance(cover, int | float) else float("inf")  # untold: passes none
+    if isinstance(cover, int | float) and 0 <= cover <= 100:
+        return float(cover)
+    return float("inf")  # untold: passes none
 
 
 def _is_readable(item: pystac.Item, level: str, profile: Profile | None) -> bool:
@@ -182,7 +189,11 @@ def _is_readable(item: pystac.Item, level: str, profile: Profile | None) -> bool
 
 
 def _shows(item: pystac.Item, area: BaseGeometry) -> bool:
-    footprint = _footprint(item)
+    try:
+        footprint = _footprint(item)
+    except _NO_GEOMETRY:
+        logger.warning("left out item %s: its geometry is no GeoJSON surface in degrees", item.id)
+        return False
     return bool(footprint.intersects(area) and not footprint.touches(area))
 
 
@@ -233,7 +244,7 @@ def drop_duplicates(items: Iterable[pystac.Item]) -> list[pystac.Item]:
 
 
 def _scene(item: pystac.Item) -> tuple[str, ...]:
-    satellite = re.match(r"S2[A-Z](?=_)", item.id)
+    satellite = re.match(r"S2[A-Z](?=_)", str(item.id))
     name = satellite.group() if satellite else str(item.properties.get("platform")).lower()
     return name, tile_of(item) or "", level_of(item)
 
@@ -245,4 +256,4 @@ def _newness(item: pystac.Item) -> tuple[str, datetime, str, float]:
         baseline = ""  # unknown: older than any that is known
     made = generation_time(item) or datetime.min.replace(tzinfo=UTC)
     # The time only settles ties: one product, as two catalogues tell it.
-    return baseline, made, item.id, -sensing_time(item).timestamp()
+    return baseline, made, str(item.id), -sensing_time(item).timestamp()

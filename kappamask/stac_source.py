@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import json
+import logging
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,17 +23,25 @@ from pystac_client import ItemSearch
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from requests import RequestException
+from requests.exceptions import ChunkedEncodingError
 from urllib3 import Retry
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
-from kappamask.catalogs import PROFILES, Profile
-from kappamask.errors import CatalogError
+from kappamask.catalogs import PROFILES, Profile, profile_of
+from kappamask.engines import PROXY
+from kappamask.errors import CatalogError, ItemError
+from kappamask.patience import spread
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from kappamask.dates import Interval
 
+logger = logging.getLogger(__name__)
+
 PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cut at some MB
+MOST_PAGES = 1000  # of one search
+BARREN_PAGES = 10  # in a row without anything new: some servers filter after they cut pages
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
 
 
@@ -38,7 +51,7 @@ class Connection:
 
     timeout_s: float = 30.0  # to connect, and between two parts of an answer
     retries: int = 4  # after HTTP 429 and 5xx, time-outs and dropped connections
-    backoff_s: float = 0.5  # before the second retry; doubles with each further one
+    backoff_s: float = 0.5  # before the second retry, with jitter; doubles with each further one
     longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
 
 
@@ -69,11 +82,18 @@ class Source:
         retry = _BoundedRetry(
             total=CONNECTION.retries,
             backoff_factor=CONNECTION.backoff_s,
+            backoff_jitter=CONNECTION.backoff_s,
             status_forcelist=(429, 500, 502, 503, 504),
             allowed_methods=None,  # a search is a POST, and may be sent twice
             raise_on_status=False,  # the last answer tells the status
         )
-        self.io = StacApiIO(max_retries=retry, timeout=CONNECTION.timeout_s)
+        self.io = _PatientIO(max_retries=retry, timeout=CONNECTION.timeout_s)
+        self.proxy = PROXY.get()
+        if self.proxy:
+            session = self.io.session
+            session.trust_env = False  # proxies of the environment would win
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+            session.proxies = {"http": self.proxy, "https": self.proxy}
         if Path(location).is_dir():
             self.location = str(Path(location) / "catalog.json")
         self.root = self._read(self.location)
@@ -115,14 +135,44 @@ class Source:
             datetime=str(query.dates),
             **wanted,
         )
+        found = self._entries("features", url, str(asked.method), asked.get_parameters())
+        yield from ((None, document) for document in found)
+
+    def _entries(
+        self, kind: str, url: str, method: str = "GET", parameters: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Collect what all pages hold, each entry once; `kind` is what a page calls them.
+
+        The last one counts of several that say the same id: its page came later.
+        """
         found: dict[tuple[str | None, str], dict[str, Any]] = {}
         with _named(url):
-            for page in asked.pages_as_dicts():
+            page = self.io.read_json(url, method=method, parameters=parameters)
+            followed, barren = set(), 0
+            for _ in range(MOST_PAGES):
                 before = len(found)
-                found |= {(x.get("collection"), x["id"]): x for x in page["features"]}
-                if len(found) == before:
-                    break  # a broken `next` link leads in circles
-        yield from ((None, document) for document in found.values())
+                found |= {(entry.get("collection"), entry["id"]): entry for entry in page[kind]}
+                barren = 0 if len(found) > before else barren + 1
+                links = page.get("links") or ()
+                link = next((link for link in links if link["rel"] == "next"), None)
+                if link is None:
+                    return list(found.values())
+                said = json.dumps(link, sort_keys=True)
+                if said in followed or barren == BARREN_PAGES:
+                    logger.warning(
+                        "%s repeats its pages or adds nothing to them: %d %s were found, it may "
+                        "hold more",
+                        url,
+                        len(found),
+                        kind,
+                    )
+                    return list(found.values())
+                followed.add(said)
+                following = pystac.Link.from_dict(link | {"href": urljoin(url, link["href"])})
+                page = self.io.read_json(following, parameters=parameters)
+        raise CatalogError(
+            f"{url} gave {MOST_PAGES} pages without an end: ask for a smaller area or fewer dates"
+        )
 
     def _collections(self, level: str) -> list[str] | None:
         """Tell which collections to search; None is all of them."""
@@ -132,9 +182,7 @@ class Source:
         known = {name for holding in held for name in holding.collections}
         names: list[str] = []
         for url in (urljoin(self.location, link["href"]) for link in self._links("data")):
-            with _named(url):
-                pages = list(self.io.get_pages(url))
-            names += [found["id"] for page in pages for found in page.get("collections", ())]
+            names += [found["id"] for found in self._entries("collections", url)]
         return [name for name in names if name in known] or None
 
     def _links(self, rel: str) -> list[dict[str, Any]]:
@@ -156,6 +204,8 @@ class Source:
                         pending.append((target, inner))
 
     def _read(self, href: str) -> Any:
+        if self.proxy and not href.startswith(("http://", "https://")):
+            raise CatalogError(f"a catalogue links http(s) addresses here, got {href[:80]!r}")
         with _named(href):
             return self.io.read_json(href)
 
@@ -164,13 +214,13 @@ class Source:
             # pystac warns about extensions of old items that concern no pixel.
             with warnings.catch_warnings(action="ignore", category=UserWarning):
                 item = pystac.Item.from_dict(document, href=href, preserve_dict=False)
-        except (pystac.STACError, pystac.STACTypeError, *_MALFORMED) as error:
+            if href:  # of a static catalogue
+                item.make_asset_hrefs_absolute()
+        except (pystac.STACError, pystac.STACTypeError, ArithmeticError, *_MALFORMED) as error:
             raise CatalogError(
                 f"{self.location} lists {href or document.get('id')}, which is no STAC item: "
                 f"{error!r}"
             ) from None
-        if href:  # of a static catalogue
-            item.make_asset_hrefs_absolute()
         return item
 
 
@@ -211,6 +261,56 @@ def signer(profile: Profile | None) -> Callable[[pystac.Item], pystac.Item]:
             raise CatalogError(f"item {item.id} cannot be signed: {error}") from error
 
     return sign
+
+
+def renew(item: Any) -> Any:
+    """Sign an item again whose addresses may have expired; return others as they are.
+
+    Only catalogues that sign are known to `kappamask.catalogs` by a signer: addresses that
+    somebody else signed cannot be renewed here.
+
+    Examples
+    --------
+    >>> item = {"id": "x_L2A", "properties": {}, "assets": {"red": {"href": "B04.tif"}}}
+    >>> renew(item) is item
+    True
+    """
+    try:
+        profile = profile_of(item)
+        sign = signer(profile)
+    except (ItemError, CatalogError):
+        return item
+    if not profile.signer:
+        return item
+    bare = copy.deepcopy(item) if isinstance(item, dict) else item.clone()
+    for asset in (bare["assets"] if isinstance(bare, dict) else bare.assets).values():
+        if isinstance(asset, dict):
+            asset["href"] = asset["href"].split("?")[0]
+        else:
+            asset.href = asset.href.split("?")[0]
+    return sign(bare)  # type: ignore[arg-type]  # signers take dicts too
+
+
+class _PatientIO(StacApiIO):  # type: ignore[misc]
+    """Asks again where an answer broke off: the retries of requests end with its headers."""
+
+    def request(self, *arguments: Any, **options: Any) -> str:
+        for tried in range(CONNECTION.retries):
+            try:
+                return str(super().request(*arguments, **options))
+            except APIError as error:
+                if not _broke_off(error.__context__):
+                    raise
+            time.sleep(spread(CONNECTION.backoff_s * 2**tried))
+        return str(super().request(*arguments, **options))
+
+
+def _broke_off(cause: BaseException | None) -> bool:
+    """Tell whether an answer began and did not end."""
+    inner = cause.args[0] if cause is not None and cause.args else None
+    return isinstance(cause, ChunkedEncodingError) or (
+        isinstance(cause, RequestException) and isinstance(inner, ProtocolError | ReadTimeoutError)
+    )
 
 
 class _BoundedRetry(Retry):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -25,6 +26,7 @@ OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
     "mask": ("cloud_mask",),
     "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
 }
+MOST_BUFFER_PX = 10_000  # a tile has 10980
 DN_SCALE = 100.0  # a scale from here on says that the values are DN
 FINEST_M = 10  # pixels of Sentinel-2 are multiples of this
 EARTH_M = 4.1e7  # around the equator: no projected coordinate is larger
@@ -40,7 +42,8 @@ class Digits:
 
     def __post_init__(self) -> None:
         """Check that they are numbers that can be meant."""
-        if not (np.isfinite(self.scale) and self.scale > 0 and np.isfinite(self.offset)):
+        told: tuple[object, ...] = (self.scale, self.offset)
+        if not all(isinstance(one, Real) and -1e9 < float(one) < 1e9 for one in told) or self.scale <= 0:
             raise InputError(
                 f"scale must be above 0 and offset a number, got {self.scale} and {self.offset}: "
                 "for DN pass scale=10000, for reflectance scale=1, offset=0"
@@ -63,7 +66,8 @@ class Digits:
         >>> Digits(10000, -1000).to_reflectance(np.array([[[0, 1500]]]))
         array([[[ nan, 0.05]]], dtype=float32)
         """
-        stored = np.array(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
+            stored = np.array(values, dtype=np.float32)
         empty = stored == 0
         if self.offset == 0:
             empty = np.broadcast_to(empty.all(0), stored.shape)
@@ -109,17 +113,22 @@ class Wanted:
     Raises
     ------
     InputError
-        If the output is unknown.
+        If the output is unknown, or the buffer no whole number from 0 on.
     """
 
     output: str = "labels"
     buffer_px: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there is such an output."""
+        """Check that there is such an output, and such a buffer."""
         if self.output not in OUTPUT_BANDS:
             raise InputError(
                 f"output must be one of {', '.join(OUTPUT_BANDS)}, got {self.output!r}: correct it"
+            )
+        if isinstance(self.buffer_px, bool) or self.buffer_px not in range(MOST_BUFFER_PX + 1):
+            raise InputError(
+                f"buffer_px is a whole number of pixels, 0 to {MOST_BUFFER_PX}, got "
+                f"{self.buffer_px!r}: correct it"
             )
 
 

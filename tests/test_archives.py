@@ -14,7 +14,7 @@ import kappamask
 from kappamask.cli import main
 from kappamask.errors import ArchiveError, InputError, UnknownNameError, WriteError
 from kappamask.model import load_model, read_registry
-from kappamask.openeo import archives
+from kappamask.openeo import archives, wheels
 from kappamask.openeo.archives import ENGINES, Built, build_archives, library_members
 from kappamask.openeo.graph_parts import DEFAULT_JOB_OPTIONS
 from kappamask.openeo.wheels import (
@@ -349,6 +349,15 @@ def test_a_wheel_with_paths_that_climb_out_is_refused(tmp_path, name):
     with pytest.raises(ArchiveError, match=r"holds files inside itself only, got '.*evil.py'"):
         unpack_wheel(wheel, tmp_path / "deep/inside")
     assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_a_wheel_that_unpacks_to_more_than_any_wheel_is_refused(tmp_path, monkeypatch):
+    """A zip bomb: a megabyte of zeros in a kilobyte."""
+    monkeypatch.setattr(wheels, "LARGEST", 500_000)
+    wheel = make_wheel(tmp_path / "wheels", extra={"toy/zeros.bin": "0" * 10**6})
+    with pytest.raises(ArchiveError, match=r"at most 500000 bytes unpacked, got 1000\d+ in toy"):
+        unpack_wheel(wheel, tmp_path / "inside")
+    assert not (tmp_path / "inside").exists()
 
 
 def test_data_of_a_wheel_cannot_climb_out_either(tmp_path):

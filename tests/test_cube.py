@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Transformer
 from support import bolzano
 
 from kappamask import load_cube
@@ -284,13 +285,15 @@ def test_neighbours_of_one_solar_day_are_one_date_and_the_first_valid_pixel_wins
 
 def test_the_solar_day_is_local_not_utc(tmp_path):
     """Near the antimeridian one pass crosses midnight UTC."""
-    items = [
-        make_item(tmp_path, "S2A_a", time="2022-06-02T23:50:00Z"),
-        make_item(tmp_path, "S2A_b", time="2022-06-03T00:10:00Z"),
-    ]
-    for west, days in ((-0.5, 2), (177, 1), (-179, 1)):
+    for west, zone, days in ((-0.5, 30, 2), (177, 60, 1), (-179, 1, 1)):
+        corners = [[west, -17], [west + 1, -17], [west + 1, -16], [west, -17]]
+        there = Transformer.from_crs(4326, 32700 + zone, always_xy=True)
+        x, y = (round(value, -1) for value in there.transform(west + 0.75, -16.5))
+        items = [
+            make_item(tmp_path / str(zone), name, time=time, left=x, top=y, epsg=32700 + zone)
+            for name, time in (("S2A_a", "2022-06-02T23:50:00Z"), ("S2A_b", "2022-06-03T00:10:00Z"))
+        ]
         for item in items:
-            corners = [[west, -17], [west + 1, -17], [west + 1, -16], [west, -17]]
             item["geometry"] = {"type": "Polygon", "coordinates": [corners]}
         assert load_cube(items).sizes["time"] == days
 

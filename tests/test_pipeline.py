@@ -73,12 +73,13 @@ def test_another_resolution_is_done_again(items, tmp_path):
         assert source.res == (20, 20)
 
 
-def test_a_folder_that_cannot_be_written_to_fails_every_date(items, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_found_before_any_date(items, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    report = mask_items(items[:1], AREA_L2A, blocked / "masks")
-    ((_, reason),) = report.failed.items()
-    assert "output folder" in reason
+    tried = []
+    with pytest.raises(WriteError, match="output folder"):
+        mask_items(items, AREA_L2A, blocked / "masks", progress=lambda *said: tried.append(said))
+    assert not tried
 
 
 def test_a_date_that_could_not_be_read_is_tried_again_when_the_others_are_through(items, tmp_path):
@@ -114,11 +115,17 @@ def test_tries_are_counted(items, tmp_path):
 
 
 def test_what_no_second_try_mends_is_not_tried_again(items, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
+    options = MaskOptions(pictures=False)
+    masks = mask_items(items, AREA_L2A, tmp_path / "whole", options=options).masks
+    for mask in masks:
+        (tmp_path / "masks" / mask.name / "taken").mkdir(parents=True)  # a folder of that name
     tried = []
     report = mask_items(
-        items, AREA_L2A, blocked / "masks", progress=lambda *said: tried.append(said)
+        items,
+        AREA_L2A,
+        tmp_path / "masks",
+        options=options,
+        progress=lambda *said: tried.append(said),
     )
     assert len(report.failed) == len(tried) == 4
 

@@ -16,6 +16,7 @@ from kappamask import load_cube, open_safe
 from kappamask.bands import BY_NAME, bands_of_level
 from kappamask.errors import InputError, ItemError, NoItemsError, ReadError
 from kappamask.rasters import FileReader
+from kappamask.safe.metadata import parse_product, parse_tile
 
 OFFSETS = {"02.05": None, "04.00": -1000, "05.10": -1000}
 EAST = {"32UPV": (EPSG, LEFT, TOP), "32UQV": (EPSG, LEFT + 10 * WIDTH - 600, TOP)}  # 600 m overlap
@@ -317,6 +318,31 @@ def entities(folder):
     text = metadata_of(folder).read_text()
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaa">]>'
     metadata_of(folder).write_text(text.replace("<n1:Level", f"{bomb}<n1:Level", 1))
+
+
+NESTED = [f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 10)]
+BOMB = f"<!DOCTYPE x [<!ENTITY e0 'aaaaaaaaaa'>{''.join(NESTED)}]>"  # e9: 10 GB of a
+
+
+@pytest.mark.parametrize(
+    ("doctype", "entity"),
+    [
+        (BOMB, "&e9;"),
+        ("<!DOCTYPE x [<!ENTITY e SYSTEM 'file:///etc/hostname'>]>", "&e;"),
+        ("<!DOCTYPE x [<!ENTITY e SYSTEM 'http://127.0.0.1:9/x'>]>", "&e;"),
+        ("<!DOCTYPE x SYSTEM 'http://127.0.0.1:9/x.dtd'>", ""),
+        ("<!DOCTYPE x [<!ENTITY % p SYSTEM 'http://127.0.0.1:9/x.dtd'> %p;]>", ""),
+    ],
+)
+def test_xml_with_entities_is_refused_before_any_is_looked_up(doctype, entity, monkeypatch):
+    """Bombs, files of this machine, addresses."""
+    opened = []
+    monkeypatch.setattr("socket.socket.connect", lambda *where: opened.append(where))
+    content = f"<?xml version='1.0'?>{doctype}<x><PRODUCT_URI>{entity}</PRODUCT_URI></x>".encode()
+    for parse in (parse_product, parse_tile):
+        with pytest.raises(ReadError, match="without document type and entities"):
+            parse(content, where="MTD_MSIL1C.xml")
+    assert opened == []
 
 
 DAMAGE = {

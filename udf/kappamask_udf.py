@@ -74,7 +74,7 @@ def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
         label_chunk,
         bands=names,
         model=model,
-        digits=Digits(float(options["scale"]), float(options["offset"])),
+        digits=Digits(options["scale"], options["offset"]),
         wanted=Wanted(options["output"], options["buffer_px"]),
         # Float32 at best, and not to be trusted: they only say where the network's grid begins.
         origin=find_origin(*(cube[dim].values if dim in cube.coords else None for dim in "yx")),
@@ -104,6 +104,9 @@ def apply_metadata(metadata: Any, context: dict) -> Any:
 
 def read_context(context: Any) -> dict:
     """Fill in what is not given; a key that nobody knows is a typing error."""
+    if not isinstance(context or {}, dict):
+        text = f"kappamask: the context is an object, got {context!r}: correct it"
+        raise ValueError(text)  # noqa: TRY004  as of all that is wrong in a context
     given = {key: value for key, value in (context or {}).items() if value is not None}
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
@@ -112,6 +115,10 @@ def read_context(context: Any) -> dict:
             "correct or remove it"
         )
     options = {**DEFAULTS, **given}
+    for key, kind in {"level": str, "model": str, "output": str, "threads": int}.items():
+        if not isinstance(options[key], (kind, type(DEFAULTS[key]))):
+            text = f"kappamask: {key} is of type {kind.__name__}, got {options[key]!r}: correct it"
+            raise ValueError(text)  # noqa: TRY004
     if options["output"] not in OUTPUT_BANDS:
         raise ValueError(
             f"kappamask: output must be one of {', '.join(OUTPUT_BANDS)}, "
@@ -122,6 +129,8 @@ def read_context(context: Any) -> dict:
 
 def find_dims(cube: xarray.DataArray) -> tuple:
     """Find what the dimensions of bands and of time are called; time may be absent."""
+    if 0 in cube.shape:
+        raise ValueError(f"kappamask: a chunk has pixels, got {dict(cube.sizes)}: check the extent")
     bands = next((dim for dim in BAND_DIMS if dim in cube.dims), None)
     time = next((dim for dim in TIME_DIMS if dim in cube.dims), None)
     if set(cube.dims) - {time} != {bands, "y", "x"} or bands not in cube.coords:

@@ -9,10 +9,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from kappamask import __version__
 from kappamask.cli.composite import add_composite
 from kappamask.cli.demo import add_demo
+from kappamask.cli.ending import Signals, end, flush_errors, flush_output
 from kappamask.cli.evaluate import add_evaluate
 from kappamask.cli.mask import add_mask
 from kappamask.cli.models import add_models
@@ -21,24 +23,42 @@ from kappamask.cli.search import add_search
 from kappamask.cli.serve import add_serve
 from kappamask.cli.train import add_train
 from kappamask.cli.udf import add_udf
-from kappamask.errors import InputError, KappaMaskError, UnknownNameError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+    """Run one command; return its exit code, as `kappamask.cli.ending` and the pages list them.
+
+    Parameters
+    ----------
+    arguments
+        Words of the command line; None: those of this process, which then is the command's.
+
+    Raises
+    ------
+    SystemExit
+        With 2 for words that no command knows, 0 for ``--help``.
+    """
     parser = make_parser()
-    options = parser.parse_args(_glue_negative(sys.argv[1:] if arguments is None else arguments))
-    logging.basicConfig(format="kappamask: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    try:
-        return int(options.run(options))
-    except KappaMaskError as error:
-        print(f"kappamask: error: {error}", file=sys.stderr)  # noqa: T201
-        return 2 if isinstance(error, InputError | UnknownNameError) else 1
-    except KeyboardInterrupt:
-        print("kappamask: interrupted; finished dates are kept", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:
-        return 1
+    words = _glue_negative(sys.argv[1:] if arguments is None else arguments)
+    resume = "nothing was begun"
+    with Signals(ours=arguments is None) as signals:
+        try:
+            options = parser.parse_args(words)
+            resume = options.resume
+            logging.basicConfig(
+                format="kappamask: %(message)s", level=logging.WARNING, stream=sys.stderr
+            )
+            code = int(options.run(options))
+            flush_output()
+            signals.over = True
+        except SystemExit:
+            with suppress(OSError):
+                flush_output()
+            raise
+        except BaseException as error:  # noqa: BLE001  `end` raises it again if it is a bug
+            code = end(error, signals, resume)
+        flush_errors()
+    return code
 
 
 def _glue_negative(arguments: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ def add_composite(commands: Commands) -> None:
         run_composite,
         "Compose images without clouds: reflectance, number of dates, date of each pixel.",
         f"{EXAMPLE} --period month --out june",
+        resume="finished dates and images are kept, repeat the command to go on",
     )
     add_query(parser)
     parser.add_argument(

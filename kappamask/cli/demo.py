@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kappamask.cli.mask import mask_and_tell
+from kappamask.cli.mask import KEPT, mask_and_tell
 from kappamask.cli.terminal import Commands, add_command, say
 
 
@@ -17,6 +17,7 @@ def add_demo(commands: Commands) -> None:
         run_demo,
         "Run the main job on the embedded sample.",
         "--out kappamask-demo",
+        resume=KEPT,
     )
     parser.add_argument("--out", type=Path, default=Path("kappamask-demo"), metavar="DIR")
 

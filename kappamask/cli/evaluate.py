@@ -16,6 +16,7 @@ def add_evaluate(commands: Commands) -> None:
         run_evaluate,
         "Score networks and other cloud masks on labelled chips: report, table, JSON.",
         "--data chips --split val --peers scl,ukis-csmask --out evaluation",
+        resume="nothing is written before all is scored, repeat the command",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder that holds chips.csv"
@@ -60,6 +61,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """Score, write, and print the first table."""
     from kappamask.evaluate import PEERS, Options, check_data, evaluate, write_report
     from kappamask.evaluate.report import TABLE
+    from kappamask.files import check_folder
 
     peers = PEERS if options.peers is None else tuple(filter(None, options.peers.split(",")))
     chosen = Options(
@@ -72,6 +74,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         pictures=not options.no_pictures,
     )
     check_data(options.data)
+    check_folder(options.out, "the report")  # before hours of work
     with show_progress() as progress:
         evaluation = evaluate(options.data, chosen, progress=progress)
     written = write_report(evaluation, options.out)

@@ -18,6 +18,8 @@ from kappamask.cli.query import (
 )
 from kappamask.cli.terminal import Commands, add_command, say, show_progress
 
+KEPT = "finished dates are kept, repeat the command to go on"
+
 
 def add_mask(commands: Commands) -> None:
     """Add `kappamask mask`."""
@@ -29,6 +31,7 @@ def add_mask(commands: Commands) -> None:
         f"{EXAMPLE} --max-cloud-cover 80 --out masks\n"
         "  kappamask mask S2A_MSIL1C_20170430T103021_N0205_R108_T32UPV_20170430T103024.SAFE "
         "--out masks",
+        resume=KEPT,
     )
     parser.add_argument(
         "product",

@@ -29,6 +29,7 @@ def add_models(commands: Commands) -> None:
         run_fetch,
         "Fetch weights that do not come with kappamask, check and convert them.",
         "",
+        resume="nothing is kept of what was not whole, repeat the command",
     )
     fetch.epilog = (
         "examples:\n  kappamask models fetch kappamask-2021-l1c\n"

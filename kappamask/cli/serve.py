@@ -46,6 +46,14 @@ def add_serve(commands: Commands) -> None:
         metavar="FILE",
         help="holds the token that clients must show (or: KAPPAMASK_SERVE_TOKEN)",
     )
+    parser.add_argument(
+        "--allow-load-stac",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="let graphs read catalogues and pixels of this host or s3 bucket too; without it, "
+        "of public addresses only (again for more; '*': everything)",
+    )
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -59,6 +67,7 @@ def run_serve(options: argparse.Namespace) -> int:
         port=options.port,
         allow_remote=options.allow_remote,
         token=read_token(options.token_file),
+        load_stac_hosts=tuple(options.allow_load_stac),
     )
     from kappamask.openeo.server import serve
 

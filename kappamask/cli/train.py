@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from kappamask.cli.terminal import Commands, add_command, say, show_progress
-
-INTERRUPTED = 130
 
 
 def add_train(commands: Commands) -> None:
@@ -19,6 +16,7 @@ def add_train(commands: Commands) -> None:
         run_train,
         "Train a network on labelled chips, as a configuration file says (docs/training.md).",
         "own.toml --out runs/own",
+        resume="all up to the last validation is kept, repeat the command to go on",
     )
     parser.add_argument(
         "config",
@@ -49,12 +47,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     out = options.out or Path("runs") / options.config.stem
     config = read_config(options.config)
-    try:
-        with show_progress() as progress:
-            fit(config, out, start_from=options.start, progress=progress, tell=say)
-    except KeyboardInterrupt:
-        say(f"kappamask: interrupted; repeat the command to go on in {out}", file=sys.stderr)
-        return INTERRUPTED
+    with show_progress() as progress:
+        fit(config, out, start_from=options.start, progress=progress, tell=say)
     say(f"The best weights are {(out / WEIGHTS).resolve()}")
     say(f"Score them: kappamask evaluate --weights {out / WEIGHTS} --data DIR --out evaluation")
     return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
 import logging
 import uuid
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -19,6 +21,7 @@ from kappamask.openeo.settings import Settings, is_loopback
 LOG = logging.getLogger(__name__)
 PUBLIC = {"/", "/.well-known/openeo", "/conformance", "/credentials/basic"}
 DRAIN_FACTOR = 16  # of a body that is too large, so much is read and dropped
+RETRY_SECONDS = 5  # what a client is told to wait when too many are being answered
 
 
 class Gate:
@@ -30,7 +33,8 @@ class Gate:
        is refused.
     2. With a token, everything but `PUBLIC` needs it: ``Bearer basic//TOKEN`` as the
        openEO clients send it, ``Bearer TOKEN``, or HTTP Basic with it as the password.
-    3. A body is read up to the limit, whatever its headers promise.
+    3. A body is read up to the limit, whatever its headers promise, and must come in time.
+    4. So many requests are answered at a time; one more is told when to come back.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -38,6 +42,8 @@ class Gate:
         self.token = settings.token
         self.host = settings.host
         self.most = settings.limits.body_bytes
+        self.patience = settings.limits.body_seconds
+        self.places = settings.limits.requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on with a bounded body."""
@@ -46,26 +52,43 @@ class Gate:
             return
         headers = Headers(scope=scope)
         try:
+            if self.places <= 0:
+                raise _busy()
             if self.token is None:
                 check_local(headers)
             elif scope["path"] not in PUBLIC:
                 check_credentials(headers.get("authorization"), self.token)
             promised = headers.get("content-length", "")
-            if promised.isdigit() and int(promised) > self.most:
+            if promised.isdecimal() and int(promised) > self.most:
                 await self._drain(receive)
                 raise self._too_large()
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self.app(scope, self._bounded(receive), send)
+        self.places -= 1
+        try:
+            await self.app(scope, self._bounded(receive), send)
+        finally:
+            self.places += 1
 
     def _bounded(self, receive: Receive) -> Receive:
-        seen = 0
+        """Read at most the limit and until the deadline; afterwards, wait for the client to go."""
+        seen, more = 0, True
+        deadline = asyncio.get_running_loop().time() + self.patience
 
         async def read() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more
+            try:
+                async with asyncio.timeout_at(deadline if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(
+                    "RequestTimeout",
+                    f"a request body comes within {self.patience:g} s, got {seen} bytes till then: "
+                    "send it again",
+                ) from None
             seen += len(message.get("body", b""))
+            more = more and message.get("more_body", False)
             if seen > self.most:
                 raise self._too_large()
             return message
@@ -75,10 +98,12 @@ class Gate:
     async def _drain(self, receive: Receive) -> None:
         """Read on for a while: a client that still sends would not see the answer."""
         seen, more = 0, True
-        while more and seen < DRAIN_FACTOR * self.most:
-            message = await receive()
-            seen += len(message.get("body", b""))
-            more = message.get("more_body", False)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.patience):
+                while more and seen < DRAIN_FACTOR * self.most:
+                    message = await receive()
+                    seen += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     def _too_large(self) -> ApiError:
         return ApiError(
@@ -86,6 +111,14 @@ class Gate:
             f"a request body has at most {self.most} bytes, got more: shorten the graph, "
             "for example by a simpler geometry",
         )
+
+
+def _busy() -> ApiError:
+    return ApiError(
+        "ServerBusy",
+        f"too many requests are being answered: repeat it in {RETRY_SECONDS} s",
+        retry_after=RETRY_SECONDS,
+    )
 
 
 def check_local(headers: Headers) -> None:

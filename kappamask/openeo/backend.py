@@ -109,6 +109,8 @@ async def read_body(request: Request) -> JSON:
         raise ApiError("ContentTypeInvalid", f"send application/json, got {kind[:80]!r}")
     try:
         body = json.loads(await request.body(), parse_constant=_refuse_constant)
+        # Half characters (\ud800) and 1e999 are read, and can be neither stored nor answered.
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError, ClientDisconnect) as error:
         raise ApiError("RequestInvalid", f"the body must be JSON, got {error}") from None
     if not isinstance(body, dict):

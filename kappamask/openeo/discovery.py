@@ -19,7 +19,7 @@ from kappamask.openeo.worker import folder_bytes
 
 API_VERSION = "1.2.0"
 CONFORMANCE = ["https://api.openeo.org/1.2.0", "https://api.stacspec.org/v1.0.0/collections"]
-NO_TOKEN = "none-needed-on-this-machine"  # noqa: S105
+NO_TOKEN = "none-needed-on-this-machine"  # noqa: S105  no secret: any will do
 UDF_LIBRARIES = ("kappamask", "numpy", "onnxruntime", "openeo", "scipy", "torch", "xarray")
 FORMATS = {
     "GTiff": {"title": "GeoTIFF", "gis_data_types": ["raster"], "parameters": {}},

@@ -20,6 +20,7 @@ from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
 from kappamask.openeo.flat_graph import (
     Graph,
     GraphError,
+    check_shape,
     error_at,
     order,
     references,
@@ -135,6 +136,7 @@ class Evaluator:
             raise GraphError("user-defined processes call each other without end")
         inner = bind(arguments, process.get("parameters") or [])
         graph = process["process_graph"]
+        check_shape(graph)
         return self.run(graph, inner, path=f"{path}/")[result_node(graph)]
 
     def _resolve(

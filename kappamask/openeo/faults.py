@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kappamask.errors import InputError, ItemError, KappaMaskError, NoItemsError, UnknownNameError
+from kappamask.errors import (
+    InputError,
+    ItemError,
+    KappaMaskError,
+    NoItemsError,
+    UnknownNameError,
+    redact,
+)
 
 # https://github.com/Open-EO/openeo-api/blob/master/errors.json, and below the line our own
 STATUS = {
@@ -37,6 +44,7 @@ STATUS = {
     "RequestInvalid": 400,
     "RequestTooLarge": 413,
     "ResultTooLarge": 400,
+    "ServerBusy": 503,
     "TooManyRequests": 429,
 }
 _CODES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -45,14 +53,6 @@ _CODES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((RecursionError,), "ProcessGraphInvalid"),  # nested too deeply
 )
 LONGEST = 4000  # characters of a message: an exception of a client's code may hold an array
-_SECRETS = (
-    (
-        re.compile(r"(?i)([?&](?:sig|signature|token|key|x-amz-[a-z-]+|[a-z_]*secret)=)[^&\s'\"]+"),
-        1,
-    ),
-    (re.compile(r"(?i)(\b(?:bearer|basic)\s+)[\w./+=~-]{16,}"), 1),
-    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"), 1),
-)
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9]{2,63}")
 
 
@@ -117,18 +117,3 @@ def of_exception(error: BaseException) -> ApiError:
             return ApiError(code, str(error))
     told = str(error) if isinstance(error, KappaMaskError) else f"{type(error).__name__}: {error}"
     return ApiError("Internal", f"Server error: {told}")
-
-
-def redact(text: str) -> str:
-    """Take signatures, tokens and passwords out of a text that is shown or stored.
-
-    Examples
-    --------
-    >>> redact("cannot read https://host/B02.tif?sv=1&sig=abc%3D (403)")
-    'cannot read https://host/B02.tif?sv=1&sig=*** (403)'
-    >>> redact("https://me:secret@host/")
-    'https://***@host/'
-    """
-    for pattern, kept in _SECRETS:
-        text = pattern.sub(rf"\{kept}***", text)
-    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates break JSON

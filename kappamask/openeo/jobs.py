@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kappamask.errors import redact
 from kappamask.openeo.database import Database, timestamp
-from kappamask.openeo.faults import ApiError, redact
+from kappamask.openeo.faults import ApiError
 from kappamask.openeo.settings import Limits
 
 LEVELS = ("debug", "info", "warning", "error")
 ACTIVE = ("queued", "running")
+RETRY_SECONDS = 30  # what a client is told to wait for a place in the queue
 MOST_ATTEMPTS = 2  # of a job whose server was killed meanwhile: it may be what killed it
 
 
@@ -100,14 +102,14 @@ class JobStore:
         """
         rows = []
         if is_job_id(identifier):
-            rows = self._database.read(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", identifier)  # noqa: S608
+            rows = self._database.read(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", identifier)  # noqa: S608  our own names
         if not rows:
             raise ApiError("JobNotFound", f"the batch job {identifier[:80]!r} does not exist")
         return _to_job(rows[0])
 
     def jobs(self, *, limit: int, skip: int = 0) -> list[Job]:
         """List jobs, the latest first."""
-        query = f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC LIMIT ? OFFSET ?"  # noqa: S608
+        query = f"SELECT {_COLUMNS} FROM jobs ORDER BY rowid DESC LIMIT ? OFFSET ?"  # noqa: S608  our own names
         return [_to_job(row) for row in self._database.read(query, limit, skip)]
 
     def queue(self, identifier: str) -> bool:
@@ -117,10 +119,22 @@ class JobStore:
         -------
         bool
             False if it is queued or running already.
+
+        Raises
+        ------
+        ApiError
+            TooManyRequests, if as many wait as there may be.
         """
         with self._database.changing() as database:
             if self.job(identifier).status in ACTIVE:
                 return False
+            ((waiting,),) = self._database.read("SELECT count(*) FROM jobs WHERE status = 'queued'")
+            if waiting >= self._limits.queued:
+                raise ApiError(
+                    "TooManyRequests",
+                    f"{waiting} batch jobs wait already: start this one in {RETRY_SECONDS} s",
+                    retry_after=RETRY_SECONDS,
+                )
             database.execute("DELETE FROM logs WHERE job = ?", [identifier])
             database.execute(
                 "UPDATE jobs SET status = 'queued', updated = ?, files = '[]', attempts = 0,"

@@ -7,7 +7,8 @@ baseline 04.00 is applied by `load_collection` and is not by `load_stac`, as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,8 +23,10 @@ from pyproj import CRS, Transformer
 from kappamask.bands import BY_NAME, bands_of_level
 from kappamask.catalogs import ResolvedAsset, resolve_assets
 from kappamask.cube import load_cube
+from kappamask.engines import PROXY
 from kappamask.errors import NoItemsError
 from kappamask.openeo.flat_graph import GraphError
+from kappamask.openeo.outlet import check_url, open_outlet
 from kappamask.stac_search import search
 
 COLLECTIONS = {"SENTINEL2_L2A": "L2A", "SENTINEL2_L1C": "L1C"}
@@ -96,6 +99,8 @@ def load_stac(
     temporal_extent: Sequence[str | None] | None = None,
     bands: Sequence[str] | None = None,
     properties: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    hosts: Sequence[str] | None = None,
 ) -> xr.DataArray:
     """Load Sentinel-2 items of any STAC catalogue, lazily; digital numbers as they are stored.
 
@@ -106,11 +111,15 @@ def load_stac(
         catalogue; no file of this machine.
     spatial_extent, temporal_extent, bands, properties
         As for `load_collection`.
+    hosts
+        None: whatever the URL and the items name is read. Else only what lies at public
+        addresses, or on one of these hosts: see `kappamask.openeo.outlet`.
 
     Raises
     ------
     GraphError
-        ProcessParameterInvalid.
+        ProcessParameterInvalid; PermissionsInsufficient, if the URL, or the file of a band,
+        is at an address that is not allowed.
     """
     if not url.startswith(("http://", "https://")):
         raise GraphError(
@@ -119,9 +128,27 @@ def load_stac(
     place = url.split("/collections/", maxsplit=1)[0]
     area, dates = read_area(spatial_extent), read_dates(temporal_extent)
     level = "L1C" if "l1c" in url.lower() else "L2A"
-    items = filter_items(search(area, dates, catalog=place, level=level), properties or {})
     resolve = partial(resolve_assets, dn_offset=0)
-    return crop(build(items, area, check_bands(bands, level), resolve=resolve), spatial_extent)
+    with confined_to(hosts) as check:
+        check(place)
+        items = filter_items(search(area, dates, catalog=place, level=level), properties or {})
+        wanted = check_bands(bands, level)
+        cube = build(items, area, wanted, resolve=resolve, check=check)
+    return crop(cube, spatial_extent)
+
+
+@contextmanager
+def confined_to(hosts: Sequence[str] | None) -> Iterator[Callable[[str], None]]:
+    """Send all that is read, now or later, through the outlet; lend what checks a URL before."""
+    if hosts is None:
+        yield lambda _: None
+        return
+    allowed = frozenset(hosts)
+    before = PROXY.set(open_outlet(allowed))
+    try:
+        yield partial(check_url, hosts=allowed)
+    finally:
+        PROXY.reset(before)
 
 
 # --- reading the arguments -----------------------------------------------------------------
@@ -148,6 +175,11 @@ def read_area(extent: Any) -> Any:
             code="ProcessParameterRequired",
         )
     if not isinstance(extent, BoundingBox):
+        if isinstance(extent, str):  # to `search` that is the path of a file
+            raise GraphError(
+                f"a spatial_extent is a bounding box or GeoJSON, got {extent[:80]!r}",
+                code="ProcessParameterInvalid",
+            )
         return extent
     west, south, east, north = extent.west, extent.south, extent.east, extent.north
     crs = CRS.from_user_input(extent.crs or 4326)
@@ -222,18 +254,22 @@ def build(
     bands: list[str] | None,
     *,
     resolve: Callable[..., dict[str, ResolvedAsset]],
+    check: Callable[[str], None] | None = None,
 ) -> xr.DataArray:
-    """Load items as openEO's back ends do: (t, bands, y, x), digital numbers."""
+    """Load items as openEO's back ends do: (t, bands, y, x), digital numbers.
+
+    `check` is called with the href of every file that will be read.
+    """
     classes = bands is None and all(scl_key(item) for item in items)
     optical = None if bands is None else [name for name in bands if name != SCENE_CLASSES]
     parts = []
     if optical is None or optical:
-        cube = load_cube(items, area, bands=optical, chunks=CHUNK, resolve=resolve)
+        cube = load_cube(items, area, bands=optical, chunks=CHUNK, resolve=checked(resolve, check))
         factors = [BY_NAME[str(name)].dn_scale for name in cube["band"].to_numpy()]
         scale = xr.DataArray(np.array(factors, np.float32), {"band": cube["band"]}, "band")
         parts.append((cube * scale).round())
     if classes or SCENE_CLASSES in (bands or ()):
-        parts.append(load_scene_classes(items, area))
+        parts.append(load_scene_classes(items, area, check))
     cube = xr.concat(parts, dim="band", coords="minimal", compat="override")
     cube = cube.rename(time="t", band="bands").drop_vars("source_items", errors="ignore")
     days = cube["t"].to_numpy().astype("M8[D]").astype("M8[ns]")
@@ -243,12 +279,28 @@ def build(
     return cube.sel(bands=bands) if bands else cube
 
 
+def checked(
+    resolve: Callable[..., dict[str, ResolvedAsset]], check: Callable[[str], None] | None
+) -> Callable[..., dict[str, ResolvedAsset]]:
+    """Let `check` see every href that `resolve` finds."""
+
+    def look(*arguments: Any, **options: Any) -> dict[str, ResolvedAsset]:
+        found = resolve(*arguments, **options)
+        for asset in found.values() if check else ():
+            check(asset.href)  # type: ignore[misc]  # there is one
+        return found
+
+    return look
+
+
 def scl_key(item: pystac.Item) -> str | None:
     """Key of the asset that holds the scene classification."""
     return next((key for key in SCL_KEYS if key in item.assets), None)
 
 
-def load_scene_classes(items: Sequence[pystac.Item], area: Any) -> xr.DataArray:
+def load_scene_classes(
+    items: Sequence[pystac.Item], area: Any, check: Callable[[str], None] | None = None
+) -> xr.DataArray:
     """Load SCL as a cube of one band.
 
     It goes through `load_cube` under the name of another layer that takes no offset.
@@ -265,7 +317,8 @@ def load_scene_classes(items: Sequence[pystac.Item], area: Any) -> xr.DataArray:
             )
         return {"AOT": ResolvedAsset("AOT", key, item.assets[key].href, 0, scale=1.0, gsd=20.0)}
 
-    cube = load_cube(items, area, bands=["AOT"], chunks=CHUNK, resolve=resolve)
+    look = checked(resolve, check)
+    cube = load_cube(items, area, bands=["AOT"], chunks=CHUNK, resolve=look)
     return cube.assign_coords(band=[SCENE_CLASSES], common_name=("band", [SCENE_CLASSES.lower()]))
 
 

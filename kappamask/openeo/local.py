@@ -8,7 +8,7 @@ everything stays lazy until a file is written.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ class LocalEngine:
     udps
         User-defined processes, ``{"parameters": [...], "process_graph": {...}}`` by id
         or, for nodes whose namespace is a URL, by that URL. Looked at with each graph.
+    load_stac_hosts
+        None: `load_stac` reads whatever a graph names, as your own Python could. Else it
+        reads public addresses and these hosts only, for graphs that others wrote.
 
     Examples
     --------
@@ -66,9 +69,11 @@ class LocalEngine:
         folder: str | Path | None = None,
         log: Log | None = None,
         udps: Mapping[str, Any] | None = None,
+        load_stac_hosts: Sequence[str] | None = None,
     ) -> None:
         self.catalog = catalog
-        here = Surroundings(catalog, None if folder is None else Path(folder), log)
+        place = None if folder is None else Path(folder)
+        here = Surroundings(catalog, place, log, load_stac_hosts)
         self._evaluator = Evaluator(make_registry(here), {} if udps is None else udps)
 
     def processes(self) -> list[dict[str, Any]]:

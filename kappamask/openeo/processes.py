@@ -104,6 +104,17 @@ def reduce_dimension(
     )
 
 
+def aggregate_spatial(data: xr.DataArray, geometries: Any, **arguments: Any) -> Any:
+    """Aggregate over geometries; the library opens whatever file or address a text names."""
+    if isinstance(geometries, str):
+        raise GraphError(
+            f"takes GeoJSON in the graph itself, got {geometries[:80]!r}: inline the geometries",
+            code="ProcessParameterInvalid",
+        )
+    compute = library.implementations()["aggregate_spatial"]
+    return compute(data, geometries, **arguments)
+
+
 def inspect(
     data: Any,
     message: str = "",
@@ -121,6 +132,7 @@ def inspect(
 
 OWN: Mapping[str, Callable[..., Any]] = {
     **arrays.ARRAY_PROCESSES,
+    "aggregate_spatial": aggregate_spatial,
     "apply": apply,
     "apply_dimension": apply_dimension,
     "apply_kernel": kernels.apply_kernel,

@@ -6,7 +6,7 @@ What openeo-processes-dask implements and specifies, and over it what is ours.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ class Surroundings:
     catalog: Any  # as `kappamask.search` takes it
     folder: Path | None
     log: Log | None
+    hosts: Sequence[str] | None = None  # beyond public addresses, as `load.load_stac` takes them
 
 
 def make_registry(here: Surroundings) -> ProcessRegistry:
@@ -50,7 +51,7 @@ def own(here: Surroundings) -> Mapping[str, Callable[..., Any]]:
         "aggregate_temporal_period": periods.aggregate_temporal_period,
         "apply_neighborhood": partial(neighborhood.apply_neighborhood, log=here.log),
         "load_collection": partial(load.load_collection, catalog=here.catalog),
-        "load_stac": load.load_stac,
+        "load_stac": partial(load.load_stac, hosts=here.hosts),
         "run_udf": partial(neighborhood.run_udf, log=here.log),
         "save_result": partial(save.save_result, folder=here.folder),
     }

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kappamask.openeo.faults import ApiError, of_exception, redact
+from kappamask.errors import redact
+from kappamask.openeo.faults import ApiError, of_exception
 from kappamask.openeo.jobs import ACTIVE, Job, JobStore, is_job_id
 from kappamask.openeo.settings import Settings
 from kappamask.openeo.udps import ProcessStore
@@ -99,7 +100,8 @@ class Runner:
         Raises
         ------
         ApiError
-            JobNotFound; StorageQuotaExceeded, if stored results take all the room.
+            JobNotFound; StorageQuotaExceeded, if stored results take all the room;
+            TooManyRequests, if too many jobs wait.
         """
         self._jobs.job(identifier)
         self._room()
@@ -237,7 +239,8 @@ class Runner:
         Raises
         ------
         ApiError
-            TooManyRequests, if all places are taken; or what the graph ends in.
+            TooManyRequests, if all places are taken; ServerBusy, if too many results are
+            still being fetched; or what the graph ends in.
         """
         folder = self._sync_folders / str(uuid.uuid4())
         watch = Watch(
@@ -247,6 +250,7 @@ class Runner:
             stopped=lambda: self._stop_reason(is_gone=is_gone()),
         )
         with self._place() as worker:
+            self._check_unsent()
             folder.mkdir()
             try:
                 files = worker.run(self._task(process, folder), log=log_sync, watch=watch)
@@ -256,9 +260,20 @@ class Runner:
                 raise
         return folder, files
 
+    def _check_unsent(self) -> None:
+        """Refuse to compute more while slow clients have not fetched what there is."""
+        if folder_bytes(self._sync_folders) > self._limits.unsent_bytes:
+            raise ApiError(
+                "ServerBusy",
+                "results of other requests are still being fetched and take the room: repeat the "
+                f"request in {RETRY_SECONDS} s, or make it a batch job",
+                retry_after=RETRY_SECONDS,
+            )
+
     def _stop_reason(self, *, is_gone: bool) -> ApiError | None:
         if self._closing:
-            return ApiError(STOPPED, "the server stops", status=503)
+            text = f"the server stops: repeat the request in {RETRY_SECONDS} s"
+            return ApiError(STOPPED, text, status=503, retry_after=RETRY_SECONDS)
         return ApiError("RequestInvalid", "the client is gone") if is_gone else None
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""`save_result`: lazy cubes to files, block by block. Row 6: imports `files`, `udf`, rasterio.
+"""`save_result`: lazy cubes to files, block by block. Row 6: imports `raster_writer` and below.
 
 Everything that a cube needs is computed in one go, so that what dates or files share
 is computed once; a block is written as soon as it is there. Files appear whole.
@@ -14,18 +14,14 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import rasterio
-import rasterio.shutil
 import xarray as xr
-from rasterio.windows import Window
 
+from kappamask.errors import KappaMaskError
 from kappamask.files import staging
 from kappamask.legend import LEGEND, Label
-from kappamask.openeo.flat_graph import GraphError
+from kappamask.openeo.flat_graph import OF_ARGUMENTS, GraphError
+from kappamask.raster_writer import BlockError, Layer, Placement, write_layers
 from kappamask.udf import OUTPUT_BANDS
-
-TILE = 512  # pixels
-GDAL_CACHE = 32_000_000  # bytes; by default GDAL keeps 5 % of the memory in unwritten blocks
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,18 @@ def save_result(
             code="ProcessParameterInvalid",
         )
     with staging(folder, f"{prefix} ({format})") as aside:
-        return [publish_file(path, folder) for path in write(data, aside, prefix)]
+        try:
+            written = write(data, aside, prefix)
+        except KappaMaskError:
+            raise
+        except (*OF_ARGUMENTS, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "illegal characters" not in str(error):
+                raise  # HDF5's words for a full disk
+            raise GraphError(
+                f"writes cubes whose labels are texts, got {error}: rename_labels",
+                code="FormatUnsuitable",
+            ) from error
+        return [publish_file(path, folder) for path in written]
 
 
 def publish_file(path: Path, folder: Path) -> Path:
@@ -125,17 +132,32 @@ def write_geotiffs(cube: xr.DataArray, folder: Path, prefix: str) -> list[Path]:
     scene = scene.transpose("t", "bands", "y", "x", missing_dims="ignore")
     scenes = [scene.isel(t=index) for index in range(scene.sizes["t"])] if dated else [scene]
     names = date_names(cube["t"].to_numpy(), prefix) if dated else [prefix]
-    raws = [folder / f"{name}.raw.tif" for name in names]
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
-        targets = [RasterTarget(path, one, kind) for path, one in zip(raws, scenes, strict=True)]
-        try:
-            da.store([lazy(one) for one in scenes], targets, lock=True)
-        finally:
-            for target in targets:
-                target.close()
-        return [
-            to_cog(raw, folder / f"{name}.tif", kind) for raw, name in zip(raws, names, strict=True)
-        ]
+    layers = [to_layer(f"{name}.tif", one, kind) for name, one in zip(names, scenes, strict=True)]
+    shape = scene.sizes["y"], scene.sizes["x"]
+    placement = Placement(scene.rio.crs, scene.rio.transform(), shape)
+    try:
+        return write_layers(layers, folder, placement)
+    except BlockError as error:  # what a UDF raised, say
+        raise (error.__cause__ or error) from None
+
+
+def to_layer(name: str, scene: xr.DataArray, kind: Kind) -> Layer:
+    """Say what one file holds: (bands, y, x) as it is stored."""
+    pixels = lazy(scene)
+    if kind.dtype != str(pixels.dtype):
+        pixels = da.map_blocks(kind.encode, pixels, dtype=kind.dtype)
+    bands = ("",) * scene.sizes["bands"]
+    if "bands" in scene.coords:
+        bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
+    colors = {int(entry.label): entry.rgb for entry in LEGEND}
+    return Layer(
+        name,
+        pixels,
+        bands,
+        kind.nodata,
+        kind.resampling,
+        colors=colors if bands == OUTPUT_BANDS["labels"] else {},
+    )
 
 
 def lazy(cube: xr.DataArray) -> da.Array:
@@ -166,62 +188,6 @@ def date_names(times: np.ndarray, prefix: str) -> list[str]:
     if len(set(days)) == len(days):
         return [f"{prefix}_{day}Z" for day in days]
     return [f"{prefix}_{str(time).replace(':', '')}Z" for time in times.astype("M8[s]")]
-
-
-class RasterTarget:
-    """A raster file that takes blocks in any order, as `dask.array.store` brings them."""
-
-    def __init__(self, path: Path, scene: xr.DataArray, kind: Kind) -> None:
-        self.kind = kind
-        count, height, width = scene.shape
-        self.dataset = rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            width=width,
-            height=height,
-            count=count,
-            dtype=kind.dtype,
-            nodata=kind.nodata,
-            crs=scene.rio.crs,
-            transform=scene.rio.transform(),
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-            BIGTIFF="IF_SAFER",
-            SPARSE_OK=True,
-        )
-        if "bands" in scene.coords:
-            names = [str(name) for name in np.atleast_1d(scene["bands"].to_numpy())]
-            self.dataset.descriptions = tuple(names)
-            if tuple(names) == OUTPUT_BANDS["labels"]:
-                self.dataset.write_colormap(1, {int(e.label): e.rgb for e in LEGEND})
-
-    def __setitem__(self, key: tuple[slice, slice, slice], block: np.ndarray) -> None:
-        """Write one block."""
-        bands, rows, columns = key
-        window = Window.from_slices(rows, columns)
-        indexes = list(range(bands.start + 1, bands.stop + 1))
-        self.dataset.write(self.kind.encode(block), indexes, window=window)
-
-    def close(self) -> None:
-        """Finish the file."""
-        self.dataset.close()
-
-
-def to_cog(raw: Path, path: Path, kind: Kind) -> Path:
-    """Lay a raster out as a cloud-optimised GeoTIFF; block by block, too."""
-    rasterio.shutil.copy(
-        raw,
-        path,
-        driver="COG",
-        compress="DEFLATE",
-        predictor="YES",
-        blocksize=TILE,
-        overview_resampling=kind.resampling,
-    )
-    raw.unlink()
-    return path
 
 
 # --- netCDF --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,7 +23,7 @@ from kappamask.openeo import discovery, processing
 from kappamask.openeo.auth import Gate, error_response
 from kappamask.openeo.backend import Backend
 from kappamask.openeo.faults import ApiError, of_exception
-from kappamask.openeo.settings import Settings
+from kappamask.openeo.settings import Limits, Settings, allowed_hosts
 from kappamask.openeo.worker import EngineFactory
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def make_engine(**settings: Any) -> LocalEngine:
     return LocalEngine(**settings)
 
 
-def create_app(settings: Settings, engine_factory: EngineFactory = make_engine) -> FastAPI:
+def create_app(settings: Settings, engine_factory: EngineFactory | None = None) -> FastAPI:
     """Build the ASGI application of an openEO back end.
 
     Parameters
@@ -50,7 +51,8 @@ def create_app(settings: Settings, engine_factory: EngineFactory = make_engine) 
         Catalogue, work folder, where it listens, limits.
     engine_factory
         Called as ``engine_factory(catalog=, folder=, log=, udps=)``, here and in the
-        processes that compute.
+        processes that compute. None: `LocalEngine`, whose `load_stac` reads what the
+        settings allow.
 
     Raises
     ------
@@ -59,6 +61,8 @@ def create_app(settings: Settings, engine_factory: EngineFactory = make_engine) 
     WriteError
         If that folder cannot be made.
     """
+    if engine_factory is None:
+        engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
     backend = Backend(settings, engine_factory)
     try:
         backend.engine()  # its libraries take seconds to load: before the first request
@@ -106,7 +110,7 @@ async def answer_error(_: Request, error: Exception) -> Response:
 def serve(
     settings: Settings,
     *,
-    engine_factory: EngineFactory = make_engine,
+    engine_factory: EngineFactory | None = None,
     say: Callable[[str], object] = LOG.info,
 ) -> None:
     """Serve until interrupted.
@@ -126,20 +130,23 @@ def serve(
         If the address cannot be listened on.
     """
     with listen(settings) as listening:
-        server = make_server(create_app(settings, engine_factory))
+        server = make_server(create_app(settings, engine_factory), settings.limits)
         host, port = listening.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         say(f"openEO back end: http://{name}:{port}  (results in {settings.workdir.resolve()})")
         server.run(sockets=[listening])
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
+def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
     """Give the HTTP server of an application, which logs no addresses of requests."""
     import uvicorn
+
+    from kappamask.openeo.connections import bounded_protocol
 
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=bounded_protocol(limits or Limits()),
             ws="none",
             log_level="warning",
             access_log=False,

@@ -22,11 +22,16 @@ class Limits:
     """Bounds of what clients may make the back end hold or do."""
 
     body_bytes: int = 2 * MIB  # of one request
+    body_seconds: float = 60.0  # until it is there
+    connections: int = 256  # open at the same time
+    requests: int = 128  # answered at the same time
     jobs: int = 100  # stored, in any status
+    queued: int = 50  # of these, waiting for their turn
     processes: int = 200  # stored user-defined processes
     sync_requests: int = 2  # computed at the same time, a process each
     result_bytes: int = 4 * GIB  # files of one job or synchronous request
     stored_bytes: int = 40 * GIB  # files of all jobs
+    unsent_bytes: int = 8 * GIB  # of synchronous requests, on their way to clients
     sync_seconds: float = 30 * 60.0
     job_seconds: float = 24 * 3600.0
     log_entries: int = 5000  # of one job; they bound its share of the database
@@ -55,6 +60,9 @@ class Settings:
         The explicit consent that listening elsewhere than on this machine needs.
     token
         What clients must show; needed beyond this machine, optional on it.
+    load_stac_hosts
+        Names (or addresses, or s3 buckets) that `load_stac` may read besides public
+        addresses; ``("*",)``: everything that this machine can reach.
 
     Raises
     ------
@@ -78,6 +86,7 @@ class Settings:
     allow_remote: bool = False
     token: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
+    load_stac_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rule above, and that there is such a catalogue."""
@@ -90,6 +99,11 @@ class Settings:
                 "a token is 16 to 512 letters, digits or ._~+/=- characters, got one that is not "
                 f"({len(self.token)} characters): make one with `openssl rand -hex 32`"
             )
+        if any(not host or "/" in host or "@" in host for host in self.load_stac_hosts):
+            raise InputError(
+                "what load_stac may read are names of hosts, without scheme, port and path, got "
+                f"{' '.join(self.load_stac_hosts)!r}: correct --allow-load-stac"
+            )
         if not is_loopback(self.host) and not (self.allow_remote and self.token):
             lacking = "no token" if self.allow_remote else "no --allow-remote"
             raise InputError(
@@ -97,6 +111,19 @@ class Settings:
                 f"only with --allow-remote and a token, got --host {self.host} and {lacking}: "
                 f"leave --host out, or give both (--token-file FILE, or {TOKEN_VARIABLE})"
             )
+
+
+def allowed_hosts(settings: Settings) -> tuple[str, ...] | None:
+    """Tell which hosts `load_stac` reads besides public addresses; None: it reads all there are.
+
+    Examples
+    --------
+    >>> allowed_hosts(Settings("earth-search", Path("work"), load_stac_hosts=("Stac.lan",)))
+    ('stac.lan',)
+    """
+    if "*" in settings.load_stac_hosts:
+        return None
+    return tuple(host.lower().rstrip(".") for host in settings.load_stac_hosts)
 
 
 def is_loopback(host: str) -> bool:

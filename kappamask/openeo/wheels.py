@@ -33,6 +33,7 @@ PRUNED = (
     "onnxruntime/tools/*",
     "onnxruntime/transformers/*",
 )
+LARGEST = 4 * 2**30  # bytes of one wheel, unpacked; torch has 1 GB, a zip bomb more
 KEPT = ("torch/bin/torch_shm_manager",)  # torch looks for it when it is imported
 
 Members = Mapping[str, Path | bytes]  # name in the archive: a file, or its content
@@ -119,6 +120,12 @@ def unpack_wheel(wheel: Path, target: Path) -> None:
     """Unpack a wheel as an installer would, code only; nothing lands outside `target`."""
     try:
         with zipfile.ZipFile(wheel) as archive:
+            size = sum(item.file_size for item in archive.infolist())  # no more is ever read
+            if size > LARGEST:
+                raise ArchiveError(
+                    f"a wheel has at most {LARGEST} bytes unpacked, got {size} in {wheel.name}: "
+                    "do not use that wheel"
+                )
             for item in archive.infolist():
                 place = _place(item.filename)
                 if not _is_safe(item.filename):

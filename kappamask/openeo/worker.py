@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from kappamask.errors import redact
 from kappamask.openeo.faults import LONGEST, ApiError, of_exception
 from kappamask.openeo.results import collect_files, write_result
 
@@ -92,7 +93,8 @@ def serve_tasks(connection: Connection, factory: EngineFactory) -> None:
             connection.send_bytes(json.dumps(message).encode())
 
     def log(level: str, text: str) -> None:
-        send("log", level, text[-LONGEST:])  # the end of a traceback tells most
+        # The end of a traceback tells most; cut first, half a signed URL would pass for none.
+        send("log", level, redact(text)[-LONGEST:])
 
     while True:
         try:

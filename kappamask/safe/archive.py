@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +17,11 @@ from kappamask.errors import InputError, ReadError
 LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb does not
 # MTD_MSIL1C.xml; before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_2015....xml
 PRODUCT_METADATA = re.compile(r"(?:S2[A-D]_[A-Z]{4}_)?MTD_(?:MSI|SAF)L(1C|2A)(?:_\w+)?\.xml")
+# What zipfile raises of damaged archives; methods it does not know, members that are encrypted.
+_DAMAGED = (
+    OSError, EOFError, RuntimeError, ValueError, OverflowError, LookupError, struct.error,
+    zlib.error, lzma.LZMAError, zipfile.BadZipFile, zipfile.LargeZipFile,
+)  # fmt: skip
 _HOW = (
     "give the folder S2?_MSIL1C_... .SAFE, the zip that holds it, or its MTD_MSIL1C.xml "
     "(L2A: MTD_MSIL2A.xml)"
@@ -49,7 +57,7 @@ class Archive:
                     archive.open(self.inside + name) as file,
                 ):
                     content = file.read(LARGEST_XML + 1)
-        except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
+        except _DAMAGED as error:
             raise ReadError(
                 f"cannot read {name} of {self.location}: {error}: download it again"
             ) from error
@@ -120,7 +128,7 @@ def _names_of_zip(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos: list[Any] = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         if path.suffix.lower() != ".zip":
             raise InputError(f"{path} is no SAFE product: {_HOW}") from None
         raise ReadError(f"{path} is no whole zip archive ({error}): download it again") from error

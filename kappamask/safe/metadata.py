@@ -22,6 +22,12 @@ from kappamask.items import baseline_of
 
 _IMAGES = ("IMAGE_FILE", "IMAGE_ID", "IMAGE_FILE_2A", "IMAGE_ID_2A")
 _NAMES = ("PRODUCT_URI_2A", "PRODUCT_URI", "PRODUCT_URI_1C")
+_BY_NUMBER = {str(number): band for number, band in enumerate(BANDS)}
+_UTM = re.compile(r"EPSG:(32[67](?:0[1-9]|[1-5]\d|60))", re.ASCII)
+_TIME = re.compile(r"(?:19[7-9]|20\d|21\d)\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z?", re.ASCII)
+_QUANTITIES = (1.0, 1e6)  # DN per physical value
+_PIXELS = (1, 1e6)  # along a side of a granule
+FARTHEST = 2e7  # metres from the origin of a UTM zone
 _QUANTIFICATION = ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE")
 
 
@@ -98,6 +104,12 @@ def parse_product(content: bytes, *, where: str) -> ProductMetadata:
             f"{document.text('PROCESSING_LEVEL')}: it cannot be read"
         )
     platform = re.fullmatch(r"Sentinel-?2([A-D])", document.text("SPACECRAFT_NAME", default=""))
+    told = re.search(r"MTD_(?:MSI|SAF)L(1C|2A)", where.rpartition(":")[2])
+    if told is not None and told[1] != level[1]:
+        raise ItemError(
+            f"{where}: a product is of the level that its metadata file is named after, got "
+            f"Level-{level[1]}: download it again"
+        )
     return ProductMetadata(
         name=document.text(*_NAMES).removesuffix(".SAFE"),
         level=f"L{level[1]}",
@@ -116,27 +128,21 @@ def parse_tile(content: bytes, *, where: str) -> TileMetadata:
     document = Document(content, where)
     identifier = document.text("TILE_ID", "TILE_ID_2A")
     tile = re.search(r"_T(\d{2}[A-Z]{3})(?=_|$)", identifier)
-    code = re.fullmatch(r"EPSG:(\d+)", document.text("HORIZONTAL_CS_CODE"))
+    code = _UTM.fullmatch(document.text("HORIZONTAL_CS_CODE"))
     if not (tile and code):
         raise ItemError(
-            f"{where}: a granule names its MGRS tile and an EPSG code, got {identifier} and "
-            f"{document.text('HORIZONTAL_CS_CODE')}: download the product again"
+            f"{where}: a granule names its MGRS tile and the EPSG code of a UTM zone, got "
+            f"{identifier:.80} and {document.text('HORIZONTAL_CS_CODE'):.80}: download the product "
+            "again"
         )
     sun = document.only("Mean_Sun_Angle")
-    sizes = {
-        int(size.get("resolution")): (
-            int(document.number("NROWS", below=size)),
-            int(document.number("NCOLS", below=size)),
-        )
-        for size in document.elements("Size")
-    }
     return TileMetadata(
         id=identifier,
         tile=tile[1],
         epsg=int(code[1]),
-        left=document.number("ULX"),
-        top=document.number("ULY"),
-        shapes=sizes,
+        left=document.number("ULX", between=(-FARTHEST, FARTHEST)),
+        top=document.number("ULY", between=(-FARTHEST, FARTHEST)),
+        shapes=_shapes(document),
         sun_zenith=document.number("ZENITH_ANGLE", below=sun),
         sun_azimuth=document.number("AZIMUTH_ANGLE", below=sun),
     )
@@ -180,25 +186,42 @@ class Document:
             return default
         raise self._absent(tags[0])
 
-    def number(self, *tags: str, default: float | None = None, below: Any = None) -> float:
-        """Read a finite number from the first element that is there."""
+    def number(
+        self,
+        *tags: str,
+        default: float | None = None,
+        below: Any = None,
+        between: tuple[float, float] = (-1e9, 1e9),
+    ) -> float:
+        """Read a number from the first element that is there."""
         said = None if default is None else str(default)
         text = self.text(*tags, default=said, below=below)
         try:
             number = float(text)
         except ValueError:
             number = np.nan
-        if not np.isfinite(number):
-            raise ItemError(f"{self.where}: {tags[0]} is a number, got {text!r}: download it again")
+        if not between[0] <= number <= between[1]:
+            span = f" from {between[0]:g} to {between[1]:g}" if np.isfinite(number) else ""
+            raise ItemError(
+                f"{self.where}: {tags[0]} is a number{span}, got {text!r:.60}: download it again"
+            )
         return number
 
     def time(self, *tags: str) -> np.datetime64:
         """Read a time in UTC."""
         text = self.text(*tags)
+        if not _TIME.fullmatch(text):  # numpy also takes "now" and "NaT", and turns years around
+            raise self._no_time(tags[0], text)
         try:
             return np.datetime64(text.removesuffix("Z"), "ns")
         except ValueError:
-            raise ItemError(f"{self.where}: {tags[0]} is a time, got {text!r}") from None
+            raise self._no_time(tags[0], text) from None
+
+    def _no_time(self, tag: str, text: str) -> ItemError:
+        return ItemError(
+            f"{self.where}: {tag} is a time, got {text!r:.60}, and not YYYY-MM-DDTHH:MM:SS.sssZ: "
+            "download it again"
+        )
 
     def _absent(self, tag: str) -> ItemError:
         return ItemError(
@@ -209,33 +232,64 @@ class Document:
 
 def _quantification(document: Document, level: str) -> dict[str, float]:
     tags = _QUANTIFICATION if level == "L2A" else ("QUANTIFICATION_VALUE",)
-    values = {"reflectance": document.number(*tags)}
+    values = {"reflectance": document.number(*tags, between=_QUANTITIES)}
     for name in ("AOT", "WVP"):
         tags = (f"{name}_QUANTIFICATION_VALUE", f"L2A_{name}_QUANTIFICATION_VALUE")
-        values[name] = document.number(*tags, default=get_band(name).dn_scale)
-    if wrong := {name: value for name, value in values.items() if not value > 0}:
-        raise ItemError(f"{document.where}: quantification values are above 0, got {wrong}")
+        default = get_band(name).dn_scale
+        values[name] = document.number(*tags, default=default, between=_QUANTITIES)
     return values
+
+
+def _shapes(document: Document) -> dict[int, tuple[int, int]]:
+    """Read rows and columns by pixel size."""
+    shapes = {}
+    for size in document.elements("Size"):
+        step = str(size.get("resolution"))
+        if not re.fullmatch(r"[126]0", step, re.ASCII):
+            raise ItemError(
+                f"{document.where}: Size is told at a resolution of 10, 20 or 60 m, got "
+                f"{step!r:.40}: download it again"
+            )
+        rows, columns = (
+            document.number(tag, below=size, between=_PIXELS) for tag in ("NROWS", "NCOLS")
+        )
+        shapes[int(step)] = int(rows), int(columns)
+    if not shapes:
+        raise document._absent("Size")  # noqa: SLF001  one module
+    return shapes
 
 
 def _offsets(document: Document) -> dict[str, int] | None:
     """Read the offsets; band_id counts the bands in the order of the band table."""
-    offsets = {}
+    offsets: dict[tuple[str, str], int] = {}
     for tag in ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"):
         for element in document.elements(tag):
             try:
-                band, offset = BANDS[int(element.get("band_id"))], float(element.text)
-            except (TypeError, ValueError, IndexError):
+                band = _BY_NUMBER[element.get("band_id").strip()]
+                offset = round(float(element.text))
+            except (AttributeError, TypeError, ValueError, LookupError, OverflowError):
+                band, offset = BANDS[0], 1
+            if not -10000 <= offset <= 0 or offsets.get((tag, band.name), offset) != offset:
                 raise ItemError(
-                    f"{document.where}: {tag} has a band_id of 0 to {len(BANDS) - 1} and a number, "
-                    f"got {element.attrib} and {element.text!r}: pass dn_offset=-1000 or 0"
-                ) from None
-            offsets[band.name] = round(offset)
-    return offsets or None
+                    f"{document.where}: {tag} has a band_id of 0 to {len(BANDS) - 1} and a number "
+                    f"from -10000 to 0, one for each band, got {element.attrib} and "
+                    f"{element.text!r:.60}: pass dn_offset=-1000 or 0"
+                )
+            offsets[tag, band.name] = offset
+    return {name: offset for (_, name), offset in offsets.items()} or None
 
 
 def _footprint(document: Document) -> tuple[tuple[float, float], ...]:
     """Read the outline; it is stored as latitude, longitude[, height] in one list."""
-    numbers = [float(text) for text in document.text("EXT_POS_LIST", default="").split()]
+    told = document.text("EXT_POS_LIST", default="").split()
+    try:
+        numbers = [float(text) for text in told]
+    except ValueError:
+        numbers = [np.nan]
+    if not all(abs(number) < 1e5 for number in numbers):  # heights are in metres
+        raise ItemError(
+            f"{document.where}: EXT_POS_LIST are latitudes and longitudes, got {told!r:.80}: "
+            "download it again"
+        )
     step = 2 if numbers[:2] == numbers[-2:] else 3
     return tuple(zip(numbers[1::step], numbers[::step], strict=False))

@@ -14,8 +14,9 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from kappamask.engines import Grid
-from kappamask.errors import InputError, KappaMaskError, ReadError
-from kappamask.files import staging
+from kappamask.errors import InputError, KappaMaskError, ReadError, ResourceError
+from kappamask.files import check_folder
+from kappamask.limits import limits_named
 from kappamask.output import is_complete
 from kappamask.predict_window import Task
 from kappamask.rasters import FileReader, NativeScene, Reader
@@ -86,6 +87,8 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
         If the pixels of the scene and the grid do not meet edge on edge.
     ReadError
         If a file is damaged.
+    ResourceError
+        If memory or threads run out.
     WriteError
         If the folder cannot be written to; nothing half-written is left.
     """
@@ -98,9 +101,8 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
     path = Path(folder).absolute() / f"{record.name}.tif"
     if not overwrite and is_complete(path, record):
         return path
-    with staging(path.parent, path.name):
-        pass  # a folder that cannot be written to is found before the first pixel is read
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), FileReader(scene.files) as files:
+    check_folder(path.parent, path.name)  # before the first pixel is read
+    with limits_named(), rasterio.Env(GDAL_CACHEMAX=CACHE), FileReader(scene.files) as files:
         strips = label_strips(scene, grid, task, reader or files, progress=progress)
         with closing(strips):  # its threads end before the files are closed
             write_strips(strips, path, record)
@@ -132,11 +134,15 @@ def try_each(jobs: Mapping[str, Callable[[], Path]]) -> list[Path]:
     ------
     ReadError
         If one of several failed; a single one raises its own error.
+    ResourceError
+        If memory or threads run out: the other scenes are as large.
     """
     paths, failed = [], {}
     for name, work in jobs.items():
         try:
             paths.append(work())
+        except ResourceError:
+            raise
         except KappaMaskError as error:
             if len(jobs) == 1:
                 raise

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from kappamask.bands import NAMES
-from kappamask.errors import WriteError
+from kappamask.files import check_folder
 from kappamask.normalisation import Normalisation
 from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
@@ -84,7 +84,7 @@ def fit(
     kappamask.errors.InputError: ...
     """
     settings = config.settings
-    _make_folder(out)
+    check_folder(out, "the run")
     state = load_state(out, settings)
     torch.manual_seed(settings.seed)
     groups = read_training(config)
@@ -121,15 +121,6 @@ def fit(
         marks = {"step": step, "best": best, "seconds": seconds}
         save_state(out, {**marks, **learner.state()}, settings)
     return scores
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"a run writes to a folder, got {error.strerror} for {out}: choose another --out"
-        ) from error
 
 
 def open_stream(groups: Groups, settings: Settings, *, start: int) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kappamask.train.targets import ANY_CLOUD, CLOUD, THIN
 
-CLASS_WEIGHTS = (1.0, 2.0, 1.2, 1.0, 1.0)  # in the order of a target's shares
+CLASS_WEIGHTS = (1.0, 3.0, 1.2, 1.0, 1.0)  # in the order of a target's shares
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:

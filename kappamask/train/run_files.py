@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 import tomllib
 from dataclasses import asdict
@@ -61,9 +62,10 @@ def read_normalisation(weights: Path | None) -> Normalisation | None:
 
 def save_state(folder: Path, state: dict[str, Any], settings: Settings) -> None:
     """Write what a resumed run starts from."""
+    buffer = io.BytesIO()  # torch has words of its own for a full disk
+    torch.save({**state, "settings": asdict(settings)}, buffer)
     with staging(folder, STATE) as aside:
-        torch.save({**state, "settings": asdict(settings)}, aside / STATE)
-        (aside / STATE).replace(folder / STATE)
+        publish(aside, {folder / STATE: buffer.getvalue()})
 
 
 def load_state(folder: Path, settings: Settings) -> dict[str, Any] | None:
@@ -102,13 +104,15 @@ def load_state(folder: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def record(path: Path, row: dict[str, float]) -> None:
-    """Append one line to the log."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as log:
-        writer = csv.DictWriter(log, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    """Append one line to the log, whole or not at all: `cut_log` reads numbers in it."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(row))
+    before = path.read_bytes() if path.exists() else b""
+    if not before:
+        writer.writeheader()
+    writer.writerow(row)
+    with staging(path.parent, path.name) as aside:
+        publish(aside, {path: before + text.getvalue().encode()})
 
 
 def cut_log(path: Path, step: int) -> None:

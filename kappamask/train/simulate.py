@@ -16,8 +16,7 @@ Known simplifications, none of which moves a label:
   thickness;
 - at L1C the air above a cloud is one number between 0 and 1, whatever the wavelength;
 - at L2A a random gain of up to 1.25 stands for what atmospheric correction does to clouds;
-- each layer has one height and one azimuth of its own, so two layers have two suns; parallax
-  between bands is ignored; shadows fall on flat ground.
+- each layer has one height; parallax between bands is ignored; shadows fall on flat ground.
 """
 
 from __future__ import annotations
@@ -44,11 +43,15 @@ DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 
 WATER = torch.tensor(
     [0.04, 0.045, 0.05, 0.035, 0.025, 0.018, 0.016, 0.014, 0.012, 0.01, 0, 0.006, 0.004]
 )
+# Conifers, dark in every band and most of all in the visible: next to shadow in winter.
+WOODS = torch.tensor(
+    [0.018, 0.02, 0.03, 0.022, 0.045, 0.11, 0.14, 0.15, 0.16, 0.16, 0, 0.075, 0.04]
+)
 VAPOUR, CIRRUS, SWIR16, SWIR22 = (NAMES.index(name) for name in ("B09", "B10", "B11", "B12"))
 # Cloud albedo at which a labeller changes his mind; between two values the label is undefined.
-THIN_FROM, CLEAR_TO = 0.1, 0.06
+THIN_FROM, CLEAR_TO = 0.08, 0.04
 CLOUD_FROM, THIN_TO = 0.34, 0.27
-SHADOW_FROM, LIT_TO = 0.13, 0.1
+SHADOW_FROM, LIT_TO = 0.2, 0.1
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ def fractal_noise(
     return torch.from_numpy((noise / noise.std()).astype(np.float32))
 
 
-def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
+def draw_cloud_field(size: int, rng: np.random.Generator, *, azimuth: float) -> CloudField:
     """Draw one layer, cumulus, deck, thin cloud or haze, with the shadow it casts.
 
-    Noise wraps around, so a shadow that leaves the scene comes back on the other side: the
+    `azimuth` is where shadows fall, in radians: all layers of a scene have one sun. Noise
+    wraps around, so a shadow that leaves the scene comes back on the other side: the
     shadow of a cloud beyond the edge.
     """
     kind = rng.choice(["cumulus", "deck", "thin", "haze"], p=[0.45, 0.15, 0.35, 0.05])
@@ -109,7 +113,6 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
     backscatter = 0.5 * (1 - (0.78 if kind == "thin" else 0.85)) * thickness
     albedo = backscatter / (1 + backscatter)
     distance = rng.uniform(0, 40) if rng.random() < 0.35 else rng.uniform(15, 110)
-    azimuth = rng.uniform(0, 2 * np.pi)
     shift = (round(distance * np.sin(azimuth)), round(distance * np.cos(azimuth)))
     # Half of the thin cloud is high, of ice and bright in B10; the rest is low, under the vapour,
     # of droplets that absorb next to nothing at 1.6 and 2.2 um.
@@ -127,7 +130,7 @@ def draw_cloud_field(size: int, rng: np.random.Generator) -> CloudField:
 
 
 def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Tensor:
-    """Add what is taken for cloud or shadow and is neither: water, roofs, quarries, an even haze.
+    """Add what is taken for cloud or shadow and is neither: water, woods, roofs, an even haze.
 
     Takes and gives (13, y, x) clear reflectance; absent bands stay NaN.
     """
@@ -141,6 +144,13 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
         clarity = torch.from_numpy(rng.uniform(0.5, 1.5, (13, 1, 1)).astype(np.float32))
         water = path + WATER[:, None, None] * clarity * rng.uniform(0.4, 1.6)
         surface = torch.where(wet & surface.isfinite(), water + 0.004 * noise, surface)
+    if rng.random() < 0.12:
+        noise = fractal_noise(size, rng, slope=rng.uniform(1.8, 2.6), outer=rng.uniform(20, 150))
+        tint = torch.from_numpy(rng.uniform(0.7, 1.3, (13, 1, 1)).astype(np.float32))
+        woods = path + WOODS[:, None, None] * tint * rng.uniform(0.5, 1.3)
+        mottle = 1 + 0.12 * torch.randn(size, size)
+        there = (noise > rng.uniform(0.5, 1.8)) & surface.isfinite()
+        surface = torch.where(there, woods * mottle, surface)
     if rng.random() < 0.25:
         roofs = torch.zeros(size, size)
         for _ in range(rng.integers(3, 40)):
@@ -149,7 +159,8 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
         tint = torch.from_numpy(rng.uniform(0.7, 1.1, (13, 1, 1)).astype(np.float32))
         surface = torch.where((roofs > 0) & surface.isfinite(), path + roofs * tint, surface)
     if rng.random() < 0.5:  # an atmosphere hazier or cleaner than assumed is no cloud
-        surface = surface + PATH[:, None, None] * rng.uniform(-0.2, 0.8)
+        air = PATH * (WAVELENGTH_UM / 0.49) ** rng.uniform(-0.5, 0.5)
+        surface = surface + air[:, None, None] * rng.uniform(-0.2, 1.3 if level == "L1C" else 0.7)
     return surface.clamp(min=0.0005)
 
 
@@ -259,7 +270,9 @@ def simulate(
     tuple of torch.Tensor
         Reflectance (13, y, x) and labels (y, x).
     """
-    fields = [draw_cloud_field(surface.shape[-1], rng) for _ in range(1 + (rng.random() < 0.3))]
+    size, azimuth = surface.shape[-1], rng.uniform(0, 2 * np.pi)
+    layers = 1 + (rng.random() < 0.3)
+    fields = [draw_cloud_field(size, rng, azimuth=azimuth) for _ in range(layers)]
     scene, label = surface, torch.full(surface.shape[1:], int(Label.CLEAR), dtype=torch.uint8)
     for field in fields:
         scene = render(scene, field, rng, level=level)

@@ -16,11 +16,12 @@ from kappamask.train.chips import BLUE, SCL_CLOUD, SLOT, Chip
 CLEAR, SHADOW, THIN, CLOUD, ANY_CLOUD = range(5)
 # Blue reflectance below which a cloud is semi-transparent, and above which it is not: what
 # the simulation's thresholds of albedo look like over dark ground. L1C adds the air's light.
-FAINT = {"L2A": 0.20, "L1C": 0.25}
-BRIGHT = {"L2A": 0.36, "L1C": 0.40}
+FAINT = {"L2A": 0.18, "L1C": 0.23}
+BRIGHT = {"L2A": 0.32, "L1C": 0.36}
 UNLIKELY_CLEAR = 0.30  # so bright in blue, and cloud to Sen2Cor: the teacher overlooked it
 CIRRUS = 80  # DN of B10 that no clear ground at low height has: the teacher does not see B10
 VEILED = 0.13  # blue reflectance at L1C that clear ground has, and ground under a veil too
+HAZY = 0.2  # blue reflectance at L1C that hazy air alone can have
 COARSE = 40.0  # metres: above, the teacher calls dark ground beside cloud shadow
 
 
@@ -43,7 +44,8 @@ def target_of(chip: Chip) -> np.ndarray:
 
     The teacher says clear, shadow or cloud; brightness says how thick, with a gap between
     the two words. Taken out again is what it was seen to get wrong in pictures: bright
-    overcast and cirrus called clear, and shadow where pixels are larger than what it was made for.
+    overcast and cirrus called clear; at L1C haze called cloud, and woods and water in haze called
+    shadow; shadow where pixels are larger than what it was made for.
     """
     if chip.evidence is None:
         return one_hot(chip.label)
@@ -63,6 +65,8 @@ def target_of(chip: Chip) -> np.ndarray:
     doubt |= (clear > 0.4) & (chip.dn[SLOT["B10"]] > CIRRUS)
     if chip.level == "L1C":  # nor thin veils; a first label that says clear was surer of itself
         doubt |= (clear > 0.2) & (blue > VEILED) & (chip.label != Label.CLEAR)
+        doubt |= (cloud > 0.2) & (blue < HAZY)
+        doubt |= (shadow > 0.2) & (chip.label != Label.CLOUD_SHADOW)
     if chip.resolution > COARSE:
         doubt |= (shadow > 0.2) & (chip.label != Label.CLOUD_SHADOW)
     target[:, doubt] = 0

@@ -19,6 +19,7 @@ import numpy as np
 
 from kappamask.bands import NAMES
 from kappamask.errors import InputError
+from kappamask.files import move_in, staging
 
 VISIBLE = ("B02", "B03", "B04")
 SHORT_WAVE = ("B11", "B12")
@@ -143,11 +144,9 @@ def remember(path: Path, dn: np.ndarray, *, level: str, resolution: float) -> np
         if answer.shape[1:] == dn.shape[1:]:
             return _to_share(answer)
     percent = np.rint(teach(dn, level=level, resolution=resolution) * 100).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, percent)
-    temporary.replace(path)
+    with staging(path.parent, path.name) as aside:
+        np.save(aside / path.name, percent)
+        move_in(aside, [path])
     return _to_share(percent)
 
 

@@ -15,6 +15,7 @@ from kappamask.errors import NoItemsError
 from kappamask.openeo.faults import ApiError
 
 FAKE = "https://catalogue.example"  # never asked
+SIGNATURE = "c2lnbmF0dXJlLW9mLXRoZS1jbG91ZA"
 COLLECTION = {
     "type": "Collection",
     "stac_version": "1.0.0",
@@ -111,6 +112,9 @@ class FakeEngine:
             self.log("debug", f"detail {number}")
         self.log("warning", "read https://host/B02.tif?sig=abcdef with Bearer " + "s" * 20)
         return count
+
+    def do_forbid(self):
+        raise OSError(f"403 for https://host/B02.tif?X-Amz-Expires=9&X-Amz-Signature={SIGNATURE}")
 
     def do_token(self):
         return os.environ.get("KAPPAMASK_SERVE_TOKEN", "not here")

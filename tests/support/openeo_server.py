@@ -8,16 +8,16 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from kappamask.openeo.server import create_app, listen, make_engine, make_server, serve
+from kappamask.openeo.server import create_app, listen, make_server, serve
 from kappamask.openeo.settings import Settings
 from support.fake_engine import FAKE, FakeEngine
 
 
 @contextmanager
-def serving(settings, engine_factory=make_engine):
+def serving(settings, engine_factory=None):
     """Serve in a thread; gives the URL."""
     listening = listen(settings)
-    server = make_server(create_app(settings, engine_factory))
+    server = make_server(create_app(settings, engine_factory), settings.limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -31,4 +31,8 @@ def serving(settings, engine_factory=make_engine):
 
 
 if __name__ == "__main__":
-    serve(Settings(FAKE, Path(sys.argv[1]), port=0), engine_factory=FakeEngine, say=print)
+    serve(
+        Settings(FAKE, Path(sys.argv[1]), port=0),
+        engine_factory=FakeEngine,
+        say=lambda text: print(text, flush=True),  # noqa: T201  who started it reads the URL
+    )

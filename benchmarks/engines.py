@@ -1,0 +1,149 @@
+"""What runs the network fastest: `python benchmarks/engines.py`.
+
+Every engine and precision on the same pixels, its labels beside those of torch in fp32.
+`torch.compile` and 8-bit integers (static quantisation by onnxruntime, calibrated on the
+same pixels, which favours them) are tried here only: the package does not offer them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import median_seconds, print_machine
+from pixels import make_cube
+
+from kappamask import load_model
+from kappamask.bands import NAMES
+from kappamask.model import Model, weights_of
+from kappamask.runners import export_onnx
+from kappamask.windows import Window, plan_windows
+
+FLAGS = [1.0] * 14  # every band, L1C
+CHOICES = (
+    ("torch", "bf16"),
+    ("torch", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "fp32"),
+    ("onnx", "fp32"),
+)
+Run = Callable[[], np.ndarray]
+
+
+class Calibration:
+    """What onnxruntime's quantisation reads: two feeds, one a crop of the scene, then nothing."""
+
+    def __init__(self, slots: np.ndarray) -> None:
+        flags = np.array([FLAGS], np.float32)
+        crops = slots[..., :512, :512], slots[..., -512:, -512:]
+        self.feeds = iter([{"slots": crop, "flags": flags} for crop in crops])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Give the next feed, or None."""
+        return next(self.feeds, None)
+
+
+def runs(size: int) -> Iterator[tuple[str, Run]]:
+    """Yield the name of each way to run the network, and one run that gives labels (y, x)."""
+    layers = list(make_cube(size).values[0])
+    (window,) = plan_windows(size, size, origin=(0, 0))
+    for engine, precision in CHOICES:
+        model = load_model("default", "L1C", precision, engine)
+        yield (
+            f"{model.runner.version}, {precision}",
+            lambda model=model: labels(model, layers, window),
+        )
+    yield (
+        "torch.compile, bf16",
+        compiled(load_model("default", "L1C", "bf16", "torch"), layers, window),
+    )
+    model = load_model("default", "L1C", "fp32", "onnx")
+    yield "openvino, int8", quantised(model, layers, window)
+
+
+def labels(model: Model, layers: list[np.ndarray], window: Window) -> np.ndarray:
+    """Run the network on pixels in memory."""
+    return model.runner.argmax(model.logits(layers, NAMES, window))
+
+
+def compiled(model: Model, layers: list[np.ndarray], window: Window) -> Run:
+    """Compile the network for one size; prints how long that takes."""
+    import torch
+
+    torch._inductor.config.freezing = True  # noqa: SLF001  no other way to say it
+    network, slots = torch.compile(model.network), model.runner.make_slots(*sizes(window))
+    flags = torch.tensor([FLAGS])
+
+    def run() -> np.ndarray:
+        slots.zero_()
+        model.entry.normalisation.fill(slots, layers, NAMES, window)
+        with torch.inference_mode():
+            return model.runner.argmax(network(slots, flags)[0][:, *crop(window)])
+
+    began = time.perf_counter()
+    run()
+    print(f"torch.compile took {time.perf_counter() - began:.0f} s for one size of window")
+    return run
+
+
+def quantised(model: Model, layers: list[np.ndarray], window: Window) -> Run:
+    """Quantise weights and activations to 8 bits; OpenVINO runs them, the head too."""
+    import openvino
+    from onnxruntime import quantization
+
+    slots = model.runner.make_slots(*sizes(window))
+    model.entry.normalisation.fill(slots, layers, NAMES, window)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, small = (str(Path(folder, name)) for name in ("fp32.onnx", "int8.onnx"))
+        Path(whole).write_bytes(export_onnx(weights_of(model.entry)))
+        quantization.quantize_static(whole, small, Calibration(slots), per_channel=True)
+        session: Any = openvino.Core().compile_model(small, "CPU")
+
+    def run() -> np.ndarray:
+        model.entry.normalisation.fill(slots, layers, NAMES, window)
+        logits = session({"slots": slots, "flags": np.array([FLAGS], np.float32)})["logits"][0]
+        return model.runner.argmax(logits[:, *crop(window)])
+
+    return run
+
+
+def sizes(window: Window) -> tuple[int, int]:
+    """Rows and columns that the network sees."""
+    return window.rows.size, window.columns.size
+
+
+def crop(window: Window) -> tuple[slice, slice]:
+    """Pixels labelled, in what the network sees."""
+    return tuple(  # type: ignore[return-value]
+        slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
+        for span in (window.rows, window.columns)
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=2048, help="pixels per side")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print_machine()
+    found = [
+        (name, run(), options.size**2 / 1e6 / median_seconds(run, options.repeats))
+        for name, run in runs(options.size)
+    ]
+    truth = next(
+        labelled for name, labelled, _ in found if name.startswith("torch 2") and "fp32" in name
+    )
+    first = found[0][2]
+    print(f"\n{'network only':32} {'Mpx/s':>8} {'of the first':>14} {'labels as torch fp32':>22}")
+    for name, labelled, speed in found:
+        print(f"{name:32} {speed:8.2f} {speed / first:13.2f}x {(labelled == truth).mean():22.4%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Single files over HTTP: what is read again, what the server is asked, what is never told."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from faults.bench import hurried
+from faults.scene import DATES, DN, LEFT, SIZE, TOP, item_id
+from faults.server import Trouble, serve
+from kappamask import patience
+from kappamask.errors import ReadError
+from kappamask.patience import Answer, ask, read_patiently
+from kappamask.rasters import BandFile, FileReader
+from kappamask.readers import Claim, Href
+from kappamask.stac_source import renew
+
+PATH = f"/{item_id(DATES[0])}/B02.tif"
+WHOLE = slice(0, SIZE), slice(0, SIZE)
+
+
+@pytest.fixture
+def world():
+    with hurried(), serve() as served:
+        yield served
+
+
+def reader(world, *, height=SIZE):
+    file = BandFile("B02", world.url + world.place + PATH, 10, LEFT, TOP, height, SIZE, -1000, 1e-4)
+    return FileReader({"B02": file})
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"what": "status", "times": 2},
+        {"what": "status", "status": 404},
+        {"what": "reset", "times": 2},
+        {"what": "cut"},
+    ],
+    ids=lambda trouble: trouble["what"],
+)
+def test_a_product_on_a_server_is_read_again(world, trouble):
+    world.troubles = [Trouble(PATH, **trouble)]
+    with reader(world) as files:
+        np.testing.assert_array_equal(files.read("B02", *WHOLE), DN[0, 0])
+
+
+def test_a_file_of_another_size_is_refused_every_time(world):
+    with reader(world, height=SIZE // 2) as files:
+        for _ in range(2):
+            with pytest.raises(ReadError, match="must hold 64 x 128"):
+                files.read("B02", *WHOLE)
+
+
+def test_the_server_says_what_ails_a_file_and_how_long(world):
+    world.troubles = [Trouble(PATH, "status", status=503, headers={"Retry-After": "7"})]
+    url = world.url + world.place + PATH
+    assert ask(url) == Answer(503, 7.0)
+    assert ask(f"/vsicurl/{url}").status == 206
+    world.troubles = [Trouble(PATH, "reset", times=None)]
+    assert ask(url) == Answer(silent=True)
+    assert ask("s3://eodata/B02.jp2") == Answer()
+
+
+def test_waits_grow_are_spread_and_end(monkeypatch):
+    waits, answers = [], iter([Answer(500), Answer(429, 3600.0), Answer(200)])
+    monkeypatch.setattr(patience, "ask", lambda href, proxy: next(answers))  # noqa: ARG005
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+
+    def read():
+        raise OSError("https://host/x.tif?se=1&sig=SECRET is broken")
+
+    with pytest.raises(ReadError) as caught:
+        read_patiently(read, "https://host/x.tif?sig=SECRET", name="it", forget=lambda _: None)
+    assert str(caught.value).startswith("cannot read it at https://host/x.tif: https://host/x.tif")
+    assert "SECRET" not in str(caught.value)
+    assert 1 <= waits[0] <= 1.5
+    assert waits[1] == patience.PATIENCE.longest_wait_s
+    assert len(waits) == 2
+
+
+def test_waits_of_many_readers_differ():
+    assert len({patience.spread(1.0) for _ in range(20)}) == 20
+
+
+def test_an_address_carries_its_claim_to_other_processes():
+    href = Href("https://host/x.tif", Claim("asset 'blue'", 32632, (0, 0, 1, 1)))
+    there = pickle.loads(pickle.dumps(href))  # noqa: S301  packed on this line
+    assert (there, there.claim) == (href, href.claim)
+
+
+def test_what_nobody_signs_is_not_renewed(world):
+    assert renew(world.items[0]) is world.items[0]
+    assert renew({"id": "x", "properties": {}, "assets": {}})["id"] == "x"

@@ -1,0 +1,1 @@
+"""Hostile input, made at random: what is refused, and that nothing else goes wrong."""

@@ -1,0 +1,445 @@
+"""What strangers try on the server: addresses, slow and lying requests, crowds, secrets."""
+
+import json
+import socket
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from support import bolzano, file_server, stac_server, synthetic
+from support.fake_engine import FAKE, SIGNATURE, FakeEngine, process
+from support.openeo_server import serving
+
+from kappamask.cli.mask import mask_and_tell
+from kappamask.errors import InputError, ReadError
+from kappamask.openeo import connections
+from kappamask.openeo.flat_graph import GraphError
+from kappamask.openeo.load import read_area
+from kappamask.openeo.local import LocalEngine
+from kappamask.openeo.outlet import RefusedError, check_url, is_public, open_outlet
+from kappamask.openeo.processes import aggregate_spatial
+from kappamask.openeo.server import create_app
+from kappamask.openeo.settings import Limits, Settings
+from kappamask.stac_search import search
+
+DATES = ["2022-06-01", "2022-08-01"]
+TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds
+
+
+# --- addresses that graphs name --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("synthetic"))
+
+
+@pytest.fixture
+def inner():
+    """A server that nobody outside should reach; it remembers who asked."""
+    with file_server.serve(file_server.Files()) as files:
+        yield files
+
+
+@pytest.fixture
+def outer(scene, tmp_path):
+    """The scene as a static catalogue with its pixels, on a host called localhost."""
+    with file_server.serve(file_server.Files()) as files:
+        files.url = files.url.replace("127.0.0.1", "localhost")
+        scenes = scene.catalog.parents[1] / "scenes"
+        bolzano.write_catalog(tmp_path / "catalog", scenes, href=lambda path: (
+            f"{files.url}/scenes/{path.relative_to(scenes).as_posix()}"))  # fmt: skip
+        for root in (tmp_path / "catalog", scenes):
+            for path in filter(Path.is_file, root.rglob("*")):
+                name = "catalog" if root != scenes else "scenes"
+                files.content[f"/{name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+        yield files
+
+
+def graph(url, scene):
+    arguments = {
+        "url": url,
+        "spatial_extent": scene.extent,
+        "temporal_extent": DATES,
+        "bands": ["B02"],
+    }
+    return {"load": {"process_id": "load_stac", "arguments": arguments, "result": True}}
+
+
+def confined(*hosts):
+    return LocalEngine(catalog="https://nowhere.example", load_stac_hosts=hosts)
+
+
+def point_items_to(files, href):
+    """Let every asset of the catalogue name something else."""
+    for path, content in files.content.items():
+        if path.endswith("_L2A.json"):
+            item = json.loads(content)
+            for asset in item["assets"].values():
+                asset["href"] = href
+            files.content[path] = json.dumps(item).encode()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "0.0.0.0", "0", "2130706433", "0x7f.1", "[::1]",  # noqa: S104
+     "[::ffff:127.0.0.1]", "[fe80::1]", "10.0.0.7", "172.16.0.1", "192.168.1.1", "100.100.100.200",
+     "169.254.169.254", "[fd00:ec2::254]", "user@127.0.0.1", "8.8.8.8@127.0.0.1"],
+)  # fmt: skip
+def test_a_graph_cannot_name_an_address_that_is_not_public(scene, inner, host):
+    url = f"http://{host}:{urlsplit(inner.url).port}/catalog.json"
+    with pytest.raises(GraphError, match="public addresses only") as caught:
+        confined().run(graph(url, scene))
+    assert caught.value.code == "PermissionsInsufficient"
+    assert inner.asked == []
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "/etc/passwd", "/vsicurl/http://127.0.0.1/x", "ftp://8.8.8.8/x",
+            "s3://bucket/catalog.json", "http:///x", "http://[::1", "https://"],
+)  # fmt: skip
+def test_a_graph_names_http_addresses_only(scene, url):
+    with pytest.raises(GraphError, match=r"http|another kind"):
+        confined().run(graph(url, scene))
+    with pytest.raises(RefusedError, match=r"http\(s\) addresses only"):
+        check_url(url, frozenset())
+
+
+def test_what_is_allowed_by_name_is_read_through_the_outlet(scene, outer):
+    cube = confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
+    np.testing.assert_array_equal(cube.isel(bands=0), scene.dn[:, 0] + 1000)
+
+
+@pytest.mark.parametrize(
+    "href",
+    ["file:///etc/hostname", "/vsicurl/{inner}/B02.tif", "{inner}/B02.tif",
+     "http://169.254.169.254/latest/meta-data", "s3://bucket/B02.tif",
+     "vrt://{inner}/B02.tif", "zip+{inner}/x.zip!B02.tif"],
+)  # fmt: skip
+def test_items_cannot_name_what_a_graph_cannot(scene, outer, inner, href):
+    point_items_to(outer, href.format(inner=inner.url))
+    with pytest.raises(GraphError, match="load_stac") as caught:
+        confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
+    assert caught.value.code == "PermissionsInsufficient"
+    assert inner.asked == []
+
+
+@pytest.mark.parametrize("href", ["/etc/hostname", "B02.tif", "<VRTDataset/>", "NETCDF:x:y"])
+def test_items_of_a_search_cannot_name_local_files(scene, href):
+    """Their hrefs stay as they are; those of static catalogues become addresses."""
+    (path,) = (scene.catalog.parents[1] / "scenes").glob("*0602")
+    items = [bolzano.make_item(path, href=lambda _: href)]
+    with (
+        stac_server.serve(stac_server.Api(items=items)) as api,
+        pytest.raises(GraphError, match=r"http\(s\) addresses only"),
+    ):
+        confined("127.0.0.1").run(graph(api.url, scene))
+
+
+def test_redirects_of_a_catalogue_meet_the_same_check(scene, outer, inner):
+    outer.moved["/catalog/catalog.json"] = f"{inner.url}/catalog.json"
+    with pytest.raises(GraphError, match="load_stac"):
+        confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
+    assert outer.asked == ["/catalog/catalog.json"]
+    assert inner.asked == []
+
+
+def test_redirects_of_pixels_meet_the_same_check(scene, outer, inner, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # would lead libcurl past the outlet
+    open_outlet.cache_clear()
+    for path in list(outer.content):
+        if path.endswith(".tif"):
+            outer.moved[path] = f"{inner.url}{path}"
+            inner.content[path] = outer.content.pop(path)
+    cube = confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
+    with pytest.raises(ReadError, match="cannot read"):
+        cube.compute(scheduler="synchronous")
+    assert any(path.endswith(".tif") for path in outer.asked)
+    assert inner.asked == []
+
+
+def test_a_name_that_changes_its_address_meets_the_same_check(inner, monkeypatch):
+    """DNS rebinding: public when it is checked, loopback when it is connected to."""
+    port = urlsplit(inner.url).port
+    told = [("93.184.216.34", port), ("127.0.0.1", port)]
+    real = socket.getaddrinfo
+
+    def look_up(host, *arguments, **options):
+        if host != "rebinding.example":
+            return real(host, *arguments, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", told.pop(0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    url = f"http://rebinding.example:{port}/secret"
+    check_url(url, frozenset())
+    outlet = open_outlet(frozenset())
+    answer = requests.get(url, proxies={"http": outlet}, timeout=10)
+    assert answer.status_code == 403
+    assert told == []
+    assert inner.asked == []
+
+
+def test_the_outlet_tunnels_to_public_addresses_only(inner):
+    host, port = urlsplit(open_outlet(frozenset())).netloc.split(":")
+    for line, status in [
+        (f"CONNECT {urlsplit(inner.url).netloc} HTTP/1.1", b"403"),
+        ("CONNECT [::1]:22 HTTP/1.1", b"403"),
+        ("GET file:///etc/passwd HTTP/1.1", b"502"),
+        ("nonsense", b"502"),
+    ]:
+        with socket.create_connection((host, int(port)), timeout=10) as there:
+            there.sendall(f"{line}\r\n\r\n".encode())
+            assert there.recv(1000).split()[1] == status
+    assert inner.asked == []
+
+
+def test_a_remote_file_of_pixels_names_no_other_file(scene, outer):
+    """VRT may name files of this machine; GDAL looks at the content, not at the name."""
+    (path,) = (scene.catalog.parents[1] / "scenes").glob("*0602/B02.tif")
+    vrt = f"""<VRTDataset rasterXSize="130" rasterYSize="150"><SRS>EPSG:32632</SRS>
+      <GeoTransform>680000, 10, 0, 5150000, 0, -10</GeoTransform>
+      <VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
+      <SourceFilename>{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+      </VRTRasterBand></VRTDataset>"""
+    for name in outer.content:
+        if name.endswith(".tif"):
+            outer.content[name] = vrt.encode()
+    for engine in (confined("localhost"), LocalEngine(catalog="https://nowhere.example")):
+        cube = engine.run(graph(f"{outer.url}/catalog/catalog.json", scene))
+        with pytest.raises(ReadError, match="is GeoTIFF or JPEG 2000 where it is remote, got VRT"):
+            cube.compute(scheduler="synchronous")
+
+
+def test_the_server_confines_by_default_and_opens_as_told(scene, outer, tmp_path):
+    url = f"{outer.url}/catalog/catalog.json"
+    for hosts, is_read in [((), False), (("Localhost",), True), (("*",), True)]:
+        settings = Settings(str(scene.catalog), tmp_path / "work", load_stac_hosts=hosts)
+        backend = create_app(settings).state.backend
+        try:
+            if is_read:
+                backend.engine().run(graph(url, scene))
+                continue
+            with pytest.raises(GraphError, match="--allow-load-stac localhost"):
+                backend.engine().run(graph(url, scene))
+        finally:
+            backend.database.close()
+
+
+@pytest.mark.parametrize("host", ["", "http://host", "host/path", "me@host"])
+def test_allowed_hosts_are_names(tmp_path, host):
+    with pytest.raises(InputError, match="--allow-load-stac"):
+        Settings(FAKE, tmp_path, load_stac_hosts=(host,))
+
+
+def test_no_other_argument_of_a_graph_opens_a_file(scene, tmp_path):
+    """openeo-processes-dask opens addresses, also file:, that it finds in `geometries`."""
+    secret = tmp_path / "area.geojson"
+    secret.write_text(json.dumps({"type": "Polygon", "coordinates": []}))
+    engine = LocalEngine(catalog=str(scene.catalog))
+    load = {
+        "process_id": "load_collection",
+        "arguments": {
+            "id": "SENTINEL2_L2A",
+            "spatial_extent": scene.extent,
+            "temporal_extent": DATES,
+        },
+    }
+    values = {"data": {"from_parameter": "data"}}
+    mean = {"process_graph": {"mean": {"process_id": "mean", "arguments": values, "result": True}}}
+    arguments = {"data": {"from_node": "load"}, "reducer": mean, "geometries": secret.as_uri()}
+    aggregate = {"process_id": "aggregate_spatial", "arguments": arguments, "result": True}
+    with pytest.raises(GraphError, match=r"GeoJSON|geometries"):
+        engine.run({"load": load, "aggregate": aggregate})
+    load["arguments"]["spatial_extent"] = str(secret)
+    with pytest.raises(GraphError, match="spatial_extent"):
+        engine.run({"load": {**load, "result": True}})
+    # Values of parameters pass no schema.
+    with pytest.raises(GraphError, match="GeoJSON in the graph itself"):
+        aggregate_spatial(None, secret.as_uri(), reducer=None)
+    with pytest.raises(GraphError, match="bounding box or GeoJSON"):
+        read_area(str(secret))
+
+
+def test_addresses_of_wrapped_ipv4_are_those_of_ipv4():
+    wrapped = ["::ffff:8.8.8.8", "2002:808:808::", "64:ff9b::808:808"]
+    assert all(map(is_public, wrapped))
+    wrapped = ["::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "::127.0.0.1", "224.0.0.1",
+               "255.255.255.255", "ff02::1"]  # fmt: skip
+    assert not any(map(is_public, wrapped))
+
+
+# --- slow and lying requests, crowds ---------------------------------------------------------
+
+
+def start_server(tmp_path, **limits):
+    return serving(Settings(FAKE, tmp_path, port=0, limits=Limits(**limits)), FakeEngine)
+
+
+def connect(url):
+    return socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20)
+
+
+def head(url, *, length):
+    return (
+        f"POST /result HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def read_answer(connection):
+    got = b""
+    while b"\r\n\r\n" not in got or not got.endswith(b"}"):
+        part = connection.recv(65536)
+        if not part:
+            break
+        got += part
+    status, body = got.split(b" ", 2)[1], got.partition(b"\r\n\r\n")[2]
+    return int(status), json.loads(body)["code"]
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path):
+    with start_server(tmp_path, body_seconds=0.3) as url, connect(url) as connection:
+        connection.sendall(head(url, length=1000) + b"{}")
+        assert read_answer(connection) == (408, "RequestTimeout")
+
+
+def test_a_body_longer_than_its_length_says_is_not_read_as_part_of_it(tmp_path):
+    body = json.dumps({"process": process("add", x=1, y=1)}).encode()
+    with start_server(tmp_path) as url, connect(url) as connection:
+        connection.sendall(head(url, length=4) + body)  # the rest is no request
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_one_request_too_many_is_503_with_a_hint(tmp_path):
+    with start_server(tmp_path, requests=1) as url, connect(url) as connection:
+        connection.sendall(head(url, length=10))
+        for _ in range(200):  # the other one may not have come yet
+            answer = requests.get(url, timeout=20)
+            if not answer.ok:
+                break
+        assert (answer.status_code, answer.json()["code"]) == (503, "ServerBusy")
+        assert int(answer.headers["Retry-After"]) > 0
+        connection.sendall(b"x" * 10)
+        assert read_answer(connection) == (400, "RequestInvalid")
+        assert requests.get(url, timeout=20).ok  # the place is free again
+
+
+def is_closed(connection):
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_connections_that_say_nothing_are_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with start_server(tmp_path) as url, connect(url) as silent, connect(url) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHo")
+        assert is_closed(silent)
+        assert is_closed(slow)
+        assert requests.get(url, timeout=20).ok
+
+
+def test_one_connection_too_many_is_closed(tmp_path):
+    with start_server(tmp_path, connections=2) as url:
+        with connect(url), connect(url):
+            time.sleep(0.1)
+            with connect(url) as third:
+                assert is_closed(third)
+        for _ in range(100):
+            try:
+                assert requests.get(url, timeout=20).ok
+                break
+            except requests.ConnectionError:  # the two are not yet gone
+                time.sleep(0.05)
+
+
+def test_one_job_too_many_in_the_queue_is_429_with_a_hint(tmp_path):
+    with start_server(tmp_path, queued=1) as url:
+        body = {"process": process("sleep", seconds=60)}
+        jobs = [requests.post(f"{url}/jobs", json=body, timeout=20) for _ in range(3)]
+        answers = []
+        for job in jobs:
+            place = f"{url}/jobs/{job.headers['OpenEO-Identifier']}"
+            answers.append(requests.post(f"{place}/results", timeout=20))
+            while answers[0].ok and len(answers) == 1:  # until the first one has left the queue
+                if requests.get(place, timeout=20).json()["status"] == "running":
+                    break
+        assert [answer.status_code for answer in answers] == [202, 202, 429]
+        assert int(answers[2].headers["Retry-After"]) > 0
+        assert requests.get(place, timeout=20).json()["status"] == "created"
+
+
+def test_results_that_nobody_fetches_stop_new_ones(tmp_path):
+    with start_server(tmp_path, unsent_bytes=100) as url:
+        waiting = tmp_path / "sync" / "waiting"
+        waiting.write_bytes(b"x" * 101)
+        body = {"process": process("add", x=1, y=1)}
+        answer = requests.post(f"{url}/result", json=body, timeout=60)
+        assert (answer.status_code, answer.json()["code"]) == (503, "ServerBusy")
+        assert int(answer.headers["Retry-After"]) > 0
+        waiting.unlink()
+        assert requests.post(f"{url}/result", json=body, timeout=60).text == "2"
+
+
+# --- secrets ---------------------------------------------------------------------------------
+
+
+def files_with(folder, secret):
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+
+
+def test_neither_token_nor_signatures_reach_logs_answers_or_files(tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    settings = Settings(FAKE, tmp_path, port=0, token=TOKEN)
+    said = []
+
+    def ask(method, path, body=None, token=TOKEN):
+        headers = {"Authorization": f"Bearer basic//{token}"}
+        answer = requests.request(method, url + path, json=body, headers=headers, timeout=60)
+        said.append(answer.text + str(answer.headers))
+        return answer
+
+    with serving(settings, FakeEngine) as url:
+        body = {"process": process("forbid"), "log_level": "debug"}
+        assert ask("post", "/result", body).status_code == 500
+        job = ask("post", "/jobs", body).headers["OpenEO-Identifier"]
+        ask("post", f"/jobs/{job}/results")
+        while ask("get", f"/jobs/{job}").json()["status"] != "error":
+            time.sleep(0.05)
+        logs = ask("get", f"/jobs/{job}/logs?level=debug").json()["logs"]
+        assert any("Traceback" in entry["message"] for entry in logs)
+        assert "***" in logs[-1]["message"]
+        ask("get", f"/jobs/{job}/results")
+        ask("get", "/jobs", token=TOKEN[:-1] + "?")
+        ask("get", "/credentials/basic", token="x")  # noqa: S106
+    written = "".join(said) + caplog.text
+    for secret in (SIGNATURE, TOKEN):
+        assert secret not in written
+        assert files_with(tmp_path, secret) == []
+
+
+def test_signatures_of_pixels_reach_neither_masks_nor_items_nor_errors(
+    scene, outer, tmp_path, capsys
+):
+    scenes = scene.catalog.parents[1] / "scenes"
+    catalog = bolzano.write_catalog(tmp_path / "signed", scenes, href=lambda path: (
+        f"{outer.url}/scenes/{path.relative_to(scenes).as_posix()}?sig={SIGNATURE}"))  # fmt: skip
+    outer.content = {name: held for name, held in outer.content.items() if "20220705" not in name}
+    items = search(scene.bbox, "2022-06-01/2022-07-30", catalog=catalog)
+    settings = {"pictures": False, "retries": 1, "retry_wait": 0.02}
+    code = mask_and_tell(items, scene.bbox, tmp_path / "out", **settings)
+    said = "".join(capsys.readouterr())
+    assert any(SIGNATURE in path for path in outer.asked)
+    assert code == 1  # one date cannot be read
+    assert "20220705" in said
+    assert SIGNATURE not in said
+    assert list((tmp_path / "out").glob("*.tif"))
+    assert files_with(tmp_path / "out", SIGNATURE) == []
