@@ -43,7 +43,10 @@ class Digits:
     def __post_init__(self) -> None:
         """Check that they are numbers that can be meant."""
         told: tuple[object, ...] = (self.scale, self.offset)
-        if not all(isinstance(one, Real) and -1e9 < float(one) < 1e9 for one in told) or self.scale <= 0:
+        if (
+            not all(isinstance(one, Real) and -1e9 < float(one) < 1e9 for one in told)
+            or self.scale <= 0
+        ):
             raise InputError(
                 f"scale must be above 0 and offset a number, got {self.scale} and {self.offset}: "
                 "for DN pass scale=10000, for reflectance scale=1, offset=0"

@@ -213,7 +213,7 @@ def test_an_interrupted_command_leaves_whole_files_and_says_how_to_go_on(jobs, t
         if ended.code:
             stopped += 1
             (line,) = ended.told
-            assert re.match(r"kappamask: interrupted.*: .*(kept|half-written).*repeat", line)
+            assert re.match(r"kappamask: interrupted.*: .*(kept|half-written|begun).*repeat", line)
         check_outputs(job, out)
     assert stopped
     ended = run(job.command(out), tmp_path, limits_of(job, out))  # it goes on

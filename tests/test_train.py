@@ -13,6 +13,7 @@ from kappamask.bands import NAMES
 from kappamask.cli import main
 from kappamask.errors import InputError, UnknownNameError, WeightsError
 from kappamask.legend import Label
+from kappamask.model import find_entry, weights_of
 from kappamask.networks.unet import UNet
 from kappamask.normalisation import Normalisation
 from kappamask.train import fit as fit_room
@@ -21,6 +22,7 @@ from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn
 from kappamask.train.fit import fit, normalisation_of
 from kappamask.train.kept import keep
 from kappamask.train.losses import CLASS_WEIGHTS, loss_of
+from kappamask.train.run_files import read_normalisation
 from kappamask.train.settings import Config, Settings, Source, read_config
 from kappamask.train.targets import ANY_CLOUD, CLEAR, CLOUD, SHADOW, THIN, one_hot, target_of
 from kappamask.train.validate import Example, collect, validate
@@ -337,6 +339,11 @@ def test_a_run_starts_from_weights_and_refuses_those_of_another_network(config, 
     (tmp_path / "text.safetensors").write_text("no")
     with pytest.raises(WeightsError, match=r"text\.safetensors"):
         fit(config, tmp_path / "run", start_from=tmp_path / "text.safetensors")
+
+
+def test_shipped_weights_are_gone_on_with_as_they_were_fed():
+    entry = find_entry("default", "L2A")
+    assert read_normalisation(weights_of(entry).path) == entry.normalisation
 
 
 def test_normalisation_is_of_the_square_root_and_knows_no_absent_band():

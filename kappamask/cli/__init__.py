@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     words = _glue_negative(sys.argv[1:] if arguments is None else arguments)
-    resume = "nothing was begun"
+    resume = "nothing was begun, repeat the command"
     with Signals(ours=arguments is None) as signals:
         try:
             options = parser.parse_args(words)

@@ -97,9 +97,9 @@ def fit(
     if state is not None:
         learner.restore(state)
         start, best, before = state["step"], state["best"], state.get("seconds", 0.0)
-        cut_log(out / LOG, start)
         if tell:
             tell(f"going on from step {start} of {settings.steps}")
+    cut_log(out / LOG, start)  # a run that was stopped before its first state left a line too
     began, losses, scores = time.monotonic() - before, [], {}
     stream = open_stream(groups, settings, start=start)
     for step in range(start + 1, settings.steps + 1):

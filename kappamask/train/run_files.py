@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kappamask.errors import InputError, WeightsError
 from kappamask.files import publish, staging
+from kappamask.manifest import read_registry
 from kappamask.normalisation import Normalisation
 from kappamask.train.settings import Settings
 
@@ -49,9 +50,17 @@ def export(
 
 
 def read_normalisation(weights: Path | None) -> Normalisation | None:
-    """Read what some weights of a run were fed with, from the entry beside them; None without."""
-    entry = None if weights is None else weights.with_name(ENTRY)
-    if entry is None or not entry.is_file():
+    """Read what some weights were fed with; None where nobody knows.
+
+    Weights of a run have an entry beside them, shipped ones are in the manifest.
+    """
+    if weights is None:
+        return None
+    entry = weights.with_name(ENTRY)
+    if not entry.is_file():
+        for known in read_registry()[1].values():
+            if known.file == weights.name and isinstance(known.normalisation, Normalisation):
+                return known.normalisation
         return None
     try:
         table = tomllib.loads(entry.read_text("utf-8"))
