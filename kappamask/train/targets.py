@@ -70,4 +70,8 @@ def target_of(chip: Chip) -> np.ndarray:
     if chip.resolution > COARSE:
         doubt |= (shadow > 0.2) & (chip.label != Label.CLOUD_SHADOW)
     target[:, doubt] = 0
+    if chip.scl is not None:  # two programs agree: the teacher's doubt there costs too many shadows
+        agreed = chip.label == Label.CLOUD_SHADOW
+        target[:, agreed] = 0
+        target[SHADOW, agreed] = 1
     return target
