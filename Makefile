@@ -43,6 +43,7 @@ sample: $(INSTALLED)  ## build kappamask/sample again from its sources
 
 bench: $(INSTALLED)  ## print this machine's figures: network, doors, peers, series, whole products
 	$(BIN)/python -W ignore benchmarks/throughput.py
+	$(BIN)/python -W ignore benchmarks/engines.py
 	$(BIN)/python -W ignore benchmarks/product.py --sizes $(BENCH_SIZES)
 
 reliability: $(INSTALLED)  ## run the fault bench many times, write docs/reliability.md

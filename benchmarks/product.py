@@ -29,9 +29,12 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import shapely
 from machine import peak_gb, print_machine
 from rasterio.transform import from_origin
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
+from shapely.geometry import mapping
 
 from kappamask.bands import BANDS
 from kappamask.runners import available_threads
@@ -64,8 +67,8 @@ def build(folder: Path, size: int) -> tuple[Path, Path]:
         cogs.mkdir(exist_ok=True)
         for band in BANDS:
             write_band(product, cogs, band.name, band.gsd, size)
-        (cogs / "item.json").write_text(json.dumps(make_item(cogs, size)))
         done.touch()
+    (cogs / "item.json").write_text(json.dumps(make_item(cogs, size)))
     return product, cogs / "item.json"
 
 
@@ -112,13 +115,14 @@ def make_item(cogs: Path, size: int) -> dict[str, Any]:
             "proj:transform": [band.gsd, 0, LEFT, 0, -band.gsd, TOP],
             "proj:shape": [count, count],
         }
-    ring = [[10.4, 48.6], [11.9, 48.6], [11.9, 49.7], [10.4, 49.7], [10.4, 48.6]]
+    bounds = LEFT, TOP - 10 * size, LEFT + 10 * size, TOP
+    box = transform_bounds(EPSG, 4326, *bounds)
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
         "id": STRIP.stem,
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": [10.4, 48.6, 11.9, 49.7],
+        "geometry": mapping(shapely.box(*box)),
+        "bbox": box,
         "links": [],
         "properties": {
             "datetime": "2017-04-30T10:30:21.026Z",

@@ -117,12 +117,13 @@ def _view_of_dict(item: Mapping[str, Any]) -> View:
             f"with the keys {', '.join(map(str, item)) or 'none'}: pass the STAC item"
         )
     own = links_of(item).get("self") or ""
-    known = {str(key): asset if isinstance(asset, Mapping) else {} for key, asset in assets.items()}
+    known = {str(key): asset for key, asset in assets.items() if isinstance(asset, Mapping)}
+    hrefs = {key: _text(asset.get("href")) for key, asset in known.items()}
     return View(
         str(item["id"]),
         _text(item.get("collection")),
         properties,
-        {key: (_join(own, _text(asset.get("href")) or ""), asset) for key, asset in known.items()},
+        {key: (_join(own, href) if href else "", known[key]) for key, href in hrefs.items()},
     )
 
 

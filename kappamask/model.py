@@ -1,7 +1,7 @@
 """A network with its inputs and its normalisation, loaded by name. Row 2.
 
 Imports rows 0-1, `manifest`, `weights_cache`, `normalisation`, `runners` and `windows`.
-Torch, onnxruntime or OpenVINO is imported when a network is loaded, never before.
+Torch or onnxruntime is imported when a network is loaded, never before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from kappamask.runners import (
     TorchRunner,
     WeightsFile,
     open_onnx,
-    open_openvino,
     open_torch,
     resolve_engine,
     resolve_precision,
@@ -71,7 +70,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """``"torch"``, ``"onnx"`` or ``"openvino"``."""
+        """``"torch"`` or ``"onnx"``."""
         return self.runner.engine
 
     @property
@@ -158,9 +157,8 @@ def load_model(
         processor computes in it (AVX-512 BF16, AMX, CUDA) and the manifest says that
         both agree on 99.8 % of this model's labels; else fp32.
     engine
-        ``"torch"``, ``"onnx"`` (onnxruntime, fp32), ``"openvino"`` (the fastest on
-        processors), or ``"auto"``: torch if it is installed, else onnxruntime. All in
-        fp32 agree on 99.9 % of labels.
+        ``"torch"``, ``"onnx"`` (onnxruntime, fp32), or ``"auto"``: torch if it is
+        installed. Both in fp32 agree on 99.9 % of labels.
     threads
         How many the engine may use; None leaves it to the engine. Torch keeps one
         number for the whole process.
@@ -238,8 +236,6 @@ def open_model(
     runner: Runner
     if engine == "onnx":
         runner = open_onnx(weights, threads=threads)
-    elif engine == "openvino":
-        runner = open_openvino(weights, precision=precision, threads=threads)
     else:
         runner = open_torch(weights, precision=precision, threads=threads)
     return Model(entry, level, runner, threads)

@@ -57,10 +57,12 @@ class Signals:
         self._raised = False
         self._came = 0.0
         self._before: dict[int, Any] = {}
+        self._unraisable = sys.unraisablehook
 
     def __enter__(self) -> Self:
         """Take over, but for signals that whoever started this process wants ignored."""
         _ACTIVE.append(self)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lose
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -70,6 +72,8 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         """Give back."""
         _ACTIVE.remove(self)
+        if not (self.ours and self.number):
+            sys.unraisablehook = self._unraisable
         if hasattr(signal, "setitimer") and signal.SIGALRM in self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._before.pop(signal.SIGALRM))
@@ -97,6 +101,11 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, PAUSE)
             return
         self.stop()
+
+    def _lose(self, lost: sys.UnraisableHookArgs) -> None:
+        """Keep Python from printing what a destructor swallows: `check_signals` raises it again."""
+        if not isinstance(lost.exc_value, Stopped):
+            self._unraisable(lost)
 
     def stop(self) -> NoReturn:
         """Raise `Stopped`."""

@@ -1,4 +1,4 @@
-"""The engines that run a network: torch, onnxruntime, OpenVINO. Row 2: `networks` and row 0.
+"""The engines that run a network: torch or onnxruntime. Row 2: imports `networks` and row 0.
 
 `base` says what an engine is and what a network's file is, `choice` which engine,
 precision and threads are used, the `in_...` hold one engine each. An
@@ -18,7 +18,6 @@ from kappamask.runners.choice import (
     resolve_precision,
 )
 from kappamask.runners.in_onnx import ONNX_MANIFEST, OnnxRunner, export_onnx, open_onnx
-from kappamask.runners.in_openvino import OpenVinoRunner, open_openvino
 from kappamask.runners.in_torch import TorchRunner, open_torch
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "ONNX_MANIFEST",
     "PRECISIONS",
     "OnnxRunner",
-    "OpenVinoRunner",
     "Runner",
     "TorchRunner",
     "WeightsFile",
@@ -34,7 +32,6 @@ __all__ = [
     "export_onnx",
     "is_there",
     "open_onnx",
-    "open_openvino",
     "open_torch",
     "resolve_engine",
     "resolve_precision",

@@ -25,7 +25,7 @@ class Runner(Protocol):
 
     @property
     def engine(self) -> str:
-        """``"torch"``, ``"onnx"`` or ``"openvino"``."""
+        """``"torch"`` or ``"onnx"``."""
 
     @property
     def version(self) -> str:

@@ -12,7 +12,7 @@ from kappamask.errors import InputError
 from kappamask.runners.base import WeightsFile
 from kappamask.runners.torch_environment import prepare_torch
 
-ENGINES = ("auto", "torch", "onnx", "openvino")
+ENGINES = ("auto", "torch", "onnx")
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -22,8 +22,6 @@ def resolve_engine(engine: str, weights: WeightsFile) -> str:
     1. The one that is named;
     2. torch, where it can be imported and its weights are there: it computes in bf16;
     3. onnxruntime.
-
-    OpenVINO is taken only if it is named.
 
     Raises
     ------
@@ -69,7 +67,7 @@ def resolve_precision(precision: str, engine: str, measured: Sequence[str] = PRE
     precision
         What is asked for.
     engine
-        ``"torch"``, ``"onnx"`` or ``"openvino"``.
+        ``"torch"`` or ``"onnx"``.
     measured
         Precisions in which the network was shown to give the same labels.
 
@@ -96,8 +94,6 @@ def resolve_precision(precision: str, engine: str, measured: Sequence[str] = PRE
         return precision
     if engine == "onnx" or "bf16" not in measured:
         return "fp32"
-    if engine == "openvino":
-        return "bf16" if openvino_has_bf16() else "fp32"
     prepare_torch()
     import torch
 
@@ -107,15 +103,6 @@ def resolve_precision(precision: str, engine: str, measured: Sequence[str] = PRE
     ):
         return "bf16"
     return "fp32"
-
-
-def openvino_has_bf16() -> bool:
-    """Tell whether OpenVINO says that this processor computes in bf16; False without OpenVINO."""
-    if not is_there("openvino"):
-        return False
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def available_threads() -> int:

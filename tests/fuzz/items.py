@@ -182,9 +182,10 @@ def times_said(document):
             told := re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", text, re.ASCII)
         ):
             try:
-                return datetime.strptime(told[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+                time = datetime.strptime(told[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
             except ValueError:
                 return None
+            return time if 1970 <= time.year < 2200 else None  # others are no time of a scene
         if text:
             return None
     return None

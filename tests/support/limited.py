@@ -182,6 +182,7 @@ def _work(arguments: list[str], names: Sequence[Path], limits: Limits) -> None:
         os.dup2(pipe, number)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run behind `&`
     import torch
 
     torch.set_num_threads(1)  # libgomp ends the process by itself where it may start no thread
