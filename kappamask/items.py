@@ -87,6 +87,30 @@ def view_of(item: Any) -> View:
     return View(str(item.id), _text(item.collection_id), properties, assets)
 
 
+def document_of(item: Any) -> Mapping[str, Any]:
+    """Give an item as its JSON document.
+
+    Raises
+    ------
+    ItemError
+        If a pystac.Item holds what is no JSON of an item, such as a link to a number.
+
+    Examples
+    --------
+    >>> document_of({"id": "x"})
+    {'id': 'x'}
+    """
+    if isinstance(item, Mapping):
+        return item
+    try:
+        document: dict[str, Any] = item.to_dict(include_self_link=True, transform_hrefs=False)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ItemError(
+            f"item {item.id}: it must be a document of JSON, got {error}: correct its links"
+        ) from error
+    return document
+
+
 def _is_step(value: Any) -> bool:
     """Tell whether a value can be metres per pixel."""
     return isinstance(value, int | float) and value is not True and 0 < value < 1e4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from kappamask.bands import NAMES, check_names, check_network_bands
 from kappamask.catalogs import ResolvedAsset, profile_of
 from kappamask.engines import Grid
 from kappamask.errors import InputError, ItemError, KappaMaskError, NoItemsError
-from kappamask.items import level_of, sensing_time, view_of
+from kappamask.items import document_of, level_of, sensing_time, view_of
 from kappamask.placement import read_epsg, read_footprint, read_placement
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def read_scene(item: Any, bands: Sequence[str] | None, *, resolve: Resolve) -> S
     """Read what the cube needs of an item, without opening any file."""
     name = view_of(item).id
     held = resolve(item, bands)
-    content = item if isinstance(item, Mapping) else item.to_dict(include_self_link=False)
+    content = document_of(item)
     properties = content["properties"]
     placement, codes = {}, set()
     for band, asset in held.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.errors import InputError, ItemError
-from kappamask.items import links_of, sensing_time, tile_of, view_of
+from kappamask.items import document_of, links_of, sensing_time, tile_of, view_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,8 +56,7 @@ def read_source(item: Any) -> SourceItem:
             f"{type(item).__name__}: pass the items that the cube was loaded from"
         )
     view = view_of(item)
-    document = item if isinstance(item, Mapping) else item.to_dict(transform_hrefs=False)
-    hrefs = links_of(document)
+    hrefs = links_of(document_of(item))
     return SourceItem(
         id=view.id,
         tile=tile_of(view),

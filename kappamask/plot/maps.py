@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.errors import InputError
-from kappamask.items import view_of
+from kappamask.items import document_of, view_of
 from kappamask.label_cube import check_labels
 from kappamask.legend import LEGEND, Label
 from kappamask.picture import reduce_labels
@@ -95,7 +95,7 @@ def _import_folium() -> Any:
 
 
 def _feature(item: Any) -> dict[str, Any]:
-    document = item if isinstance(item, dict) else item.to_dict(transform_hrefs=False)
+    document = document_of(item)
     properties = view_of(item).properties
     cover = properties.get("eo:cloud_cover")
     return {

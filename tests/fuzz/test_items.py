@@ -146,6 +146,19 @@ def test_one_changed_item_does_not_spoil_the_search(tmp_path_factory, document):
 PRODUCT = "S2A_MSIL2A_20230611T101601_N0509_R065_T32TPS_20230611T162001"
 
 
+def test_a_link_to_a_number_and_an_asset_that_is_none_are_refused_or_left_out():
+    item = copy.deepcopy(sample_items()[1])
+    item["links"] = [{"rel": "self", "href": 5}]
+    with pytest.raises(ItemError, match="document of JSON"):  # AttributeError of pystac's
+        read_source(as_pystac(item))
+    item = copy.deepcopy(sample_items()[1])
+    item["links"] = [{"rel": "self", "href": "https://host.example/items/x.json"}]
+    key = resolve_assets(item)["B08"].key
+    item["assets"][key] = None  # took the item's own address for that of the pixels
+    assert "B08" not in resolve_assets(item)
+    read_scene(item, None, resolve=resolve_assets)
+
+
 def test_two_items_of_one_id_keep_their_own_offsets():
     first, second = (copy.deepcopy(item) for item in sample_items()[1:3])
     second["properties"]["processing:version"] = "05.00"  # its offset went to the first one too
