@@ -7,6 +7,7 @@ numbers with an engine, turn them into reflectance, join items of one solar day.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,19 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     return build_cube(mosaics, [[scenes[i] for i in group] for group in groups], names, grid, level)
 
 
+def find_place(href: str) -> str:
+    """Give a path that begins in the working folder from the root: odc-stac takes no other.
+
+    Examples
+    --------
+    >>> find_place("https://host/B02.tif"), find_place("/vsizip/a.zip/B02.jp2")
+    ('https://host/B02.tif', '/vsizip/a.zip/B02.jp2')
+    >>> find_place("B02.tif").endswith("/B02.tif")
+    True
+    """
+    return href if "://" in href or href.startswith("/") else os.path.abspath(href)  # noqa: PTH100
+
+
 def to_source(scene: Scene) -> Source:
     """Say which files an engine opens, and where they lie."""
     return Source(
@@ -118,7 +132,7 @@ def to_source(scene: Scene) -> Source:
         time=scene.time,
         footprint=scene.footprint,
         crs=scene.crs,
-        hrefs={name: asset.href for name, asset in scene.assets.items()},
+        hrefs={name: find_place(asset.href) for name, asset in scene.assets.items()},
         keys={name: asset.key for name, asset in scene.assets.items()},
         placement=scene.placement,
         gdal_options=scene.gdal_options,

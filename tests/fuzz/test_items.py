@@ -18,7 +18,7 @@ from fuzz.mutate import put
 from kappamask.bands import NAMES
 from kappamask.catalogs import profile_of, resolve_assets
 from kappamask.cube import load_cube
-from kappamask.errors import InputError, ItemError, KappaMaskError
+from kappamask.errors import InputError, ItemError, KappaMaskError, ReadError
 from kappamask.items import (
     baseline_of,
     generation_time,
@@ -157,6 +157,15 @@ def test_a_link_to_a_number_and_an_asset_that_is_none_are_refused_or_left_out():
     item["assets"][key] = None  # took the item's own address for that of the pixels
     assert "B08" not in resolve_assets(item)
     read_scene(item, None, resolve=resolve_assets)
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_a_path_that_leads_nowhere_is_named(engine):
+    item = copy.deepcopy(sample_items()[1])
+    item["assets"]["blue"]["href"] = "nowhere.tif"  # ValueError of pystac's with odc-stac
+    cube = load_cube([item], bands=["B02"], engine=engine)
+    with pytest.raises(ReadError, match=r"nowhere\.tif"):
+        cube.compute()
 
 
 def test_two_items_of_one_id_keep_their_own_offsets():
