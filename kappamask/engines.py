@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.errors import InputError
+from kappamask.errors import InputError, ItemError, KappaMaskError
 from kappamask.readers import HTTP_OPTIONS, Claim, Href, odc_driver, stackstac_reader
 from kappamask.windows import LATTICE
 
@@ -199,9 +199,23 @@ def read_dn(
     tuple
         Indices of the sources that reach the grid, and (source, band, y, x) uint16
         with all bands of a source in one chunk, 0 = no data.
+
+    Raises
+    ------
+    ItemError
+        If the engine does not understand what the items say.
     """
     resampling = "average" if grid.resolution > 10 else "nearest"
-    kept, dn = ENGINES[engine](sources, bands, grid, chunks, resampling)
+    try:
+        kept, dn = ENGINES[engine](sources, bands, grid, chunks, resampling)
+    except KappaMaskError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of the engine's own
+        raise ItemError(
+            f"engine {engine!r} must understand the items, got {type(error).__name__}: {error} "
+            f"for {', '.join(source.id for source in sources):.200}: correct them, or try the "
+            "other engine"
+        ) from error
     return kept, dn.rechunk({0: 1, 1: -1})
 
 

@@ -247,5 +247,5 @@ def plain_offsets(found):
     said = {}
     for name in ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"):
         for text, attributes in found.get(name, ()):
-            said.setdefault(attributes.get("band_id"), set()).add(text)
+            said.setdefault((attributes.get("band_id") or "").strip(), set()).add(text)
     return said

@@ -168,6 +168,13 @@ def test_a_path_that_leads_nowhere_is_named(engine):
         cube.compute()
 
 
+def test_what_an_engine_does_not_understand_is_an_error_of_the_items():
+    good, other = (copy.deepcopy(item) for item in sample_items()[1:3])
+    del good["assets"]["blue"]["proj:transform"]  # ValueError of odc-stac: no such band
+    with pytest.raises(ItemError, match="engine 'odc' must understand the items"):
+        load_cube([other, good], bands=["B02", "B04"], engine="odc")
+
+
 def test_two_items_of_one_id_keep_their_own_offsets():
     first, second = (copy.deepcopy(item) for item in sample_items()[1:3])
     second["properties"]["processing:version"] = "05.00"  # its offset went to the first one too
