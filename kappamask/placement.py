@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from kappamask.errors import ItemError
 
 _CODE = re.compile(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", re.ASCII)
@@ -122,12 +124,15 @@ def read_footprint(geometry: Any, *, where: str) -> Any:
     Traceback (most recent call last):
     kappamask.errors.ItemError: item x: its geometry is a GeoJSON surface in degrees, got None: ...
     """
+    from shapely import get_coordinates
     from shapely.errors import ShapelyError
     from shapely.geometry import shape
 
     try:
-        found = shape(geometry)
-        bounds = found.bounds if found.area > 0 else ()
+        with np.errstate(invalid="ignore"):  # a corner that is NaN
+            found = shape(geometry)
+        whole = np.isfinite(get_coordinates(found)).all() and found.area > 0
+        bounds = found.bounds if whole else ()
     except (ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         bounds = ()
     limits = (360, 90, 360, 90)

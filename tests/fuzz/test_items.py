@@ -175,6 +175,13 @@ def test_what_an_engine_does_not_understand_is_an_error_of_the_items():
         load_cube([other, good], bands=["B02", "B04"], engine="odc")
 
 
+def test_a_corner_that_is_no_number_is_refused():
+    item = copy.deepcopy(sample_items()[1])
+    item["geometry"]["coordinates"][0][2][1] = "NaN"  # a warning of numpy's
+    with pytest.raises(ItemError, match="GeoJSON surface"):
+        read_scene(item, None, resolve=resolve_assets)
+
+
 def test_two_items_of_one_id_keep_their_own_offsets():
     first, second = (copy.deepcopy(item) for item in sample_items()[1:3])
     second["properties"]["processing:version"] = "05.00"  # its offset went to the first one too
