@@ -26,6 +26,7 @@ from kappamask.evaluate.scenes import (
     ablation_sets,
     bright_set,
     people_sets,
+    series_set,
     show_scenes,
     simulated_set,
     val_set,
@@ -195,6 +196,7 @@ def find_sets(data: Path, options: Options) -> list[Dataset]:
         sets += people_sets(data)
     if "val" in splits:
         sets += [simulated_set(data, limit=options.simulated), bright_set(data), val_set(data)]
+        sets.append(series_set(data))
     return [dataset for dataset in sets if dataset.chips]
 
 

@@ -15,9 +15,10 @@ import torch
 from kappamask.bands import NAMES
 from kappamask.errors import InputError
 from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, THREE, Dataset
-from kappamask.legend import Label
+from kappamask.legend import PREDICTED, Label
 from kappamask.sample import catalog_path
 from kappamask.train.chips import SLOT, Chip, read_chips
+from kappamask.train.series import judge
 from kappamask.train.simulate import simulate
 
 SPLITS = ("val", "test")
@@ -78,6 +79,25 @@ def val_set(folder: Path) -> Dataset:
         ALGORITHMIC,
         calibrated=True,
     )
+
+
+def series_set(folder: Path) -> Dataset:
+    """Make the set of `val` places with many dates, each date labelled by the others."""
+    judged = (chip for chip in judge(read_chips(folder, "val")) if chip.verdict is not None)
+    return Dataset(
+        "val_series",
+        "Val: dates labelled by the other dates of their place",
+        "by albedo and darkness against the same ground on clear dates (kappamask.train.series)",
+        tuple(replace(chip, label=to_labels(chip)) for chip in judged),
+        (FOUR, CLOUD),
+        calibrated=True,
+    )
+
+
+def to_labels(chip: Chip) -> np.ndarray:
+    """Keep of a verdict what is a label: (y, x) uint8, 0 where there is doubt."""
+    verdict = np.zeros_like(chip.label) if chip.verdict is None else chip.verdict
+    return np.where(np.isin(verdict, PREDICTED), verdict, Label.UNDEFINED).astype(np.uint8)
 
 
 def bright_set(folder: Path) -> Dataset:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from kappamask.train.teacher import remember
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
 BLUE = SLOT["B02"]
+DATED = re.compile(r"(.+?)[_-]?(\d{4}-\d\d-\d\d|\d{8})")
 STRIP = 600  # pixels per side of a piece of T32UPV; a multiple of 6, for 60 m bands
 SCL_CLOUD, SCL_NONE = (8, 9, 10), 255
 COLUMNS = ("file", "split", "label_kind", "level", "resolution_m")  # of chips.csv
@@ -38,11 +41,34 @@ class Chip:
     kind: str  # who labelled: human, scl+net, net, clear
     scl: np.ndarray | None = None  # (y, x) uint8, classes of Sen2Cor, 255 none
     evidence: np.ndarray | None = None  # (3, y, x) float32: `kappamask.train.teacher.teach`
+    verdict: np.ndarray | None = None  # (y, x) uint8: `kappamask.train.series.judge`
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands that hold any data."""
         return tuple(name for name, band in zip(NAMES, self.dn, strict=True) if band.any())
+
+    @property
+    def date(self) -> dt.date | None:
+        """Day that the name ends in, YYYYMMDD or YYYY-MM-DD.
+
+        Examples
+        --------
+        >>> nothing = np.zeros((13, 1, 1), np.uint16)
+        >>> names = ("field_20240612", "field_2024-06-12", "field_3", "field_12345678")
+        >>> [str(Chip(name, nothing, nothing[0], "L2A", 10.0, "net").date) for name in names]
+        ['2024-06-12', '2024-06-12', 'None', 'None']
+        """
+        found = DATED.fullmatch(self.name)
+        try:
+            return dt.date.fromisoformat(found[2]) if found else None
+        except ValueError:
+            return None
+
+    @property
+    def place(self) -> str:
+        """The name without the day."""
+        return found[1] if (found := DATED.fullmatch(self.name)) else self.name
 
     def reflectance(self) -> np.ndarray:
         """(13, y, x) float32, NaN where there is no data."""

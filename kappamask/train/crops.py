@@ -28,6 +28,10 @@ COMMON_BAND_SETS = (
     ("B02", "B03", "B04", "B8A", "B11", "B12"),
     ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
 )
+# How often clear ground gets dark woods. Through hazy air they look like shadow, and only ground
+# at L2A is seldom so hazy; where they are frequent, real shadows get lost.
+WOODED_L2A, WOODED_L1C = 0.12, 0.2
+LOW = 0.25  # share of simulated scenes all of whose clouds lie under the vapour, unseen in B10
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,14 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         ):
             x = fill_bands(x, rng) if level == "L2A" and rng.random() < 0.6 else x
             x = x * float(rng.uniform(0.55, 1.25))  # low sun, dark and bright soils are clear too
-            x = dress_ground(x, rng, level=level)
+            l1c = to_l1c or level == "L1C"
+            x = dress_ground(x, rng, level=level, wooded=WOODED_L1C if l1c else WOODED_L2A)
             if to_l1c:
                 level, x = "L1C", to_top_of_atmosphere(x, rng)
+            below = x[SLOT["B10"]]
             x, label = simulate(x, rng, level=level, resolution=resolution)
+            if rng.random() < LOW:
+                x[SLOT["B10"]] = below
             target = torch.where(clear, torch.from_numpy(one_hot(label.numpy())), target)
         elif to_l1c:
             level, x = "L1C", to_top_of_atmosphere(x, rng)

@@ -23,6 +23,7 @@ from kappamask.train.chips import (
 from kappamask.train.cloudsen12 import CloudSen12
 from kappamask.train.kappaset import KappaSet
 from kappamask.train.kept import keep
+from kappamask.train.series import judge
 from kappamask.train.settings import Config, Source
 
 
@@ -46,14 +47,16 @@ class ChipFolder:
     """
 
     folder: Path
+    series: bool = False  # let the dates of a place judge one another, `kappamask.train.series`
 
     def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
         """Yield the chips of one split."""
+        chips = [*read_chips(self.folder, split, limit=limit)]
         if split == "train":
-            yield from read_bolzano(self.folder / "bolzano")
-            yield from read_safe_blocks(self.folder / "safe")
-            yield from read_strip(self.folder / "safe")
-        yield from read_chips(self.folder, split, limit=limit)
+            chips += read_bolzano(self.folder / "bolzano")
+            chips += read_safe_blocks(self.folder / "safe")
+            chips += read_strip(self.folder / "safe")
+        yield from judge(chips) if self.series else chips
 
 
 FORMATS: dict[str, Callable[..., Dataset]] = {

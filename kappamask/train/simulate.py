@@ -129,10 +129,13 @@ def draw_cloud_field(size: int, rng: np.random.Generator, *, azimuth: float) -> 
     )
 
 
-def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Tensor:
+def dress_ground(
+    surface: Tensor, rng: np.random.Generator, *, level: str, wooded: float = 0.12
+) -> Tensor:
     """Add what is taken for cloud or shadow and is neither: water, woods, roofs, an even haze.
 
-    Takes and gives (13, y, x) clear reflectance; absent bands stay NaN.
+    Takes and gives (13, y, x) clear reflectance; absent bands stay NaN. `wooded` is how often
+    there are dark woods.
     """
     size = surface.shape[-1]
     path = PATH[:, None, None] if level == "L1C" else torch.zeros(13, 1, 1)
@@ -144,7 +147,7 @@ def dress_ground(surface: Tensor, rng: np.random.Generator, *, level: str) -> Te
         clarity = torch.from_numpy(rng.uniform(0.5, 1.5, (13, 1, 1)).astype(np.float32))
         water = path + WATER[:, None, None] * clarity * rng.uniform(0.4, 1.6)
         surface = torch.where(wet & surface.isfinite(), water + 0.004 * noise, surface)
-    if rng.random() < 0.12:
+    if rng.random() < wooded:
         noise = fractal_noise(size, rng, slope=rng.uniform(1.8, 2.6), outer=rng.uniform(20, 150))
         tint = torch.from_numpy(rng.uniform(0.7, 1.3, (13, 1, 1)).astype(np.float32))
         woods = path + WOODS[:, None, None] * tint * rng.uniform(0.5, 1.3)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kappamask.legend import PREDICTED, Label
 from kappamask.train.chips import BLUE, SCL_CLOUD, SLOT, Chip
+from kappamask.train.series import CLOUDY
 
 CLEAR, SHADOW, THIN, CLOUD, ANY_CLOUD = range(5)
 # Blue reflectance below which a cloud is semi-transparent, and above which it is not: what
@@ -47,10 +48,22 @@ def target_of(chip: Chip) -> np.ndarray:
     overcast and cirrus called clear; at L1C haze called cloud, and woods and water in haze called
     shadow; shadow where pixels are larger than what it was made for.
     """
-    if chip.evidence is None:
-        return one_hot(chip.label)
+    target = one_hot(chip.label) if chip.evidence is None else _weigh(chip, chip.evidence)
+    return target if chip.verdict is None else overrule(target, chip.verdict)
+
+
+def overrule(target: np.ndarray, verdict: np.ndarray) -> np.ndarray:
+    """Replace what is said of a pixel by what the other dates of its place say, if they say."""
+    target = target.copy()
+    target[:, verdict > 0] = 0
+    for share, code in enumerate((*PREDICTED, CLOUDY)):
+        target[share, verdict == code] = 1
+    return target
+
+
+def _weigh(chip: Chip, evidence: np.ndarray) -> np.ndarray:
     target = np.zeros((5, *chip.label.shape), np.float32)
-    clear, shadow, cloud = chip.evidence
+    clear, shadow, cloud = evidence
     target[CLEAR], target[SHADOW], target[ANY_CLOUD] = clear, shadow, cloud
     blue = chip.dn[BLUE] / np.float32(1e4)
     sure = cloud > 0.5

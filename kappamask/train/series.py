@@ -1,0 +1,206 @@
+"""What other dates of the same place say about a date: labels without a program. Row 6.
+
+A place seen clear on dates before and after shows how bright it is without cloud. What is brighter
+in all visible bands was seen through a cloud, of an albedo that the same equation gives with which
+`kappamask.train.simulate` draws one; what is darker in all bands stands in shadow. So real
+pixels and simulated ones are labelled by one definition (`docs/decisions/0012`, `0013`). MAJA tells
+clouds in this way (Hagolle et al. 2010, Remote Sens. Environ. 114, 1747).
+
+What a field does by itself looks different: tilled soil is brighter in red than in blue, a harvest
+darkens the near infrared alone. Snow, and places with too few clear dates, are left to the
+other labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from kappamask.legend import Label
+from kappamask.train.chips import SLOT, Chip
+from kappamask.train.simulate import CLEAR_TO, THIN_FROM
+
+# Beside the codes of `Label`: cloud of a thickness that nobody knows, and no label to be believed.
+CLOUDY, DOUBTFUL = np.uint8(6), np.uint8(7)
+VISIBLE = tuple(SLOT[name] for name in ("B02", "B03", "B04"))
+DARKENED = tuple(SLOT[name] for name in ("B08", "B11"))  # where shadow holds no light of the sky
+USED = (*VISIBLE, *DARKENED)
+ALGORITHMIC = ("net", "scl+net")  # kinds of labels that may be wrong
+FEWEST = 6  # dates that make a series
+NEAREST = 7  # clear dates that a reference is the median of
+ENOUGH = 2  # of them
+# How much an earlier or later date says: days until the ground has changed, and how much less
+# the same season of another year says.
+CHANGES_IN, SEASON, ANOTHER_YEAR, LEAST = 25.0, 15.0, 0.2, 0.03
+SEEN_THROUGH, HIDDEN_FROM = 0.2, 0.3  # albedo: ground is surely seen below, hardly above
+LIT_FROM, SHADED_TO = 0.85, 0.74  # of the reference, in the infrared band that lost least
+NO_BRIGHTER = 0.01  # albedo in the visible that a shadow does not have
+SNOW = 11  # class of Sen2Cor
+SNOW_INDEX, SNOWY = 0.4, 0.01  # (B03 - B11) / (B03 + B11) of snow; share of a chip that is too much
+BORDER = 2  # pixels inside a clear area that may serve as reference
+
+
+def judge(chips: Sequence[Chip]) -> list[Chip]:
+    """Give dated chips of one place a `verdict`, and all others back as they are.
+
+    Chips belong to one place if their names are the same but for the date at their end, and
+    level, bands and size are the same. Only labels that programs made are judged.
+
+    Returns
+    -------
+    list of Chip
+        In the order of `chips`. A verdict is (y, x) uint8: 0 no opinion, codes of `Label`,
+        `CLOUDY`, or `DOUBTFUL`.
+    """
+    places: dict[tuple[object, ...], list[int]] = {}
+    for index, chip in enumerate(chips):
+        if chip.date is not None and chip.kind in ALGORITHMIC:
+            key = (chip.place, chip.level, chip.bands, chip.label.shape)
+            places.setdefault(key, []).append(index)
+    judged = list(chips)
+    for indices in places.values():
+        if len(indices) >= FEWEST:
+            series = [chips[index] for index in indices]
+            for index, verdict in zip(indices, judge_place(series), strict=True):
+                judged[index] = replace(chips[index], verdict=verdict)
+    return judged
+
+
+def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
+    """Judge each date of one place by the others: (y, x) uint8 each, see `judge`."""
+    reflectance = np.stack([chip.dn[list(USED)] for chip in series]).astype(np.float32) / 1e4
+    reflectance[reflectance <= 0] = np.nan
+    days = np.array([chip.date.toordinal() for chip in series if chip.date is not None])
+    usable = np.array([not is_snowy(chip) for chip in series])[:, None, None]
+    usable = usable & np.isfinite(reflectance[:, 0])
+    said_cloud = np.stack([chip.label == Label.CLOUD for chip in series])
+    clear = _inside(np.stack([chip.label == Label.CLEAR for chip in series]) & usable)
+    for _ in range(2):  # the second time with what the first found to be clear
+        reference, counts = refer(reflectance, clear, days)
+        veil, light = _compare(reflectance, reference)
+        known = (counts >= ENOUGH) & np.isfinite(veil).all(1) & usable
+        like = known & (veil.max(1) < CLEAR_TO) & (light > LIT_FROM)
+        clear = _inside(like & ~said_cloud) | (clear & ~(known & (veil.min(1) > THIN_FROM)))
+    verdicts = [_decide(*date) for date in zip(series, veil, light, strict=True)]
+    return [np.where(sure, verdict, 0) for sure, verdict in zip(known, verdicts, strict=True)]
+
+
+def is_snowy(chip: Chip) -> bool:
+    """Whether there is snow on a chip, to Sen2Cor or by its darkness at 1.6 um."""
+    green, swir = (chip.dn[SLOT[name]].astype(np.float32) for name in ("B03", "B11"))
+    snow = (green - swir > SNOW_INDEX * (green + swir)) & (swir > 0) & (green > 2000)
+    if chip.scl is not None:
+        snow |= chip.scl == SNOW
+    return bool(snow.mean() > SNOWY)
+
+
+def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Turn what was measured on a date into codes: (y, x) uint8."""
+    veil, brightest = veils.min(0), veils.max(0)
+    light = ndimage.median_filter(np.nan_to_num(light, nan=1.0), 3)
+    clear, cloud = (chip.label == label for label in (Label.CLEAR, Label.CLOUD))
+    verdict = np.zeros(chip.label.shape, np.uint8)
+    unveiled = veil < CLEAR_TO
+    verdict[~unveiled & ~clear & ~cloud] = DOUBTFUL
+    verdict[unveiled & (light > LIT_FROM) & ~cloud] = Label.CLEAR
+    shaded = _without_specks((light < SHADED_TO) & (brightest < NO_BRIGHTER))
+    verdict[shaded & ~clear] = Label.CLOUD_SHADOW
+    verdict[veil > THIN_FROM] = CLOUDY
+    verdict[(veil > THIN_FROM) & (veil < SEEN_THROUGH)] = Label.SEMI_TRANSPARENT
+    verdict[veil > HIDDEN_FROM] = Label.CLOUD
+    verdict[(veil > THIN_FROM) & clear] = DOUBTFUL  # a field that was tilled, more often than not
+    return verdict
+
+
+def _without_specks(there: np.ndarray) -> np.ndarray:
+    """Areas that are somewhere wider than a few pixels, whole: wet fields are no shadows."""
+    core = ndimage.binary_erosion(there, iterations=BORDER, border_value=1)
+    return np.asarray(ndimage.binary_propagation(core, mask=there))
+
+
+def refer(
+    reflectance: np.ndarray, clear: np.ndarray, days: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Work out how each date would look without cloud, from the nearest clear dates.
+
+    Parameters
+    ----------
+    reflectance
+        (date, band, y, x), NaN where there is none.
+    clear
+        (date, y, x): pixels to believe.
+    days
+        (date,), ordinal.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Reference (date, band, y, x), NaN where no date serves, and of how many dates it
+        is the median, (date, y, x). A date is never its own reference.
+    """
+    reference = np.full_like(reflectance, np.nan)
+    counts = np.zeros(clear.shape, np.uint8)
+    for index, day in enumerate(days):
+        apart = np.abs(days - day)
+        season = np.minimum(apart % 365.25, 365.25 - apart % 365.25)
+        says = np.exp(-apart / CHANGES_IN)
+        says += ANOTHER_YEAR * np.exp(-season / SEASON) * np.exp(-apart / 1000)
+        says[index] = 0
+        order = [other for other in np.argsort(-says) if says[other] > LEAST]
+        if not order:
+            continue
+        serves = clear[order]
+        chosen = np.argsort(~serves, axis=0, kind="stable")[:NEAREST]  # the nearest clear dates
+        there = np.take_along_axis(serves, chosen, 0)
+        counts[index] = there.sum(0)
+        for band in range(reflectance.shape[1]):
+            values = np.take_along_axis(reflectance[order, band], chosen, 0)
+            reference[index, band] = _median(np.where(there, values, np.nan))
+    return reference, counts
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median over the first axis of what is not NaN, which numpy's own takes minutes for."""
+    count = np.isfinite(values).sum(0)
+    ordered = np.sort(values, axis=0)  # NaN last
+    low, high = (np.maximum(count - 1, 0) // 2)[None], (count // 2)[None]
+    high = np.minimum(high, np.maximum(count - 1, 0)[None])
+    middle = np.take_along_axis(ordered, low, 0) + np.take_along_axis(ordered, high, 0)
+    median: np.ndarray = middle[0] / 2
+    return median
+
+
+def _compare(reflectance: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Albedo of what lies between, by band, and the share of infrared light that is left.
+
+    (date, 3, y, x) and (date, y, x). The light is what the band says that lost least.
+    """
+    visible, infrared = len(VISIBLE), reflectance[:, len(VISIBLE) :]
+    veils = albedo_over(reflectance[:, :visible], reference[:, :visible])
+    there = np.isfinite(infrared).any((0, 2, 3))
+    light = (infrared[:, there] / reference[:, visible:][:, there]).max(1)
+    return veils, light
+
+
+def albedo_over(seen: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Albedo of a cloud through which ground of a known reflectance is seen.
+
+    Solves ``seen = A + (1 - A)^2 r / (1 - A r)`` for A, see `kappamask.train.simulate`.
+
+    Examples
+    --------
+    >>> a, r = 0.3, 0.05
+    >>> round(float(albedo_over(np.array(a + (1 - a) ** 2 * r / (1 - a * r)), np.array(r))), 6)
+    0.3
+    """
+    albedo: np.ndarray = (seen - ground) / (1 - 2 * ground + seen * ground)
+    return albedo
+
+
+def _inside(there: np.ndarray) -> np.ndarray:
+    """Take the borders off areas, date by date."""
+    kept = [ndimage.binary_erosion(one, iterations=BORDER, border_value=1) for one in there]
+    return np.stack(kept)
