@@ -1,22 +1,24 @@
-"""Blend the weights of two networks of one line of training, as kappamask-2026c was made.
+"""Blend the weights of networks of one line of training, as kappamask-2026d was made.
 
-    python scripts/blend_networks.py OLD NEW --share 0.25 --shadow 0.3 --out FOLDER
+    python scripts/blend_networks.py FOLDER=SHARE ... [--shadow 0.3] --out FOLDER
 
-OLD and NEW are folders with `best.safetensors` and `best.toml`, as `kappamask train` writes
-them; NEW was trained on from OLD. A straight line between the two often keeps what the old
-one knew and takes most of what the new one learned (Wortsman et al. 2022, arXiv:2109.01903).
-`--shadow` is added to the logit of cloud shadow. Last, weights and biases are moved to numbers
-that bf16 holds, so that both precisions run the same network and differ by the rounding of
-activations only.
+Each folder has `best.safetensors` and `best.toml`, as `kappamask train` writes them; the networks
+were trained on from one another or from the same one. Means of such weights often keep what
+the first one knew and take most of what the others learned (Wortsman et al. 2022,
+arXiv:2109.01903 and arXiv:2203.05482). `--shadow` is added to the logit of cloud shadow. Last,
+weights and biases are moved to numbers that bf16 holds, so that both precisions run the same
+network and differ by the rounding of activations only.
 """
 
 from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,11 +29,13 @@ SHADOW, SUB_PIXELS = 1, 4  # the head gives each class for four 10 m pixels
 WEIGHTS, ENTRY = "best.safetensors", "best.toml"
 
 
-def blend(old: dict[str, Tensor], new: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Mix all tensors: `share` of the new ones."""
+def blend(networks: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Mix all tensors."""
     return {
-        name: torch.lerp(old[name].double(), new[name].double(), share).to(old[name].dtype)
-        for name in old
+        name: sum(
+            share * network[name].double() for network, share in zip(networks, shares, strict=True)
+        ).to(first.dtype)
+        for name, first in networks[0].items()
     }
 
 
@@ -59,40 +63,46 @@ def _as_bf16(values: Tensor) -> Tensor:
     return values.to(torch.bfloat16).double()
 
 
-def blend_entry(old: str, new: str, share: float) -> str:
-    """Mix mean and spread of the inputs; the rest is said by the new network."""
-    tables: list[dict[str, Any]] = [tomllib.loads(text) for text in (old, new)]
+def blend_entries(entries: Sequence[str], shares: Sequence[float]) -> str:
+    """Mix mean and spread of the inputs; the rest is said by the last network."""
+    tables: list[dict[str, Any]] = [tomllib.loads(text) for text in entries]
     mixed = {
         key: [
-            round((1 - share) * a + share * b, 4)
-            for a, b in zip(*(table[key] for table in tables), strict=True)
+            round(float(np.dot(shares, values)), 4)
+            for values in zip(*(table[key] for table in tables), strict=True)
         ]
         for key in ("mean", "std")
     }
-    lines = [line for line in new.splitlines() if line.split(" ")[0] not in mixed]
+    lines = [line for line in entries[-1].splitlines() if line.split(" ")[0] not in mixed]
     return "\n".join([*lines, *(f"{key} = {values}" for key, values in mixed.items())]) + "\n"
+
+
+def read_share(text: str) -> tuple[Path, float]:
+    """Take FOLDER=SHARE apart."""
+    folder, _, share = text.rpartition("=")
+    return Path(folder), float(share)
 
 
 @torch.no_grad()
 def main() -> None:
     """Write the blend."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--share", type=float, required=True, help="of the new network, 0 to 1")
+    parser.add_argument("networks", nargs="+", type=read_share, metavar="FOLDER=SHARE")
     parser.add_argument("--shadow", type=float, default=0.0, help="added to the logit of shadow")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    texts = [(folder / ENTRY).read_text("utf-8") for folder in (options.old, options.new)]
-    network = UNet(tomllib.loads(texts[1])["widths"])
-    pair = [load_file(folder / WEIGHTS) for folder in (options.old, options.new)]
-    network.load_state_dict(blend(*pair, options.share))
+    folders, shares = zip(*options.networks, strict=True)
+    if abs(sum(shares) - 1) > 1e-9:
+        parser.error(f"shares sum to 1, got {' + '.join(map(str, shares))}")
+    entries = [(folder / ENTRY).read_text("utf-8") for folder in folders]
+    network = UNet(tomllib.loads(entries[-1])["widths"])
+    network.load_state_dict(blend([load_file(folder / WEIGHTS) for folder in folders], shares))
     network.head.bias[SHADOW * SUB_PIXELS : (SHADOW + 1) * SUB_PIXELS] += options.shadow
     settle(network)
     options.out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(tensors, options.out / WEIGHTS)
-    (options.out / ENTRY).write_text(blend_entry(*texts, options.share), "utf-8")
+    (options.out / ENTRY).write_text(blend_entries(entries, shares), "utf-8")
 
 
 if __name__ == "__main__":
