@@ -38,7 +38,7 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
     Examples
     --------
     >>> from kappamask.manifest import get_entry
-    >>> item = describe_model(get_entry("kappamask-2026c"))
+    >>> item = describe_model(get_entry("kappamask-2026d"))
     >>> item["properties"]["mlm:tasks"], len(item["properties"]["mlm:input"][0]["bands"])
     (['semantic-segmentation'], 13)
     """

@@ -28,7 +28,7 @@ from kappamask.picture import TRUE_COLOR
 from kappamask.plot import quicklook
 from kappamask.predict import predict_cube
 from kappamask.scenes import sift_items
-from kappamask.stac_source import renew
+from kappamask.signing import renew
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -23,7 +23,8 @@ from kappamask.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.dates import parse_dates
 from kappamask.errors import InputError, ItemError, NoItemsError
 from kappamask.items import baseline_of, generation_time, level_of, sensing_time, tile_of
-from kappamask.stac_source import Query, Source, signer
+from kappamask.signing import signer
+from kappamask.stac_source import Query, Source
 
 logger = logging.getLogger(__name__)
 

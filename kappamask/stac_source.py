@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import importlib
 import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +25,9 @@ from requests.exceptions import ChunkedEncodingError
 from urllib3 import Retry
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
-from kappamask.catalogs import PROFILES, Profile, profile_of
+from kappamask.catalogs import PROFILES, Profile
 from kappamask.engines import PROXY
-from kappamask.errors import CatalogError, ItemError
+from kappamask.errors import CatalogError
 from kappamask.patience import spread
 
 if TYPE_CHECKING:
@@ -234,61 +232,6 @@ def _links_of(document: Any, href: str, *rels: str) -> list[dict[str, Any]]:
             "the link to it"
         )
     return [dict(link) for link in links if link.get("rel") in rels]
-
-
-def signer(profile: Profile | None) -> Callable[[pystac.Item], pystac.Item]:
-    """Find what makes the hrefs of a catalogue readable, before anything is searched.
-
-    Raises
-    ------
-    CatalogError
-        If the package that signs is not installed.
-    """
-    if not (profile and profile.signer):
-        return lambda item: item
-    try:
-        module = importlib.import_module(profile.signer)
-    except ImportError as error:
-        raise CatalogError(
-            f"catalogue {profile.name!r} gives files out to signed requests only, which needs "
-            f"another package ({error}): pip install 'kappamask[{profile.name}]'"
-        ) from None
-
-    def sign(item: pystac.Item) -> pystac.Item:
-        try:
-            return module.sign(item)  # type: ignore[no-any-return]
-        except RequestException as error:
-            raise CatalogError(f"item {item.id} cannot be signed: {error}") from error
-
-    return sign
-
-
-def renew(item: Any) -> Any:
-    """Sign an item again whose addresses may have expired; return others as they are.
-
-    Only catalogues that sign are known to `kappamask.catalogs` by a signer: addresses that
-    somebody else signed cannot be renewed here.
-
-    Examples
-    --------
-    >>> item = {"id": "x_L2A", "properties": {}, "assets": {"red": {"href": "B04.tif"}}}
-    >>> renew(item) is item
-    True
-    """
-    try:
-        profile = profile_of(item)
-        sign = signer(profile)
-    except (ItemError, CatalogError):
-        return item
-    if not profile.signer:
-        return item
-    bare = copy.deepcopy(item) if isinstance(item, dict) else item.clone()
-    for asset in (bare["assets"] if isinstance(bare, dict) else bare.assets).values():
-        if isinstance(asset, dict):
-            asset["href"] = asset["href"].split("?")[0]
-        else:
-            asset.href = asset.href.split("?")[0]
-    return sign(bare)  # type: ignore[arg-type]  # signers take dicts too
 
 
 class _PatientIO(StacApiIO):  # type: ignore[misc]

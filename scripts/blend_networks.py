@@ -1,13 +1,13 @@
 """Blend the weights of networks of one line of training, as kappamask-2026d was made.
 
-    python scripts/blend_networks.py FOLDER=SHARE ... [--shadow 0.3] --out FOLDER
+    python scripts/blend_networks.py FOLDER=SHARE ... [--shadow 0.3] [--settle] --out FOLDER
 
 Each folder has `best.safetensors` and `best.toml`, as `kappamask train` writes them; the networks
 were trained on from one another or from the same one. Means of such weights often keep what
 the first one knew and take most of what the others learned (Wortsman et al. 2022,
-arXiv:2109.01903 and arXiv:2203.05482). `--shadow` is added to the logit of cloud shadow. Last,
-weights and biases are moved to numbers that bf16 holds, so that both precisions run the same
-network and differ by the rounding of activations only.
+arXiv:2109.01903 and arXiv:2203.05482). `--shadow` is added to the logit of cloud shadow. With
+`--settle`, weights and biases are moved to numbers that bf16 holds, so that both precisions run the
+same network and differ by the rounding of activations only: try both, either may agree better.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="+", type=read_share, metavar="FOLDER=SHARE")
     parser.add_argument("--shadow", type=float, default=0.0, help="added to the logit of shadow")
+    parser.add_argument("--settle", action="store_true", help="round weights to bf16")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     folders, shares = zip(*options.networks, strict=True)
@@ -98,7 +99,8 @@ def main() -> None:
     network = UNet(tomllib.loads(entries[-1])["widths"])
     network.load_state_dict(blend([load_file(folder / WEIGHTS) for folder in folders], shares))
     network.head.bias[SHADOW * SUB_PIXELS : (SHADOW + 1) * SUB_PIXELS] += options.shadow
-    settle(network)
+    if options.settle:
+        settle(network)
     options.out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(tensors, options.out / WEIGHTS)

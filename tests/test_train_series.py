@@ -15,6 +15,7 @@ from kappamask.legend import Label
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.datasets import ChipFolder
 from kappamask.train.series import CLOUDY, DOUBTFUL, judge, refer
+from kappamask.train.simulate import CLEAR_TO, THIN_FROM
 from kappamask.train.targets import CLEAR, THIN, one_hot, target_of
 
 SIX = ("B02", "B03", "B04", "B08", "B8A", "B11")
@@ -59,7 +60,8 @@ def judged(*args, when=4, **kwargs):
 
 @pytest.mark.parametrize(
     ("albedo", "code"),
-    [(0.02, Label.CLEAR), (0.06, DOUBTFUL), (0.11, Label.SEMI_TRANSPARENT),
+    [(0.6 * CLEAR_TO, Label.CLEAR), ((CLEAR_TO + THIN_FROM) / 2, DOUBTFUL),
+     (1.25 * THIN_FROM, Label.SEMI_TRANSPARENT),
      (0.18, Label.SEMI_TRANSPARENT), (0.25, CLOUDY), (0.4, Label.CLOUD), (0.8, Label.CLOUD)],
 )  # fmt: skip
 def test_a_cloud_is_measured_by_what_the_ground_was_before_and_after(albedo, code):

@@ -23,6 +23,9 @@ ROWS = {
     ),
     "on_cloud_n_cloud_dice": "the same, not widened",
     "ukis_ref_dice": "`ukis_ref` (L1C, 6 bands, 30 m): dice of {classes}",
+    "val_series_dice": (
+        "validation, 72 dates of one place, labelled by its other dates: dice of {classes}"
+    ),
     "val_dice_algorithmic_labels": "validation, labels made by programs: dice of {classes}",
 }
 

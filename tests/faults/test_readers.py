@@ -13,7 +13,7 @@ from kappamask.errors import ReadError
 from kappamask.patience import Answer, ask, read_patiently
 from kappamask.rasters import BandFile, FileReader
 from kappamask.readers import Claim, Href
-from kappamask.stac_source import renew
+from kappamask.signing import renew
 
 PATH = f"/{item_id(DATES[0])}/B02.tif"
 WHOLE = slice(0, SIZE), slice(0, SIZE)
