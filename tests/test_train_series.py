@@ -85,6 +85,18 @@ def test_shadow_is_told_from_what_a_field_does_by_itself(change, code):
     assert set(np.unique(verdict[INSIDE])) == {code}
 
 
+@pytest.mark.parametrize("lacking", [("B11",), ("B08", "B11"), ("B8A",)])
+def test_four_bands_are_enough(lacking):
+    def less(change):
+        chips = make_series(lambda _, value: change(value))
+        for chip in chips:
+            chip.dn[[SLOT[name] for name in lacking]] = 0
+        return set(np.unique(judge(chips)[4].verdict[INSIDE]))
+
+    assert less(lambda value: value * 0.6) == {Label.CLOUD_SHADOW}
+    assert less(lambda value: under_cloud(0.15, value)) == {Label.SEMI_TRANSPARENT}
+
+
 def test_specks_are_no_shadow():
     def two_wet_pixels(_, value):
         value = value.copy()

@@ -2,9 +2,10 @@
 
 A place seen clear on dates before and after shows how bright it is without cloud. What is brighter
 in all visible bands was seen through a cloud, of an albedo that the same equation gives with which
-`kappamask.train.simulate` draws one; what is darker in all bands stands in shadow. So real
-pixels and simulated ones are labelled by one definition (`docs/decisions/0012`, `0013`). MAJA tells
-clouds in this way (Hagolle et al. 2010, Remote Sens. Environ. 114, 1747).
+`kappamask.train.simulate` draws one; what is darker in the infrared bands, and no brighter in the
+visible, stands in shadow. So real pixels and simulated ones are labelled by one definition
+(`docs/decisions/0012`, `0013`). MAJA tells clouds in this way (Hagolle et al. 2010, Remote Sens.
+Environ. 114, 1747).
 
 What a field does by itself looks different: tilled soil is brighter in red than in blue, a harvest
 darkens the near infrared alone. Snow, and places with too few clear dates, are left to the
@@ -19,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from kappamask.bands import NEAR_INFRARED
 from kappamask.legend import Label
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.simulate import CLEAR_TO, THIN_FROM
@@ -26,8 +28,6 @@ from kappamask.train.simulate import CLEAR_TO, THIN_FROM
 # Beside the codes of `Label`: cloud of a thickness that nobody knows, and no label to be believed.
 CLOUDY, DOUBTFUL = np.uint8(6), np.uint8(7)
 VISIBLE = tuple(SLOT[name] for name in ("B02", "B03", "B04"))
-DARKENED = tuple(SLOT[name] for name in ("B08", "B11"))  # where shadow holds no light of the sky
-USED = (*VISIBLE, *DARKENED)
 ALGORITHMIC = ("net", "scl+net")  # kinds of labels that may be wrong
 FEWEST = 6  # dates that make a series
 NEAREST = 7  # clear dates that a reference is the median of
@@ -47,7 +47,7 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
     """Give dated chips of one place a `verdict`, and all others back as they are.
 
     Chips belong to one place if their names are the same but for the date at their end, and
-    level, bands and size are the same. Only labels that programs made are judged.
+    level, resolution, bands and size are the same. Only labels that programs made are judged.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
     places: dict[tuple[object, ...], list[int]] = {}
     for index, chip in enumerate(chips):
         if chip.date is not None and chip.kind in ALGORITHMIC:
-            key = (chip.place, chip.level, chip.bands, chip.label.shape)
+            key = (chip.place, chip.level, chip.resolution, chip.bands, chip.label.shape)
             places.setdefault(key, []).append(index)
     judged = list(chips)
     for indices in places.values():
@@ -71,7 +71,8 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
 
 def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
     """Judge each date of one place by the others: (y, x) uint8 each, see `judge`."""
-    reflectance = np.stack([chip.dn[list(USED)] for chip in series]).astype(np.float32) / 1e4
+    slots = [*VISIBLE, *infrared(series[0])]
+    reflectance = np.stack([chip.dn[slots] for chip in series]).astype(np.float32) / 1e4
     reflectance[reflectance <= 0] = np.nan
     days = np.array([chip.date.toordinal() for chip in series if chip.date is not None])
     usable = np.array([not is_snowy(chip) for chip in series])[:, None, None]
@@ -86,6 +87,12 @@ def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
         clear = _inside(like & ~said_cloud) | (clear & ~(known & (veil.min(1) > THIN_FROM)))
     verdicts = [_decide(*date) for date in zip(series, veil, light, strict=True)]
     return [np.where(sure, verdict, 0) for sure, verdict in zip(known, verdicts, strict=True)]
+
+
+def infrared(chip: Chip) -> list[int]:
+    """Slots of the bands where shadow holds hardly any light of the sky: B08 or B8A, and B11."""
+    near = [name for name in NEAR_INFRARED if name in chip.bands][:1]
+    return [SLOT[name] for name in (*near, *({"B11"} & set(chip.bands)))]
 
 
 def is_snowy(chip: Chip) -> bool:
@@ -178,10 +185,9 @@ def _compare(reflectance: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray
 
     (date, 3, y, x) and (date, y, x). The light is what the band says that lost least.
     """
-    visible, infrared = len(VISIBLE), reflectance[:, len(VISIBLE) :]
+    visible = len(VISIBLE)
     veils = albedo_over(reflectance[:, :visible], reference[:, :visible])
-    there = np.isfinite(infrared).any((0, 2, 3))
-    light = (infrared[:, there] / reference[:, visible:][:, there]).max(1)
+    light: np.ndarray = (reflectance[:, visible:] / reference[:, visible:]).max(1)
     return veils, light
 
 
