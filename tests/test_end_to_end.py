@@ -105,7 +105,7 @@ def test_masks_equal_predict_array_on_pixels_read_by_rasterio(masks, shared_data
 
 
 def test_clouds_and_shadows_that_one_sees_are_labelled(masks):
-    """Thick cloud on 06-02; overcast on 06-07 and 06-22; clear on 06-20 (held out of training)."""
+    """Cloud of all kinds on 06-02; overcast on 06-07 and 06-22; clear on 06-20 (not trained on)."""
 
     def shares(day):
         (path,) = masks.glob(f"*202206{day}*.tif")
@@ -113,7 +113,8 @@ def test_clouds_and_shadows_that_one_sees_are_labelled(masks):
             counts = np.bincount(source.read(1).ravel(), minlength=6)
         return counts[:5] / counts[1:5].sum()
 
-    assert shares("02")[4] > 0.2
+    assert shares("02")[4] > 0.15
+    assert shares("02")[3:].sum() > 0.35
     assert shares("02")[2] > 0.04
     assert shares("07")[4] > 0.98
     assert shares("22")[4] > 0.98
