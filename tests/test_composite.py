@@ -433,7 +433,7 @@ def test_a_ranking_that_cannot_be_meant_is_refused(arguments, message):
 @pytest.fixture(scope="module")
 def bolzano_june(shared_data):
     """All twelve dates over 300 x 300 px of the scene that 2022-06-02 covers with cloud."""
-    cube = bolzano.read_cube(shared_data / "bolzano", rows=slice(380, 680), columns=slice(100, 400))
+    cube = bolzano.read_cube(shared_data / "bolzano", rows=slice(280, 580), columns=slice(100, 400))
     return cube, km.predict_cube(cube).load()
 
 
@@ -447,8 +447,7 @@ def test_june_over_bolzano_shows_neither_cloud_nor_shadow(bolzano_june, method, 
     if method == "geomedian":
         pytest.importorskip("geomad")
     cube, labels = bolzano_june
-    cloudy = labels[0].isin([Label.SEMI_TRANSPARENT, Label.CLOUD])
-    assert cloudy.mean() > 0.3  # there is something to take away
+    assert (labels[0] == Label.CLOUD).mean() > 0.1  # there is something to take away
     image = km.composite(cube, labels, method=method, period="month").load()
     clear = cube.sel(time="2022-06-20").isel(time=0)
     seen = image.reflectance[0].notnull().all("band")

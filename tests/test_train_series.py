@@ -10,11 +10,13 @@ import pytest
 from support.chip_files import write_raster
 
 from kappamask.bands import NAMES
+from kappamask.errors import InputError
 from kappamask.evaluate.scenes import series_set
 from kappamask.legend import Label
 from kappamask.train.chips import SLOT, Chip
-from kappamask.train.datasets import ChipFolder
+from kappamask.train.datasets import ChipFolder, open_dataset, read_split
 from kappamask.train.series import CLOUDY, DOUBTFUL, judge, refer
+from kappamask.train.settings import Source
 from kappamask.train.simulate import CLEAR_TO, THIN_FROM
 from kappamask.train.targets import CLEAR, THIN, one_hot, target_of
 
@@ -170,9 +172,18 @@ def test_a_folder_judges_where_it_is_asked_to(tmp_path):
     )
     assert all(chip.verdict is None for chip in as_they_are)
     assert (judged_ones[4].verdict[INSIDE] == Label.SEMI_TRANSPARENT).all()
+    source = Source("chips", tmp_path, cache=tmp_path / "cache", options={"series": True})
+    for kept in (read_split(source, "val"), read_split(source, "val")):  # written, then mapped
+        for chip, judged_one in zip(kept, judged_ones, strict=True):
+            np.testing.assert_array_equal(chip.verdict, judged_one.verdict)
     scored = series_set(tmp_path).chips[4].label
     assert (scored[INSIDE] == Label.SEMI_TRANSPARENT).all()
     assert set(np.unique(scored)) <= {0, 1, 2, 3, 4}
+
+
+def test_series_is_true_or_false(tmp_path):
+    with pytest.raises(InputError, match="series is true or false, got 'no'"):
+        open_dataset(Source("chips", tmp_path, options={"series": "no"}))
 
 
 def test_a_real_summer_shows_veils_that_no_label_has(shared_data):

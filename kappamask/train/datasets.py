@@ -49,6 +49,14 @@ class ChipFolder:
     folder: Path
     series: bool = False  # let the dates of a place judge one another, `kappamask.train.series`
 
+    def __post_init__(self) -> None:
+        """Refuse a word where true or false is meant."""
+        if not isinstance(self.series, bool):
+            raise InputError(
+                f"series is true or false, got {self.series!r} in [[data]] of {self.folder}: "
+                "write series = true"
+            )
+
     def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
         """Yield the chips of one split."""
         chips = [*read_chips(self.folder, split, limit=limit)]

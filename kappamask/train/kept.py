@@ -16,7 +16,7 @@ import numpy as np
 from kappamask.files import publish, staging
 from kappamask.train.chips import Chip
 
-LAYERS = ("dn", "label", "scl")
+LAYERS = ("dn", "label", "scl", "verdict")
 
 
 def keep(chips: Iterable[Chip], folder: Path, *, name: str) -> list[Chip]:
