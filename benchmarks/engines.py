@@ -21,10 +21,10 @@ from machine import median_seconds, print_machine
 from pixels import make_cube
 
 from kappamask import load_model
-from kappamask.bands import NAMES
-from kappamask.model import Model, weights_of
-from kappamask.runners import export_onnx
-from kappamask.windows import Window, plan_windows
+from kappamask.base.bands import NAMES
+from kappamask.base.windows import Window, plan_windows
+from kappamask.networks.model import Model, weights_of
+from kappamask.networks.runners import export_onnx
 
 FLAGS = [1.0] * 14  # every band, L1C
 CHOICES = (

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from kappamask.runners import available_threads
+from kappamask.networks.runners import available_threads
 
 BUSY = 0.5  # load beyond this before a run: other programs took part of the cores
 PACKAGES = (

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from kappamask import load_cube, search
-from kappamask.bands import NAMES
+from kappamask.base.bands import NAMES
 from kappamask.sample import SCENES, catalog_path
 
 CORE = 1536  # pixels of the window lattice; the first pixel lies on it

@@ -18,8 +18,8 @@ from machine import median_seconds, peak_gb, print_machine
 from pixels import make_cube
 
 from kappamask import load_model, predict_array, predict_cube
-from kappamask.bands import NAMES
-from kappamask.windows import plan_windows
+from kappamask.base.bands import NAMES
+from kappamask.base.windows import plan_windows
 
 SERIES = (3, 12)  # dates of one cube
 TARGET = 6.0  # Mpx/s of the network alone

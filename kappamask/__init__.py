@@ -10,21 +10,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kappamask.errors import KappaMaskError
-from kappamask.legend import Label
+from kappamask.base.errors import KappaMaskError
+from kappamask.base.legend import Label
 
 if TYPE_CHECKING:
-    from kappamask import catalogs, networks, plot
-    from kappamask.cf_files import write_netcdf, write_zarr
-    from kappamask.composite_output import write_composite
+    from kappamask import networks, plot
     from kappamask.composites import composite
-    from kappamask.cube import load_cube
-    from kappamask.model import load_model
-    from kappamask.output import write_mask
+    from kappamask.cubes.cube import load_cube
+    from kappamask.networks.model import load_model
+    from kappamask.outputs.cf_files import write_netcdf, write_zarr
+    from kappamask.outputs.composite_output import write_composite
+    from kappamask.outputs.masks import write_mask
     from kappamask.plot import quicklook
-    from kappamask.predict import predict_array, predict_cube
-    from kappamask.safe import open_safe
-    from kappamask.stac_search import search
+    from kappamask.predict.predict import predict_array, predict_cube
+    from kappamask.scenes import catalogs
+    from kappamask.scenes.safe import open_safe
+    from kappamask.scenes.search import search
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,18 +49,18 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "composite": "composites",
-    "load_cube": "cube",
-    "load_model": "model",
-    "open_safe": "safe",
-    "predict_array": "predict",
-    "predict_cube": "predict",
-    "quicklook": "plot",
-    "search": "stac_search",
-    "write_composite": "composite_output",
-    "write_mask": "output",
-    "write_netcdf": "cf_files",
-    "write_zarr": "cf_files",
+    "composite": "composites.cube",
+    "load_cube": "cubes.cube",
+    "load_model": "networks.model",
+    "open_safe": "scenes.safe",
+    "predict_array": "predict.predict",
+    "predict_cube": "predict.predict",
+    "quicklook": "plot.scene",
+    "search": "scenes.search",
+    "write_composite": "outputs.composite_output",
+    "write_mask": "outputs.masks",
+    "write_netcdf": "outputs.cf_files",
+    "write_zarr": "outputs.cf_files",
 }
 
 
@@ -70,9 +71,11 @@ _OF_CUBES = {"composite", "load_cube", "open_safe", "predict_cube", "quicklook",
 def __getattr__(name: str) -> Any:
     if name in _OF_CUBES:
         import_module("kappamask.accessor")  # registers cube.kappamask
+    if name == "catalogs":
+        return import_module("kappamask.scenes.catalogs")
     if name in _ROOMS:
         return getattr(import_module(f"kappamask.{_ROOMS[name]}"), name)
-    if name in ("catalogs", "networks", "plot"):
+    if name in ("networks", "plot"):
         return import_module(f"kappamask.{name}")
     raise AttributeError(f"module 'kappamask' has no attribute {name!r}")
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kappamask.base.legend import LEGEND, Label
 from kappamask.evaluate.scenes import GERMANY_CLEAR, cut, find_surfaces, read_germany
-from kappamask.legend import LEGEND, Label
 from kappamask.train.chips import SLOT, Chip, read_chips
 from kappamask.train.simulate import CloudField, label_field, simulate
 from kappamask.train.teacher import teach

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import kappamask as km
-from kappamask.legend import LEGEND
+from kappamask.base.legend import LEGEND
 from kappamask.sample import SCENES, catalog_path
 
 TARGET = Path(__file__).parents[1] / "docs" / "pictures" / "failures.jpg"

@@ -17,8 +17,8 @@ from draw_failures import paint, to_picture
 from PIL import Image
 
 import kappamask as km
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.codes import SCL, map_codes
-from kappamask.legend import PREDICTED, Label
 from kappamask.sample import SCENES, catalog_path
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.series import judge

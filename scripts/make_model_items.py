@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from kappamask.manifest import read_registry
-from kappamask.model_item import describe_model
+from kappamask.networks.manifest import read_registry
+from kappamask.networks.model_item import describe_model
 
 FOLDER = Path(__file__).parents[1] / "docs" / "models"
 

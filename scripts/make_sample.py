@@ -28,8 +28,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine, array_bounds
 from rasterio.warp import transform as reproject_points
 
-from kappamask import bands
-from kappamask.errors import ReadError
+from kappamask.base import bands
+from kappamask.base.errors import ReadError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "kappamask"
 L1C, L2A = "sentinel-2-l1c", "sentinel-2-l2a"  # ids of the two collections

@@ -11,7 +11,7 @@ from support.labels import make_pair
 
 import kappamask as km
 import kappamask.accessor
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
 
 BANDS = ("B02", "B03", "B04", "B08")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import kappamask
+from kappamask.base.errors import ArchiveError, InputError, UnknownNameError, WriteError
 from kappamask.cli import main
-from kappamask.errors import ArchiveError, InputError, UnknownNameError, WriteError
-from kappamask.model import load_model, read_registry
+from kappamask.networks.model import load_model, read_registry
 from kappamask.openeo import archives, wheels
 from kappamask.openeo.archives import ENGINES, Built, build_archives, library_members
 from kappamask.openeo.graph_parts import DEFAULT_JOB_OPTIONS
@@ -25,7 +25,7 @@ from kappamask.openeo.wheels import (
     wheel_members,
     write_zip,
 )
-from kappamask.predict import predict_array
+from kappamask.predict.predict import predict_array
 
 ROOT = Path(__file__).parents[1]
 UDF = ROOT / "udf/kappamask_udf.py"
@@ -177,18 +177,20 @@ def test_the_library_comes_with_the_weights_of_its_engine_and_without_the_sample
         members = library_members(engine)
         weights = {Path(name).suffix for name in members if "/weights/" in name} - {".json"}
         assert weights == {suffix}
-        assert "kappamask/registry.toml" in members
-        assert {"kappamask/udf.py", "kappamask/runners/__init__.py"} <= set(members)
+        assert "kappamask/networks/registry.toml" in members
+        assert {"kappamask/predict/chunk.py", "kappamask/networks/runners/__init__.py"} <= set(members)
         assert any("LICENSE" in name for name in members)
-        assert not [name for name in members if "/sample/" in name or "__pycache__" in name]
-    manifest = json.loads(library_members("onnx")["kappamask/weights/onnx.json"])
+        rooms = {name.split("/")[1] for name in members if name.startswith("kappamask/")}
+        assert rooms == {"__init__.py", "base", "networks", "predict"}
+        assert not [name for name in members if "__pycache__" in name]
+    manifest = json.loads(library_members("onnx")["kappamask/networks/weights/onnx.json"])
     assert {entry["source_sha256"] for entry in manifest.values()} == {m.sha256 for m in models}
 
 
 def test_the_manifest_of_exported_networks_holds_their_hashes():
     members = library_members("onnx")
-    for name, entry in json.loads(members["kappamask/weights/onnx.json"]).items():
-        content = members[f"kappamask/weights/{name}"]
+    for name, entry in json.loads(members["kappamask/networks/weights/onnx.json"]).items():
+        content = members[f"kappamask/networks/weights/{name}"]
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
 
 
@@ -405,7 +407,7 @@ def test_what_a_worker_imports_needs_numpy_only():
         "        if name.split('.')[0] in sys.argv[1].split():\n"
         "            raise ImportError(f'{name} is not on workers')\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import kappamask, kappamask.udf, kappamask.predict\n"
+        "import kappamask, kappamask.predict.chunk, kappamask.predict.predict\n"
         "kappamask.predict_array\n"
     )
     away = "torch onnx onnxruntime dask xarray rasterio rioxarray pystac shapely openeo safetensors"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import box, mapping
 
-from kappamask.area import cut_at_antimeridian, parse_area
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
+from kappamask.scenes.area import cut_at_antimeridian, parse_area
 
 SQUARE = box(26.5, 58.3, 26.8, 58.4)
 

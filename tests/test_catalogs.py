@@ -7,8 +7,9 @@ import pystac
 import pytest
 from support.real_items import REFUSED, make_item, readable_items, real_items, refuses
 
-from kappamask import bands as band_table
-from kappamask.catalogs import (
+from kappamask.base import bands as band_table
+from kappamask.base.errors import InputError, ItemError, UnknownNameError
+from kappamask.scenes.catalogs import (
     PROFILES,
     Holding,
     Profile,
@@ -17,8 +18,7 @@ from kappamask.catalogs import (
     profile_of,
     resolve_assets,
 )
-from kappamask.errors import InputError, ItemError, UnknownNameError
-from kappamask.items import level_of
+from kappamask.scenes.items import level_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")

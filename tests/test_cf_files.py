@@ -1,4 +1,4 @@
-"""`kappamask.cf_files`: NetCDF and Zarr, read back by xarray, GDAL, netCDF4, a CF checker."""
+"""NetCDF and Zarr, read back by xarray, GDAL, netCDF4, a CF checker."""
 
 import json
 import subprocess
@@ -15,8 +15,8 @@ from rasterio.errors import RasterioIOError
 from support.labels import file_size_limit, make_labels, make_pair, random_codes
 
 import kappamask as km
-from kappamask.errors import InputError, ReadError, WriteError
-from kappamask.legend import Label
+from kappamask.base.errors import InputError, ReadError, WriteError
+from kappamask.base.legend import Label
 
 pytest.importorskip("zarr", reason="needs kappamask[formats]")
 

@@ -11,14 +11,14 @@ from support import bolzano
 from support.labels import make_pair
 
 import kappamask as km
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.legend import Label
 from kappamask.composites.blocks import LEAST_PX, split_chunks
 from kappamask.composites.methods import METHODS
 from kappamask.composites.periods import PERIODS, split_dates
 from kappamask.composites.ranking import Ranking
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.legend import Label
-from kappamask.openeo import periods as openeo_periods
-from kappamask.openeo.arrays import median_valid
+from kappamask.openeo.engine import periods as openeo_periods
+from kappamask.openeo.engine.arrays import median_valid
 from kappamask.openeo.graph_parts import cloud_kernel
 
 BANDS = ("B02", "B04", "B08")

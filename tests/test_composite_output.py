@@ -1,4 +1,4 @@
-"""`kappamask.composite_output`: rasters with an item beside them, read back as others read them."""
+"""Composite files: rasters with an item beside them, read back as others read them."""
 
 import json
 
@@ -14,9 +14,9 @@ from support.labels import contents, file_size_limit, make_item, make_pair, read
 from test_stac_item import schemas, validate  # noqa: F401  (schemas is a fixture)
 
 import kappamask as km
-from kappamask import composite_output, raster_writer
-from kappamask.errors import InputError, ReadError, WriteError
-from kappamask.legend import LEGEND
+from kappamask.base.errors import InputError, ReadError, WriteError
+from kappamask.base.legend import LEGEND
+from kappamask.outputs import composite_output, raster_writer
 
 BANDS = ("B02", "B04", "B08")
 DAYS = ("2022-06-02", "2022-06-20", "2022-08-03")

@@ -10,12 +10,12 @@ import pytest
 import rasterio
 
 import kappamask as km
-from kappamask import composite_pipeline, pipeline
+from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.cli import composite as command
 from kappamask.cli import main
-from kappamask.composite_pipeline import CompositeOptions, compose_items, read_masks
 from kappamask.composites import clear, methods
-from kappamask.errors import InputError, ReadError, UnknownNameError
+from kappamask.jobs import composite_pipeline, pipeline
+from kappamask.jobs.composite_pipeline import CompositeOptions, compose_items, read_masks
 from kappamask.sample import AREA_L2A, catalog_path
 
 BBOX = ",".join(map(str, AREA_L2A))
@@ -79,7 +79,7 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
     def refuse(*_, **__):
         raise AssertionError("a date was labelled again")
 
-    monkeypatch.setattr("kappamask.predict.predict_window", refuse)
+    monkeypatch.setattr("kappamask.predict.predict.predict_window", refuse)
     words = ["--method", "best-pixel", "--target", "2019-07-15", "--bands", "B04,B08"]
     assert main(["composite", *QUERY, *words, "--out", str(summer)]) == 0
     (path,) = summer.glob("*best-pixel.tif")

@@ -14,10 +14,7 @@ from pyproj import Transformer
 from support import bolzano
 
 from kappamask import load_cube
-from kappamask.area import project_bounds
-from kappamask.catalogs import Holding, Profile, resolve_assets
-from kappamask.engines import Grid, snap_chunks
-from kappamask.errors import (
+from kappamask.base.errors import (
     InputError,
     ItemError,
     KappaMaskError,
@@ -25,8 +22,11 @@ from kappamask.errors import (
     ReadError,
     UnknownNameError,
 )
+from kappamask.cubes.engines import Grid, snap_chunks
 from kappamask.sample import SCENES, catalog_path
-from kappamask.stac_search import search
+from kappamask.scenes.area import project_bounds
+from kappamask.scenes.catalogs import Holding, Profile, resolve_assets
+from kappamask.scenes.search import search
 
 LEFT, TOP = 600000, 5000040
 SIZE = 60  # 10 m pixels per side of the scenes made here
@@ -359,7 +359,7 @@ def test_a_grid_covers_its_bounds_and_lies_on_the_items_pixels(left, bottom, wid
 
 
 def test_an_area_across_the_antimeridian_is_small_on_its_grid():
-    from kappamask.area import parse_area
+    from kappamask.scenes.area import parse_area
 
     left, _, right, _ = project_bounds(parse_area((179.9, -17, -179.9, -16.9)), 32760)
     assert right - left < 40_000

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kappamask.dates import parse_dates
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
+from kappamask.scenes.dates import parse_dates
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from importlib import util
 import pytest
 from support.doc_examples import ROOT, SHELLS, check_names, read_examples
 
-from kappamask import catalogs
-from kappamask.catalogs import Holding
 from kappamask.cli import main, make_parser
 from kappamask.sample import AREA_L2A, catalog_path
+from kappamask.scenes import catalogs
+from kappamask.scenes.catalogs import Holding
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -120,7 +120,7 @@ class Reader:
         pytest.importorskip("uvicorn")
         from support.openeo_server import serving
 
-        from kappamask.openeo.settings import Settings
+        from kappamask.openeo.server.settings import Settings
 
         assert options.catalog == "earth-search"
         assert SERVED.endswith(f":{options.port}")
@@ -212,7 +212,7 @@ def test_figures_follow_the_manifest():
 
 
 def test_the_page_of_classes_shows_the_legend():
-    from kappamask.legend import LEGEND
+    from kappamask.base.legend import LEGEND
 
     text = (ROOT / "docs" / "classes.md").read_text("utf-8")
     for entry in LEGEND:

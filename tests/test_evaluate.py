@@ -10,8 +10,9 @@ import pytest
 import torch
 from support.labelled_chips import TEN, make_chip, write, write_chip, write_chips
 
+from kappamask.base.errors import InputError, ItemError, UnknownNameError
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.cli import main
-from kappamask.errors import InputError, ItemError, UnknownNameError
 from kappamask.evaluate import Options, evaluate, run, write_report
 from kappamask.evaluate.metrics import METRICS
 from kappamask.evaluate.peers import NO_THIN, Answer
@@ -31,8 +32,7 @@ from kappamask.evaluate.scenes import (
 from kappamask.evaluate.scores import ARGMAX, HALF, MACRO, MICRO, Answers, score_all
 from kappamask.evaluate.scoring import CLOUD, FOUR, THREE, Dataset
 from kappamask.evaluate.tables import Lookup, comparison
-from kappamask.legend import PREDICTED, Label
-from kappamask.manifest import find_entry
+from kappamask.networks.manifest import find_entry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 RULE_BASED = ("scl", "fmask", "maja")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.ndimage import binary_dilation
 
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.calibration import TOP, count_reliability, ece_of, reliability_of
 from kappamask.evaluate.metrics import (
     METRICS,
@@ -19,7 +20,6 @@ from kappamask.evaluate.metrics import (
 )
 from kappamask.evaluate.scores import confuse
 from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, SCORINGS, THREE
-from kappamask.legend import PREDICTED, Label
 
 CODES = arrays.arrays(np.uint8, (3, 7), elements=st.integers(0, 5))
 

@@ -7,8 +7,9 @@ import pytest
 from safetensors.torch import save_file
 from support.labelled_chips import TEN, codes_at_20m, make_chip, write, write_chips
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError, ReadError, UnknownNameError, WeightsError
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, ReadError, UnknownNameError, WeightsError
+from kappamask.base.legend import Label
 from kappamask.evaluate.codes import FMASK, MAJA_MUSCATE, MAJA_NATIVE, SCL, map_codes, map_maja
 from kappamask.evaluate.peers import SclPeer, fmask_peer, maja_peer, python_fmask_peer
 from kappamask.evaluate.programs import (
@@ -21,9 +22,8 @@ from kappamask.evaluate.programs import (
     network_from_file,
 )
 from kappamask.evaluate.scenes import SIZE, cut, read_germany
-from kappamask.legend import Label
-from kappamask.manifest import find_entry
-from kappamask.predict import predict_array
+from kappamask.networks.manifest import find_entry
+from kappamask.predict.predict import predict_array
 from kappamask.train.chips import SLOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -229,7 +229,7 @@ def test_unknown_models_are_named():
 
 
 def test_weights_of_a_training_run_give_the_labels_of_the_same_weights_shipped(tmp_path):
-    from kappamask.model import read_weights, weights_of
+    from kappamask.networks.model import read_weights, weights_of
 
     entry = find_entry("default", "L2A")
     shipped = weights_of(entry)

@@ -8,9 +8,16 @@ import pystac
 import pytest
 from support.real_items import make_item, readable_items
 
-from kappamask.catalogs import resolve_assets
-from kappamask.errors import InputError, ItemError
-from kappamask.items import baseline_of, generation_time, level_of, sensing_time, tile_of, view_of
+from kappamask.base.errors import InputError, ItemError
+from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.items import (
+    baseline_of,
+    generation_time,
+    level_of,
+    sensing_time,
+    tile_of,
+    view_of,
+)
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")

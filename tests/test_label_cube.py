@@ -1,12 +1,12 @@
-"""`kappamask.label_cube`: what a label cube must be, and where its pixels lie."""
+"""`kappamask.outputs.label_cube`: what a label cube must be, and where its pixels lie."""
 
 import numpy as np
 import pytest
 import rasterio
 from support.labels import CORNER, contents, make_labels, random_codes
 
-from kappamask.errors import InputError
-from kappamask.output import write_mask
+from kappamask.base.errors import InputError
+from kappamask.outputs.masks import write_mask
 
 
 def test_axes_that_run_the_other_way_are_turned_north_up(tmp_path):

@@ -25,7 +25,8 @@ from support.keras_files import entry_of, make_arrays, write_keras
 from support.limited import HIDDEN, Limits, closed_pipe, may_mount, run, run_real, seen, start
 from support.safe_products import Recipe, write_safe
 
-from kappamask.cli import ending, main, make_parser
+from kappamask.cli import exit_codes as ending
+from kappamask.cli import main, make_parser
 from kappamask.sample import AREA_L1C, AREA_L2A, SCENES, catalog_path
 
 pytestmark = [
@@ -397,7 +398,9 @@ def test_a_folder_that_cannot_be_is_one_line_before_any_work(
     folder = tmp_path / "file" / "out" if place == "file" else Path("/proc/kappamask/out")
     monkeypatch.setenv("KAPPAMASK_CACHE", str(folder))
     if name == "models fetch":
-        monkeypatch.setattr("kappamask.manifest.read_registry", lambda: ((), {NAME: inputs[1]}))
+        monkeypatch.setattr(
+            "kappamask.networks.manifest.read_registry", lambda: ((), {NAME: inputs[1]})
+        )
     words = [*name.split(), *map(str, outputs_of(folder, inputs)[name])]
     assert main(words) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if line.strip()]

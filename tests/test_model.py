@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save
 
 import kappamask
-from kappamask.bands import NAMES
-from kappamask.errors import InputError, UnknownNameError, WeightsError
-from kappamask.model import (
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, UnknownNameError, WeightsError
+from kappamask.base.windows import plan_windows
+from kappamask.networks.model import (
     Normalisation,
     find_entry,
     load_model,
@@ -23,7 +24,6 @@ from kappamask.model import (
     read_weights,
 )
 from kappamask.networks.unet import UNet, unshuffle
-from kappamask.windows import plan_windows
 
 PACKAGE = Path(kappamask.__file__).parent
 
@@ -34,13 +34,13 @@ def test_every_shipped_model_has_its_hash_its_figures_and_is_small():
     total = 0
     ours = [entry for entry in models.values() if entry.shipped]
     for entry in ours:
-        content = (PACKAGE / "weights" / entry.file).read_bytes()
+        content = (PACKAGE / "networks" / "weights" / entry.file).read_bytes()
         assert hashlib.sha256(content).hexdigest() == entry.sha256
         assert entry.metrics
         assert entry.licence == "Apache-2.0"
         total += len(content)
     assert total <= 10e6
-    shipped = {path.name for path in (PACKAGE / "weights").glob("*.safetensors")}
+    shipped = {path.name for path in (PACKAGE / "networks" / "weights").glob("*.safetensors")}
     assert shipped == {entry.file for entry in ours}
 
 
@@ -203,7 +203,7 @@ def test_bf16_and_fp32_agree_on_99_8_percent_of_labels(shared_data, date):
 def test_bf16_and_fp32_agree_on_99_8_percent_of_every_date_of_the_sample():
     """Invariant 4, date by date: 10 000 pixels of broken cloud are the hardest."""
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.stac_search import search
+    from kappamask.scenes.search import search
 
     for scene in SCENES:
         items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)

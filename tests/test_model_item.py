@@ -11,8 +11,8 @@ from pystac.validation.local_validator import get_local_schema_cache
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
-from kappamask.manifest import get_entry, read_registry
-from kappamask.model_item import describe_model
+from kappamask.networks.manifest import get_entry, read_registry
+from kappamask.networks.model_item import describe_model
 
 # The MLM schema borrows definitions from extension versions that the shared folder lacks.
 BORROWED = {

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import kappamask
-from kappamask.bands import NAMES
-from kappamask.errors import InputError, WeightsError
-from kappamask.legend import Label
-from kappamask.model import find_entry, load_model, weights_of
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, WeightsError
+from kappamask.base.legend import Label
+from kappamask.base.windows import plan_windows
+from kappamask.networks.model import find_entry, load_model, weights_of
 from kappamask.networks.onnx import build_graph
-from kappamask.networks.unet import UNet
-from kappamask.predict import predict_array, predict_cube
-from kappamask.runners import (
+from kappamask.networks.runners import (
     OnnxRunner,
     WeightsFile,
     available_threads,
@@ -31,7 +30,8 @@ from kappamask.runners import (
     open_onnx,
     resolve_engine,
 )
-from kappamask.windows import plan_windows
+from kappamask.networks.unet import UNet
+from kappamask.predict.predict import predict_array, predict_cube
 
 FOUR = ["B02", "B03", "B04", "B08"]
 ENGINES = [("torch", "fp32"), ("onnx", "fp32")]
@@ -107,7 +107,7 @@ def agreement(reflectance, bands, level):
 
 def test_onnx_and_torch_agree_on_99_9_percent_of_the_sample():
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.stac_search import search
+    from kappamask.scenes.search import search
 
     for scene in SCENES:
         items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)

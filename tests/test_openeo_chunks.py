@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import udfs
 
-from kappamask.openeo.flat_graph import GraphError
+from kappamask.openeo.engine.flat_graph import GraphError
 from kappamask.openeo.local import LocalEngine
 
 DAYS = np.array(["2022-06-02", "2022-06-20", "2022-07-05"], "M8[ns]")

@@ -10,15 +10,15 @@ from openeo.udf import execute_local_udf
 from support import bolzano
 from support.openeo_server import serving
 
-from kappamask.cube import load_cube
-from kappamask.cube_form import lattice_origin
+from kappamask.base.windows import LATTICE
+from kappamask.cubes.cube import load_cube
 from kappamask.openeo.graphs import cloud_labels, udf_code
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.settings import Settings
-from kappamask.predict import predict_cube
+from kappamask.openeo.server.settings import Settings
+from kappamask.predict.cube_form import lattice_origin
+from kappamask.predict.predict import predict_cube
 from kappamask.sample import SCENES, catalog_path
-from kappamask.stac_search import search
-from kappamask.windows import LATTICE
+from kappamask.scenes.search import search
 
 L1C = next(scene for scene in SCENES if scene.level == "L1C")
 ENOUGH = 0.998

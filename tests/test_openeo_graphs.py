@@ -11,7 +11,7 @@ import pytest
 from openeo.api.process import Parameter
 from openeo.metadata import Band, BandDimension, CubeMetadata, SpatialDimension, TemporalDimension
 
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.openeo import graph_parts
 from kappamask.openeo.graphs import (
     DEFAULT_JOB_OPTIONS,
@@ -309,7 +309,7 @@ def test_the_catalogue_files_follow_its_conventions(name):
 
 def validate_by_npm(processes):
     """Messages by process; specifications are those that openeo-processes-dask ships."""
-    from kappamask.openeo.library import specifications
+    from kappamask.openeo.engine.library import specifications
 
     if shutil.which("node") is None or not (VALIDATOR / "node_modules").is_dir():
         pytest.skip("needs node and @openeo/js-processgraphs: run `make npm`")

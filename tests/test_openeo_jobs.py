@@ -16,15 +16,15 @@ import requests
 from support.fake_engine import FAKE, FakeEngine, process
 from support.openeo_server import serving
 
+from kappamask.base.errors import InputError, WriteError
 from kappamask.cli import main
-from kappamask.errors import InputError, WriteError
-from kappamask.openeo.database import Database
-from kappamask.openeo.faults import STATUS
-from kappamask.openeo.jobs import JobStore
-from kappamask.openeo.results import collect_files
-from kappamask.openeo.server import create_app, listen
-from kappamask.openeo.settings import TOKEN_VARIABLE, Limits, Settings, read_token
-from kappamask.openeo.worker import Task, compute
+from kappamask.openeo.server.app import create_app, listen
+from kappamask.openeo.server.database import Database
+from kappamask.openeo.server.faults import STATUS
+from kappamask.openeo.server.jobs import JobStore
+from kappamask.openeo.server.results import collect_files
+from kappamask.openeo.server.settings import TOKEN_VARIABLE, Limits, Settings, read_token
+from kappamask.openeo.server.worker import Task, compute
 
 ANYWHERE = "0.0.0.0"  # noqa: S104  told to refuse it
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds

@@ -9,10 +9,10 @@ from openeo.metadata import CollectionMetadata
 from rio_cogeo import cog_validate
 from support import bolzano, stac_server, synthetic
 
-from kappamask.errors import NoItemsError
-from kappamask.legend import LEGEND
-from kappamask.openeo.flat_graph import GraphError
-from kappamask.openeo.load import load_stac
+from kappamask.base.errors import NoItemsError
+from kappamask.base.legend import LEGEND
+from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.load import load_stac
 from kappamask.openeo.local import LocalEngine
 from kappamask.sample import SCENES, catalog_path
 

@@ -16,15 +16,16 @@ import xarray as xr
 from openeo.internal.graph_building import PGNode
 from support import synthetic, udfs
 
-from kappamask.cube import load_cube
-from kappamask.openeo import graphs, library
-from kappamask.openeo.flat_graph import GraphError
+from kappamask.cubes.cube import load_cube
+from kappamask.openeo import graphs
+from kappamask.openeo.engine import library
+from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.periods import group_by_period, period_starts
 from kappamask.openeo.graph_parts import cloud_kernel
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.periods import group_by_period, period_starts
-from kappamask.predict import predict_array, predict_cube
+from kappamask.predict.predict import predict_array, predict_cube
 from kappamask.sample import SCENES, catalog_path
-from kappamask.stac_search import search
+from kappamask.scenes.search import search
 
 ROOT = Path(__file__).resolve().parents[1]
 DATES = ["2022-06-01", "2022-08-01"]

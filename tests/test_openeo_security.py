@@ -13,17 +13,17 @@ from support import bolzano, file_server, stac_server, synthetic
 from support.fake_engine import FAKE, SIGNATURE, FakeEngine, process
 from support.openeo_server import serving
 
+from kappamask.base.errors import InputError, ReadError
 from kappamask.cli.mask import mask_and_tell
-from kappamask.errors import InputError, ReadError
-from kappamask.openeo import connections
-from kappamask.openeo.flat_graph import GraphError
-from kappamask.openeo.load import read_area
+from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.load import read_area
+from kappamask.openeo.engine.outlet import RefusedError, check_url, is_public, open_outlet
+from kappamask.openeo.engine.processes import aggregate_spatial
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.outlet import RefusedError, check_url, is_public, open_outlet
-from kappamask.openeo.processes import aggregate_spatial
-from kappamask.openeo.server import create_app
-from kappamask.openeo.settings import Limits, Settings
-from kappamask.stac_search import search
+from kappamask.openeo.server import connections
+from kappamask.openeo.server.app import create_app
+from kappamask.openeo.server.settings import Limits, Settings
+from kappamask.scenes.search import search
 
 DATES = ["2022-06-01", "2022-08-01"]
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds

@@ -24,15 +24,15 @@ from support import bolzano
 from support.fake_engine import FAKE, FakeEngine
 from support.openeo_server import serving
 
-from kappamask.cube import load_cube
-from kappamask.legend import Label
-from kappamask.openeo.discovery import FORMATS as LISTED_FORMATS
+from kappamask.base.legend import Label
+from kappamask.cubes.cube import load_cube
+from kappamask.openeo.engine.save import FORMATS
 from kappamask.openeo.graphs import cloud_free_composite, cloud_labels, cloud_mask
-from kappamask.openeo.save import FORMATS
-from kappamask.openeo.settings import Settings
-from kappamask.predict import predict_array, predict_cube
+from kappamask.openeo.server.discovery import FORMATS as LISTED_FORMATS
+from kappamask.openeo.server.settings import Settings
+from kappamask.predict.predict import predict_array, predict_cube
 from kappamask.sample import SCENES, catalog_path
-from kappamask.stac_search import search
+from kappamask.scenes.search import search
 
 BANDS = ["B02", "B03", "B04", "B08"]
 SCENE = next(scene for scene in SCENES if scene.level == "L2A")

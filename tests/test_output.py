@@ -1,4 +1,4 @@
-"""`kappamask.output`: rasters with an item beside them, date by date, whole or not at all."""
+"""Mask files: rasters with an item beside them, date by date, whole or not at all."""
 
 import os
 import shutil
@@ -27,10 +27,11 @@ from support.labels import (
     random_codes,
 )
 
-from kappamask import __version__, output
-from kappamask.errors import ReadError, WriteError
-from kappamask.legend import LEGEND
-from kappamask.output import write_mask
+from kappamask import __version__
+from kappamask.base.errors import ReadError, WriteError
+from kappamask.base.legend import LEGEND
+from kappamask.outputs import masks as output
+from kappamask.outputs.masks import write_mask
 
 # --- the raster -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`kappamask.picture`: pixels to colours, held against brute force."""
+"""`kappamask.plot.picture`: pixels to colours, held against brute force."""
 
 from collections import Counter
 
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.labels import make_pair
 
-from kappamask.errors import InputError
-from kappamask.picture import block_mean, outlined, reduce_labels, true_color
+from kappamask.base.errors import InputError
 from kappamask.plot import quicklook
+from kappamask.plot.picture import block_mean, outlined, reduce_labels, true_color
 
 
 def test_bands_are_shown_in_their_own_colour_whatever_their_order():

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from kappamask.errors import ItemError, ReadError, WriteError
-from kappamask.pipeline import MaskOptions, Series, mask_items, may_pass
+from kappamask.base.errors import ItemError, ReadError, WriteError
+from kappamask.jobs.pipeline import MaskOptions, Series, mask_items, may_pass
 from kappamask.sample import AREA_L2A, catalog_path
-from kappamask.stac_search import search
+from kappamask.scenes.search import search
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import rasterio
 from PIL import Image
 from support.labels import file_size_limit, make_pair, read_unreferenced
 
-from kappamask.errors import WriteError
-from kappamask.legend import LEGEND
+from kappamask.base.errors import WriteError
+from kappamask.base.legend import LEGEND
 from kappamask.plot import scene
 from kappamask.plot.scene import Layout, quicklook
 

@@ -7,11 +7,11 @@ from PIL import Image
 from support.labels import make_item, make_labels, make_pair
 
 import kappamask as km
-from kappamask.errors import InputError
-from kappamask.legend import LEGEND, Label
-from kappamask.picture import class_shares
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, Label
 from kappamask.plot import compare, days, maps, series
 from kappamask.plot.days import COLORS, best_of_days
+from kappamask.plot.picture import class_shares
 
 
 def figures_of(monkeypatch, room):

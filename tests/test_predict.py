@@ -11,12 +11,12 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.legend import Label
-from kappamask.model import load_model
-from kappamask.predict import lattice_origin, predict_array, predict_cube
-from kappamask.windows import Lattice, plan_windows
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.legend import Label
+from kappamask.base.windows import Lattice, plan_windows
+from kappamask.networks.model import load_model
+from kappamask.predict.predict import lattice_origin, predict_array, predict_cube
 
 FOUR = ["B02", "B03", "B04", "B08"]
 LEFT, TOP = 600000.0, 5000000.0
@@ -308,7 +308,7 @@ def real_scenes():
     """The embedded L1C scene with all bands, 768 x 1536, and where it lies on the lattice."""
     from kappamask import load_cube
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.stac_search import search
+    from kappamask.scenes.search import search
 
     scene = SCENES[0]
     items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)

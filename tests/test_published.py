@@ -13,15 +13,15 @@ import xarray as xr
 from support.keras_files import entry_of, make_arrays, write_keras
 
 import kappamask as km
-from kappamask.errors import InputError, WeightsError
-from kappamask.legend import Label
-from kappamask.manifest import bands_of_model, get_entry
-from kappamask.model import open_model
+from kappamask.base.errors import InputError, WeightsError
+from kappamask.base.legend import Label
+from kappamask.base.windows import Lattice, plan_windows
 from kappamask.networks.keras_file import plan_layers, read_keras
+from kappamask.networks.manifest import bands_of_model, get_entry
+from kappamask.networks.model import open_model
 from kappamask.networks.published import FourClasses, from_keras, pad_same
-from kappamask.predict import lattice_origin, predict_array, predict_cube
-from kappamask.weights_cache import Origin, fetch_weights
-from kappamask.windows import Lattice, plan_windows
+from kappamask.networks.weights_cache import Origin, fetch_weights
+from kappamask.predict.predict import lattice_origin, predict_array, predict_cube
 
 L1C, L2A, FAITHFUL = "kappamask-2021-l1c", "kappamask-2021-l2a", "kappamask-2021-l2a-faithful"
 

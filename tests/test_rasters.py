@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask.engines import Grid
-from kappamask.errors import InputError
-from kappamask.rasters import BandFile, BandOnGrid
+from kappamask.base.errors import InputError
+from kappamask.cubes.engines import Grid
+from kappamask.cubes.rasters import BandFile, BandOnGrid
 
 SIZES = st.sampled_from([10, 20, 60])
 

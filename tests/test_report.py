@@ -13,10 +13,10 @@ import pytest
 import xarray as xr
 from PIL import Image
 
+from kappamask.base.errors import InputError, ItemError, NoItemsError
 from kappamask.cli import main
-from kappamask.errors import InputError, ItemError, NoItemsError
-from kappamask.output import write_mask
-from kappamask.report import write_report
+from kappamask.outputs.masks import write_mask
+from kappamask.plot.report import write_report
 
 HOSTILE = "<script>document.title='caught'</script>&\"'"
 MAGENTA = (255, 0, 255)  # nowhere in the page but in the picture

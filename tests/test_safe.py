@@ -11,12 +11,12 @@ from pyproj import Transformer
 from support import safe_products
 from support.safe_products import EPSG, HEIGHT, LEFT, TOP, WIDTH, Recipe, write_safe, zip_safe
 
-import kappamask.safe
+import kappamask.scenes.safe
 from kappamask import load_cube, open_safe
-from kappamask.bands import BY_NAME, bands_of_level
-from kappamask.errors import InputError, ItemError, NoItemsError, ReadError
-from kappamask.rasters import FileReader
-from kappamask.safe.metadata import parse_product, parse_tile
+from kappamask.base.bands import BY_NAME, bands_of_level
+from kappamask.base.errors import InputError, ItemError, NoItemsError, ReadError
+from kappamask.cubes.rasters import FileReader
+from kappamask.scenes.safe.metadata import parse_product, parse_tile
 
 OFFSETS = {"02.05": None, "04.00": -1000, "05.10": -1000}
 EAST = {"32UPV": (EPSG, LEFT, TOP), "32UQV": (EPSG, LEFT + 10 * WIDTH - 600, TOP)}  # 600 m overlap
@@ -199,7 +199,7 @@ def test_an_area_reads_only_that_area(product, monkeypatch):
             read.append((BY_NAME[band].gsd, rows, columns))
             return super().read(band, rows, columns)
 
-    monkeypatch.setattr(kappamask.safe, "FileReader", SpyReader)
+    monkeypatch.setattr(kappamask.scenes.safe, "FileReader", SpyReader)
     area = degrees(LEFT + 600, TOP - 1200, LEFT + 1200, TOP - 600)
     cube = open_safe(product(Recipe()), area=area)
     assert not read  # lazy

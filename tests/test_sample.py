@@ -17,8 +17,9 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.warp import transform_bounds
 from rio_cogeo.cogeo import cog_validate
 
-from kappamask import bands, sample
-from kappamask.errors import CatalogError, InputError
+from kappamask import sample
+from kappamask.base import bands
+from kappamask.base.errors import CatalogError, InputError
 
 FOLDER = sample.catalog_path().parent
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_sample.py"

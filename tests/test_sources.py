@@ -1,4 +1,4 @@
-"""`kappamask.sources`: which items made a date."""
+"""`kappamask.scenes.source_items`: which items made a date."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.labels import SOURCE, derived_from, make_item, make_labels, random_codes
 
-from kappamask.errors import InputError, ItemError
-from kappamask.output import write_mask
-from kappamask.sources import read_source
+from kappamask.base.errors import InputError, ItemError
+from kappamask.outputs.masks import write_mask
+from kappamask.scenes.source_items import read_source
 
 # --- sources --------------------------------------------------------------------------------
 

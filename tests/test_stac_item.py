@@ -1,4 +1,4 @@
-"""`kappamask.stac_item`: what is said of a mask, read back as others read it."""
+"""`kappamask.outputs.stac_item`: what is said of a mask, read back as others read it."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from support.labels import (
 )
 
 from kappamask import __version__
-from kappamask.output import write_mask
+from kappamask.outputs.masks import write_mask
 
 # --- the item -------------------------------------------------------------------------------
 

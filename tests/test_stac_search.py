@@ -11,10 +11,10 @@ from shapely.geometry import box, mapping
 from support.stac_items import FIELD, SQUARE, days, make_item, write_catalog
 from support.stac_server import FILTER, Api, serve
 
-from kappamask.catalogs import PROFILES, Holding, Profile, resolve_assets
-from kappamask.errors import CatalogError, InputError, NoItemsError, UnknownNameError
-from kappamask.items import baseline_of, tile_of
-from kappamask.stac_search import drop_duplicates, search
+from kappamask.base.errors import CatalogError, InputError, NoItemsError, UnknownNameError
+from kappamask.scenes.catalogs import PROFILES, Holding, Profile, resolve_assets
+from kappamask.scenes.items import baseline_of, tile_of
+from kappamask.scenes.search import drop_duplicates, search
 
 JUNE = "2024-06"
 
@@ -190,7 +190,7 @@ def test_the_newest_version_of_a_scene_is_kept(api, caplog):
     newer = make_item("06-01", baseline="05.00", second="31.124", made="20250101T000000")
     again = make_item("06-01", baseline="05.00", second="31.123", made="20250202T000000")
     api.items = [old, again, newer, make_item("06-02")]
-    with caplog.at_level(logging.INFO, logger="kappamask.stac_search"):
+    with caplog.at_level(logging.INFO, logger="kappamask.scenes.search"):
         items = search(FIELD, JUNE, catalog=api.url)
     assert [item.id for item in items] == [again["id"], make_item("06-02")["id"]]
     assert "left out 2 older versions of scenes" in caplog.text

@@ -14,10 +14,10 @@ from shapely.geometry import box, mapping
 from support.stac_items import COPERNICUS_KEYS, FIELD, days, make_item, write_catalog
 from support.stac_server import FILTER, Api, serve
 
-from kappamask.catalogs import PROFILES, Profile, profile_of, resolve_assets
-from kappamask.errors import CatalogError
-from kappamask.stac_search import search
-from kappamask.stac_source import Connection
+from kappamask.base.errors import CatalogError
+from kappamask.scenes.catalogs import PROFILES, Profile, profile_of, resolve_assets
+from kappamask.scenes.search import search
+from kappamask.scenes.stac import Connection
 
 JUNE = "2024-06"
 
@@ -26,7 +26,7 @@ JUNE = "2024-06"
 def impatient(monkeypatch):
     """Wait for milliseconds where users wait for seconds."""
     patience = Connection(timeout_s=0.3, retries=2, backoff_s=0.001, longest_wait_s=0.05)
-    monkeypatch.setattr("kappamask.stac_source.CONNECTION", patience)
+    monkeypatch.setattr("kappamask.scenes.stac.CONNECTION", patience)
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def api():
 
 
 def test_pages_are_followed(api, monkeypatch):
-    monkeypatch.setattr("kappamask.stac_source.PAGE", 2)
+    monkeypatch.setattr("kappamask.scenes.stac.PAGE", 2)
     api.items = [make_item(f"06-{day:02}") for day in range(1, 8)]
     assert len(search(FIELD, JUNE, catalog=api.url)) == 7
     assert len(api.searches) == 4
 
 
 def test_pages_that_lead_in_circles_end(api, monkeypatch):
-    monkeypatch.setattr("kappamask.stac_source.PAGE", 2)
+    monkeypatch.setattr("kappamask.scenes.stac.PAGE", 2)
     api.in_circles = True
     assert days(search(FIELD, JUNE, catalog=api.url)) == ["06-01", "06-11"]
 
@@ -97,7 +97,7 @@ def test_passing_trouble_is_waited_out(api, fault):
 
 def test_a_wait_that_the_server_asks_for_is_kept(api, monkeypatch):
     monkeypatch.setattr(
-        "kappamask.stac_source.CONNECTION", Connection(timeout_s=3, retries=1, longest_wait_s=9)
+        "kappamask.scenes.stac.CONNECTION", Connection(timeout_s=3, retries=1, longest_wait_s=9)
     )
     api.faults = [(503, {"Retry-After": "1"})]
     start = time.monotonic()
@@ -259,8 +259,8 @@ def wait_for(url, server):
 
 
 def test_a_real_stac_api_is_searched(real_server, monkeypatch):
-    monkeypatch.setattr("kappamask.stac_source.CONNECTION", Connection())
-    monkeypatch.setattr("kappamask.stac_source.PAGE", 8)
+    monkeypatch.setattr("kappamask.scenes.stac.CONNECTION", Connection())
+    monkeypatch.setattr("kappamask.scenes.stac.PAGE", 8)
     items = search(FIELD, "2024-06", catalog=real_server)
     assert days(items) == [f"06-{day:02}" for day in range(1, 21)]
     clear = search(FIELD, "2024-06", catalog=real_server, max_cloud_cover=20)

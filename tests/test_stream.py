@@ -19,22 +19,22 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 from support.safe_products import EPSG, LEFT, TOP, Recipe, write_safe
 
-import kappamask.stream.label
-import kappamask.stream.scene
+import kappamask.jobs.stream.label
+import kappamask.jobs.stream.scene
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
-from kappamask.bands import BY_NAME
+from kappamask.base.bands import BY_NAME
+from kappamask.base.errors import InputError, ReadError, WriteError
+from kappamask.base.windows import Lattice, plan_windows
 from kappamask.cli import main
-from kappamask.engines import Grid
-from kappamask.errors import InputError, ReadError, WriteError
-from kappamask.manifest import find_entry
-from kappamask.model import open_model
-from kappamask.predict_window import make_task
-from kappamask.rasters import BandFile, BandOnGrid, FileReader, NativeScene
-from kappamask.safe import read_product
-from kappamask.stream import StreamOptions, mask_files, mask_product, mask_scene
-from kappamask.stream.cells import Cells
-from kappamask.stream.label import label_strips
-from kappamask.windows import Lattice, plan_windows
+from kappamask.cubes.engines import Grid
+from kappamask.cubes.rasters import BandFile, BandOnGrid, FileReader, NativeScene
+from kappamask.jobs.stream import StreamOptions, mask_files, mask_product, mask_scene
+from kappamask.jobs.stream.cells import Cells
+from kappamask.jobs.stream.label import label_strips
+from kappamask.networks.manifest import find_entry
+from kappamask.networks.model import open_model
+from kappamask.predict.predict_window import make_task
+from kappamask.scenes.safe import read_product
 
 LATTICE = Lattice(core=64, margin=32, whole=96)  # several windows in a small scene
 SCENE = Recipe(shape=(240, 360))
@@ -114,7 +114,7 @@ def test_a_product_without_any_data_never_calls_the_network(tmp_path, model, mon
     path = next(folder.glob("GRANULE/*/IMG_DATA/*_B04.jp2"))
     with rasterio.open(path, "w", **jp2(recipe, 10)) as raster:
         raster.write(np.zeros(recipe.shape, np.uint16), 1)
-    monkeypatch.setattr(kappamask.stream.label, "predict_window", None)
+    monkeypatch.setattr(kappamask.jobs.stream.label, "predict_window", None)
     (mask,) = mask_product(folder, tmp_path / "out", options=StreamOptions(model=model))
     with rasterio.open(mask) as raster:
         assert (raster.read(1) == Label.MISSING).all()
@@ -153,7 +153,7 @@ class CountingReader(FileReader):
 @pytest.mark.parametrize("area", [None, AREA], ids=["whole", "area"])
 def test_every_pixel_is_decoded_once_and_only_those_of_the_area(product, model, area):
     (scene,) = read_product(product).scenes(area=area)
-    grid = kappamask.stream.product.choose_grid([scene], area, resolution=10)
+    grid = kappamask.jobs.stream.product.choose_grid([scene], area, resolution=10)
     task = make_task(tuple(scene.files), level="L1C", model=model, output="labels")
     with CountingReader(scene.files) as reader:
         strips = list(label_strips(scene, grid, task, reader))
@@ -193,7 +193,7 @@ def empty_scene(height, width=512):
 
 
 def test_memory_does_not_grow_with_the_height_of_a_scene(model, monkeypatch, tmp_path):
-    monkeypatch.setattr("kappamask.stream.cells.CELL_M", 640)
+    monkeypatch.setattr("kappamask.jobs.stream.cells.CELL_M", 640)
     task = make_task(tuple(empty_scene(60)[0].files), level="L1C", model=model, output="labels")
     peaks = []
     for height in (60 * 8, 60 * 32):
@@ -368,7 +368,7 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
     items = items[:2] if area is None else items
     labels = predict_cube(load_cube(items, area), model=model)
     write_mask(labels, tmp_path / "cube", source_items=items)
-    monkeypatch.setattr("kappamask.stream.local_items.load_cube", None)  # not needed
+    monkeypatch.setattr("kappamask.jobs.stream.local_items.load_cube", None)  # not needed
     paths = mask_files(items, tmp_path / "stream", area=area, options=StreamOptions(model=model))
     assert len(paths) == 2
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.chip_files import make_chip, write_chip_folder
 
-from kappamask.bands import NAMES
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, UnknownNameError, WeightsError
+from kappamask.base.legend import Label
 from kappamask.cli import main
-from kappamask.errors import InputError, UnknownNameError, WeightsError
-from kappamask.legend import Label
-from kappamask.model import find_entry, weights_of
+from kappamask.networks.model import find_entry, weights_of
+from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet
-from kappamask.normalisation import Normalisation
 from kappamask.train import fit as fit_room
 from kappamask.train import validate as validate_room
 from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn

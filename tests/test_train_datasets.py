@@ -10,9 +10,9 @@ import pytest
 import rasterio
 from support.chip_files import make_chip, write_chip_folder, write_raster
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError, ReadError, UnknownNameError
-from kappamask.legend import Label
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, ReadError, UnknownNameError
+from kappamask.base.legend import Label
 from kappamask.train import cloudsen12
 from kappamask.train.chips import distrust, read_bolzano, read_chips, read_safe_blocks
 from kappamask.train.cloudsen12 import CloudSen12

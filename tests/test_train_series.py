@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from support.chip_files import write_raster
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 from kappamask.evaluate.scenes import series_set
-from kappamask.legend import Label
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.datasets import ChipFolder, open_dataset, read_split
 from kappamask.train.series import CLOUDY, DOUBTFUL, judge, refer

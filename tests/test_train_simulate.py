@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kappamask.bands import BANDS, NAMES
-from kappamask.legend import Label
+from kappamask.base.bands import BANDS, NAMES
+from kappamask.base.legend import Label
 from kappamask.train import simulate as room
 from kappamask.train.simulate import (
     CloudField,

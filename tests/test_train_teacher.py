@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.chip_files import make_chip
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError
 from kappamask.train import teacher as room
 from kappamask.train.chips import ask_teacher
 from kappamask.train.teacher import SIZE, remember, teach

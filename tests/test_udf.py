@@ -20,15 +20,15 @@ from openeo.metadata import (
 from openeo.udf import UdfData, XarrayDataCube, execute_local_udf, run_udf_code
 from openeo.udf.run_code import load_module_from_string
 
-from kappamask.bands import NAMES, canonical_name, find_bands
-from kappamask.buffer import dilate
-from kappamask.cube_form import lattice_origin
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.legend import PREDICTED, Label
-from kappamask.model import load_model
-from kappamask.predict import predict_array
-from kappamask.runners import available_threads
-from kappamask.udf import OUTPUT_BANDS, Digits, Wanted, find_origin, to_mask
+from kappamask.base.bands import NAMES, canonical_name, find_bands
+from kappamask.base.buffer import dilate
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.legend import PREDICTED, Label
+from kappamask.networks.model import load_model
+from kappamask.networks.runners import available_threads
+from kappamask.predict.chunk import OUTPUT_BANDS, Digits, Wanted, find_origin, to_mask
+from kappamask.predict.cube_form import lattice_origin
+from kappamask.predict.predict import predict_array
 
 FILE = Path(__file__).parents[1] / "udf/kappamask_udf.py"
 TEXT = FILE.read_text("utf-8")

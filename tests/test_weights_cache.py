@@ -15,14 +15,14 @@ import pytest
 import torch
 from support.keras_files import entry_of, make_arrays, write_keras
 
+from kappamask.base.errors import InputError, UnknownNameError, WeightsError, WriteError
 from kappamask.cli import main
 from kappamask.cli.models import run_fetch
-from kappamask.errors import InputError, UnknownNameError, WeightsError, WriteError
-from kappamask.manifest import find_entry, get_entry
-from kappamask.model import load_model, open_model, weights_of
 from kappamask.networks.keras_file import read_keras
+from kappamask.networks.manifest import find_entry, get_entry
+from kappamask.networks.model import load_model, open_model, weights_of
 from kappamask.networks.published import from_keras
-from kappamask.weights_cache import (
+from kappamask.networks.weights_cache import (
     Origin,
     cache_folder,
     cached_path,

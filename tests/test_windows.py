@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappamask.errors import InputError
-from kappamask.windows import LATTICE, Lattice, plan_axis, plan_windows
+from kappamask.base.errors import InputError
+from kappamask.base.windows import LATTICE, Lattice, plan_axis, plan_windows
 
 SMALL = Lattice(core=96, margin=32, whole=128, stride=32)
 lengths = st.integers(1, 2000)

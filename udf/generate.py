@@ -23,14 +23,14 @@ from openeo import DataCube
 from openeo.api.process import Parameter
 from openeo.rest.udp import build_process_dict
 
-from kappamask.bands import bands_of_level
+from kappamask.base.bands import bands_of_level
 from kappamask.openeo.graphs import (
     DEFAULT_JOB_OPTIONS,
     PERIODS,
     apply_udf,
     cloud_free_composite,
 )
-from kappamask.udf import OUTPUT_BANDS
+from kappamask.predict.chunk import OUTPUT_BANDS
 
 FOLDER = Path(__file__).resolve().parent
 LEVEL = "L2A"

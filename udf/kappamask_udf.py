@@ -50,7 +50,7 @@ DEFAULTS = {
     "buffer_px": 0,
     "threads": None,
 }
-# As kappamask.udf.OUTPUT_BANDS, which cannot be asked where no archive is unpacked.
+# As kappamask.predict.chunk.OUTPUT_BANDS, which cannot be asked where no archive is unpacked.
 OUTPUT_BANDS = {
     "labels": ("cloud_labels",),
     "mask": ("cloud_mask",),
@@ -65,7 +65,7 @@ def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
     """Label a chunk; each date by itself."""
     options = read_context(context)
     find_packages()
-    from kappamask.udf import Digits, Wanted, find_origin, label_chunk
+    from kappamask.predict.chunk import Digits, Wanted, find_origin, label_chunk
 
     bands, time = find_dims(cube)
     names = [str(name) for name in cube[bands].values]
@@ -169,8 +169,8 @@ def is_there(name: str) -> bool:
 def load(name: str, level: str, threads: Any) -> Any:
     """Load the network, once per worker, and tell the job's log what is used."""
     from kappamask import __version__
-    from kappamask.model import load_model
-    from kappamask.runners import available_threads
+    from kappamask.networks.model import load_model
+    from kappamask.networks.runners import available_threads
 
     model = load_model(name, level, threads=threads or available_threads())
     used = {

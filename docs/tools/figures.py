@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "model-card.md")
-BEGIN = "<!-- figures: written by docs/tools/figures.py from kappamask/registry.toml -->"
+BEGIN = "<!-- figures: written by docs/tools/figures.py from kappamask/networks/registry.toml -->"
 END = "<!-- end of figures -->"
 # What the metrics of the manifest are called for people; another one is called by its key.
 ROWS = {
@@ -54,7 +54,7 @@ def _say_figures(value: Any) -> str:
 
 def read_registry() -> dict[str, Any]:
     """Read the manifest."""
-    return tomllib.loads((ROOT / "kappamask" / "registry.toml").read_text("utf-8"))
+    return tomllib.loads((ROOT / "kappamask" / "networks" / "registry.toml").read_text("utf-8"))
 
 
 def with_figures(text: str, table: str) -> str:

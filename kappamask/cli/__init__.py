@@ -14,8 +14,8 @@ from contextlib import suppress
 from kappamask import __version__
 from kappamask.cli.composite import add_composite
 from kappamask.cli.demo import add_demo
-from kappamask.cli.ending import Signals, end, flush_errors, flush_output
 from kappamask.cli.evaluate import add_evaluate
+from kappamask.cli.exit_codes import Signals, end, flush_errors, flush_output
 from kappamask.cli.mask import add_mask
 from kappamask.cli.models import add_models
 from kappamask.cli.report import add_report
@@ -26,7 +26,7 @@ from kappamask.cli.udf import add_udf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code, as `kappamask.cli.ending` and the pages list them.
+    """Run one command; return its exit code, as `kappamask.cli.exit_codes` and the pages list them.
 
     Parameters
     ----------

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kappamask.base.errors import InputError
 from kappamask.cli.query import EXAMPLE, add_labelling, add_query, area_of, search_items
 from kappamask.cli.terminal import Commands, add_command, say, show_progress
-from kappamask.errors import InputError
 
 # As in kappamask.composites, which would take xarray to import; a test compares them.
 METHODS = ("median", "mean", "geomedian", "best-pixel", "medoid", "first-clear", "max-ndvi")
@@ -64,9 +64,9 @@ def add_composite(commands: Commands) -> None:
 
 def run_composite(options: argparse.Namespace) -> int:
     """Search, label, compose, write; name the dates that failed."""
-    from kappamask.composite_pipeline import CompositeOptions, compose_items
     from kappamask.composites.ranking import Ranking
-    from kappamask.pipeline import MaskOptions
+    from kappamask.jobs.composite_pipeline import CompositeOptions, compose_items
+    from kappamask.jobs.pipeline import MaskOptions
 
     if options.target is not None and options.method != "best-pixel":
         raise InputError(

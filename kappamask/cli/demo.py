@@ -25,7 +25,7 @@ def add_demo(commands: Commands) -> None:
 def run_demo(options: argparse.Namespace) -> int:
     """Search the embedded catalogue, label every date, and say where the pictures are."""
     from kappamask.sample import SCENES, catalog_path
-    from kappamask.stac_search import search
+    from kappamask.scenes.search import search
 
     failures = 0
     for scene in SCENES:

@@ -59,9 +59,9 @@ def add_evaluate(commands: Commands) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Score, write, and print the first table."""
+    from kappamask.base.files import check_folder
     from kappamask.evaluate import PEERS, Options, check_data, evaluate, write_report
     from kappamask.evaluate.report import TABLE
-    from kappamask.files import check_folder
 
     peers = PEERS if options.peers is None else tuple(filter(None, options.peers.split(",")))
     chosen = Options(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kappamask.cli.terminal import Commands, add_command, say, show_download
 
 if TYPE_CHECKING:
-    from kappamask.manifest import ModelEntry
+    from kappamask.networks.manifest import ModelEntry
 
 
 def add_models(commands: Commands) -> None:
@@ -49,8 +49,8 @@ def add_models(commands: Commands) -> None:
 
 def run_models(_: argparse.Namespace) -> int:
     """Print the manifest: name, where its weights are, licence, training data, figures."""
-    from kappamask.manifest import read_registry
-    from kappamask.weights_cache import is_fetched
+    from kappamask.networks.manifest import read_registry
+    from kappamask.networks.weights_cache import is_fetched
 
     default, models = read_registry()
     for name, entry in models.items():
@@ -74,9 +74,9 @@ def run_fetch(
     options: argparse.Namespace, *, models: Mapping[str, ModelEntry] | None = None
 ) -> int:
     """Fetch the weights of one model; `models` stands for the manifest where it is given."""
-    from kappamask.errors import UnknownNameError
-    from kappamask.manifest import read_registry
-    from kappamask.weights_cache import Origin, cached_path, fetch_weights, is_fetched
+    from kappamask.base.errors import UnknownNameError
+    from kappamask.networks.manifest import read_registry
+    from kappamask.networks.weights_cache import Origin, cached_path, fetch_weights, is_fetched
 
     models = read_registry()[1] if models is None else models
     if options.name not in models:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
 
 EXAMPLE = "--bbox 11.29,46.46,11.40,46.53 --date 2022-06-01/2022-06-30"
 
@@ -77,7 +77,7 @@ def has_area(options: argparse.Namespace) -> bool:
 
 def search_items(options: argparse.Namespace) -> list[Any]:
     """Search with the options of `add_query`."""
-    from kappamask.stac_search import search
+    from kappamask.scenes.search import search
 
     return search(
         area_of(options),

@@ -26,7 +26,7 @@ def add_report(commands: Commands) -> None:
 
 def run_report(options: argparse.Namespace) -> int:
     """Write the page, and say where it is."""
-    from kappamask.report import write_report
+    from kappamask.plot.report import write_report
 
     page = write_report(options.folder, options.out, pictures=not options.no_pictures)
     say(f"Open the page: {page.resolve()}")

@@ -58,7 +58,7 @@ def add_serve(commands: Commands) -> None:
 
 def run_serve(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from kappamask.openeo.settings import Settings, read_token
+    from kappamask.openeo.server.settings import Settings, read_token
 
     settings = Settings(
         catalog=options.catalog,
@@ -69,7 +69,7 @@ def run_serve(options: argparse.Namespace) -> int:
         token=read_token(options.token_file),
         load_stac_hosts=tuple(options.allow_load_stac),
     )
-    from kappamask.openeo.server import serve
+    from kappamask.openeo.server.app import serve
 
     with suppress(KeyboardInterrupt):
         serve(settings, say=say)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
-from kappamask.cli.ending import check_signals, refuse_output
+from kappamask.cli.exit_codes import check_signals, refuse_output
 
 Commands = Any  # argparse does not name the type of its sub-parsers' collection
 AGAIN = "no file is left half-written, repeat the command"

@@ -35,7 +35,7 @@ def add_udf(commands: Commands) -> None:
 
 def run_udf_build(options: argparse.Namespace) -> int:
     """Build both archives; print their sizes and the job options to paste."""
-    from kappamask.files import check_folder
+    from kappamask.base.files import check_folder
     from kappamask.openeo.archives import HOST, build_archives
 
     check_folder(options.out, "the archives")  # before wheels are downloaded

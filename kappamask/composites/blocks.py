@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kappamask.bands import NEAR_INFRARED
+from kappamask.base.bands import NEAR_INFRARED
+from kappamask.base.errors import InputError
 from kappamask.composites import methods
 from kappamask.composites.periods import Period
 from kappamask.composites.ranking import Marks, Ranking
-from kappamask.errors import InputError
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.blocks import map_windows
-from kappamask.buffer import within
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.legend import Label
-from kappamask.windows import Span, Window
+from kappamask.base.buffer import within
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.legend import Label
+from kappamask.base.windows import Span, Window
+from kappamask.predict.blocks import map_windows
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -10,14 +10,14 @@ import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.legend import LEGEND, Label
 from kappamask.composites.blocks import Rank, compose_periods, find_method
 from kappamask.composites.clear import BUFFER_M, Buffers, find_clear, find_distance
 from kappamask.composites.methods import BLENDS, METHODS
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Marks, Ranking
-from kappamask.cube_form import check_cube
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.legend import LEGEND, Label
+from kappamask.predict.cube_form import check_cube
 
 if TYPE_CHECKING:
     import dask.array as da

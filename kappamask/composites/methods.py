@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
 
 
 def median(values: np.ndarray, usable: np.ndarray) -> np.ndarray:

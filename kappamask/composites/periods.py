@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 
 # Names as xarray and openEO use them, and pandas' frequency of period starts. Seasons are those of
 # xarray's `time.season`: DJF, MAM, JJA, SON; weeks begin on Monday (ISO 8601).

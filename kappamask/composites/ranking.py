@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kappamask.base.errors import InputError
 from kappamask.composites.periods import Period
-from kappamask.dates import parse_dates
-from kappamask.errors import InputError
+from kappamask.scenes.dates import parse_dates
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kappamask.base.legend import PREDICTED
 from kappamask.evaluate.metrics import Figure, as_figure, bootstrap, divide
-from kappamask.legend import PREDICTED
 
 BINS = 15
 TOP = "most probable class"

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kappamask.errors import InputError
-from kappamask.legend import Label
+from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 
 # Sen2Cor scene classification, 20 m. 7 "unclassified" decides nothing.
 SCL: Mapping[int, Label] = MappingProxyType(

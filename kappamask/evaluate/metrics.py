@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
 
 METRICS = ("dice", "iou", "precision", "recall", "accuracy", "said")
 INTERVAL = (0.025, 0.975)

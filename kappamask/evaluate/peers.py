@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from kappamask.errors import InputError, ReadError
+from kappamask.base.errors import InputError, ReadError
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.codes import (
     FMASK,
     MAJA_MUSCATE,
@@ -23,7 +24,6 @@ from kappamask.evaluate.codes import (
     map_codes,
     map_maja,
 )
-from kappamask.legend import PREDICTED, Label
 from kappamask.train.chips import Chip
 
 EVERY_CLASS = frozenset(PREDICTED)

@@ -9,11 +9,11 @@ from html import escape
 
 import numpy as np
 
+from kappamask.base.legend import Label
 from kappamask.evaluate.calibration import TOP, Reliability
 from kappamask.evaluate.peers import Peer
 from kappamask.evaluate.scores import Answers
-from kappamask.legend import Label
-from kappamask.picture import TRUE_COLOR, label_colors, outlined, reduce_labels, true_color
+from kappamask.plot.picture import TRUE_COLOR, label_colors, outlined, reduce_labels, true_color
 from kappamask.train.chips import SLOT, Chip
 
 LARGEST = 770  # pixels along the longer side of a picture

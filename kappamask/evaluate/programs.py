@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from kappamask.bands import LEVELS, NAMES
-from kappamask.errors import InputError, KappaMaskError, WeightsError
+from kappamask.base.bands import LEVELS, NAMES
+from kappamask.base.errors import InputError, KappaMaskError, WeightsError
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
-from kappamask.legend import PREDICTED, Label
-from kappamask.manifest import ModelEntry, find_entry, get_entry, read_registry
-from kappamask.model import Model, load_model
-from kappamask.normalisation import Normalisation
-from kappamask.predict import predict_array
-from kappamask.runners import WeightsFile, open_torch, resolve_precision
+from kappamask.networks.manifest import ModelEntry, find_entry, get_entry, read_registry
+from kappamask.networks.model import Model, load_model
+from kappamask.networks.normalisation import Normalisation
+from kappamask.networks.runners import WeightsFile, open_torch, resolve_precision
+from kappamask.predict.predict import predict_array
 from kappamask.train.chips import SLOT, Chip
 
 UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
@@ -276,5 +276,7 @@ def cut_bands(peer: NetworkPeer, bands: tuple[str, ...], name: str) -> NetworkPe
     'n, 4 bands'
     """
     if set(bands) - set(NAMES):
-        raise InputError(f"bands must be of Sentinel-2, got {bands}: see kappamask.bands.NAMES")
+        raise InputError(
+            f"bands must be of Sentinel-2, got {bands}: see kappamask.base.bands.NAMES"
+        )
     return NetworkPeer(name, peer.model, bands, peer.loaded)

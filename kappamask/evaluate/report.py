@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kappamask import __version__
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
+from kappamask.base.files import publish, staging
+from kappamask.base.legend import LEGEND
 from kappamask.evaluate import tables
 from kappamask.evaluate.pictures import reliability_svg, shown_curves
 from kappamask.evaluate.run import Evaluation
 from kappamask.evaluate.tables import Table, read_published
-from kappamask.files import publish, staging
-from kappamask.legend import LEGEND
 
 REPORT, SCORES, TABLE = "report.html", "scores.json", "table.md"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.evaluate.peers import Peer, SclPeer, fmask_peer, maja_peer, python_fmask_peer
 from kappamask.evaluate.pictures import Plate, plate, sheet
 from kappamask.evaluate.programs import (
@@ -127,7 +127,7 @@ def evaluate(
     >>> with tempfile.TemporaryDirectory() as empty:
     ...     evaluate(Path(empty))
     Traceback (most recent call last):
-    kappamask.errors.InputError: ...
+    kappamask.base.errors.InputError: ...
     """
     options = options or Options()
     check_data(data)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, THREE, Dataset
-from kappamask.legend import PREDICTED, Label
 from kappamask.sample import catalog_path
 from kappamask.train.chips import SLOT, Chip, read_chips
 from kappamask.train.series import judge

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kappamask.errors import KappaMaskError
+from kappamask.base.errors import KappaMaskError
 from kappamask.evaluate.calibration import Reliability, count_reliability, reliability_of
 from kappamask.evaluate.metrics import METRICS, as_figure, bootstrap, count_pixels, table_of
 from kappamask.evaluate.peers import Answer, Peer

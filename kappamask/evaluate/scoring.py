@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kappamask.bands import NEAR_INFRARED, REQUIRED
-from kappamask.buffer import dilate
-from kappamask.legend import PREDICTED, Label
+from kappamask.base.bands import NEAR_INFRARED, REQUIRED
+from kappamask.base.buffer import dilate
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.train.chips import SLOT, Chip
 
 THRESHOLD = 0.5  # Domnich et al. 2021: each class at 0.5 of its own probability

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kappamask.errors import WeightsError
+from kappamask.base.errors import WeightsError
 
 if TYPE_CHECKING:
     import numpy as np

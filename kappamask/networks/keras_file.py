@@ -1,7 +1,7 @@
 """The HDF5 files in which Keras kept the published weights. Row 1: imports row 0 only.
 
 Read with h5py, without TensorFlow; nothing in such a file is run. What is asked of it
-is its hash (`kappamask.weights_cache`), or, where a user names a file of their own, the
+is its hash (`kappamask.networks.weights_cache`), or, where a user names a file of their own, the
 checks below: the right layers, of the right shapes, stored in the file itself.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kappamask.errors import WeightsError
+from kappamask.base.errors import WeightsError
 from kappamask.networks.files import CAN_RUN_CODE
 
 N_FEATURES, N_OUTPUTS, BOTTLENECK = 13, 6, 2

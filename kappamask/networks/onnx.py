@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from kappamask.bands import NAMES
-from kappamask.errors import WeightsError
-from kappamask.legend import PREDICTED
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import WeightsError
+from kappamask.base.legend import PREDICTED
 
 SHUFFLE = 2  # 10 m pixels per side of one trunk pixel, as in `unet`
 EPSILON = 1e-5  # what torch.nn.BatchNorm2d adds to the variance

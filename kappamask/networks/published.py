@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kappamask.errors import InputError, WeightsError
-from kappamask.legend import PREDICTED
+from kappamask.base.errors import InputError, WeightsError
+from kappamask.base.legend import PREDICTED
 from kappamask.networks.keras_file import BOTTLENECK, DEPTHS, N_FEATURES, N_OUTPUTS, read_keras
 
 STRIDE = 2 ** (DEPTHS - 1)  # height and width must be multiples
@@ -69,9 +69,9 @@ class PublishedUNet(nn.Module):
 
     Notes
     -----
-    Input ``(n, 13, y, x)``, normalised as `kappamask.normalisation.PublishedNormalisation`
+    Input ``(n, 13, y, x)``, normalised as `kappamask.networks.normalisation.PublishedNormalisation`
     does, in its order of features. Output ``(n, 6, y, x)``: one sigmoid for each code of
-    `kappamask.legend.Label`, which do not sum to 1. `y` and `x` must be multiples of 16.
+    `kappamask.base.legend.Label`, which do not sum to 1. `y` and `x` must be multiples of 16.
     A label depends on pixels at most 123 px away.
     """
 
@@ -122,7 +122,7 @@ class FourClasses(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, flags: Tensor) -> Tensor:  # noqa: ARG002  as `UNet` is called
-        """Map (n, 13, y, x) to (n, 4, y, x) in the order of `kappamask.legend.PREDICTED`."""
+        """Map (n, 13, y, x) to (n, 4, y, x) in the order of `kappamask.base.legend.PREDICTED`."""
         return functional.logsigmoid(self.network.logits(x)[:, list(PREDICTED)])
 
 
@@ -171,7 +171,7 @@ def from_keras(path: str | Path) -> PublishedUNet:
     >>> from_keras("none.hdf5")
     Traceback (most recent call last):
     ...
-    kappamask.errors.WeightsError: cannot read the weights none.hdf5 (No such file or directory)...
+    kappamask.base.errors.WeightsError: cannot read the weights none.hdf5...
     """
     weights = {name: torch.from_numpy(array) for name, array in read_keras(path).items()}
     return from_arrays(weights, str(path))

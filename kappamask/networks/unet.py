@@ -64,10 +64,10 @@ class UNet(nn.Module):
 
     Notes
     -----
-    Input ``(n, 13, y, x)`` in the order of `kappamask.bands.NAMES`, already
+    Input ``(n, 13, y, x)`` in the order of `kappamask.base.bands.NAMES`, already
     normalised, zero where a band or a pixel is absent; flags ``(n, 14)``, 1 where
     a band is present and, last, 1 for L1C. Output ``(n, 4, y, x)`` logits in the
-    order of `kappamask.legend.PREDICTED`. `y` and `x` must be multiples of `stride`.
+    order of `kappamask.base.legend.PREDICTED`. `y` and `x` must be multiples of `stride`.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kappamask
-from kappamask.errors import InputError, UnknownNameError
-from kappamask.model import read_registry, weights_of
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.networks.model import read_registry, weights_of
+from kappamask.networks.runners import ONNX_MANIFEST, export_onnx
 from kappamask.openeo.graph_parts import job_options
 from kappamask.openeo.wheels import download_wheels, installed_members, wheel_members, write_zip
-from kappamask.runners import ONNX_MANIFEST, export_onnx
 
 PYTHON = "3.11"  # what Copernicus' workers run
 LIBRARY_FOLDER = "kappamask_library"
@@ -78,7 +78,7 @@ ENGINES: dict[str, Engine] = {
         options={},
     ),
 }
-LEFT_AT_HOME = ("__pycache__", "sample", "train", "weights")  # folders of kappamask itself
+ROOMS = ("base", "networks", "predict")  # all of kappamask that a worker needs
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def build_archives(
     --------
     >>> build_archives(Path("dist"), engine="tensorflow")
     Traceback (most recent call last):
-    kappamask.errors.UnknownNameError: unknown engine 'tensorflow': expected one of onnx, torch
+    kappamask.base.errors.UnknownNameError: unknown engine 'tensorflow': expected one of onnx, torch
     """
     kit = get_engine(engine)
     check_python(python, from_installed=from_installed)
@@ -205,24 +205,27 @@ def library_members(engine: str) -> dict[str, Path | bytes]:
     """
     package = Path(kappamask.__file__).parent
     members: dict[str, Path | bytes] = {}
-    for path in sorted(package.rglob("*")):
-        parts = path.relative_to(package).parts
-        if path.is_file() and parts[0] not in LEFT_AT_HOME and path.suffix != ".pyc":
-            members["/".join((package.name, *parts))] = path
+    held = [
+        package / "__init__.py",
+        *(path for room in ROOMS for path in (package / room).rglob("*")),
+    ]
+    for path in sorted(held):
+        if path.suffix in (".py", ".toml"):
+            members["/".join((package.name, *path.relative_to(package).parts))] = path
     members |= _licences(package)
     manifest = {}
     for entry in filter(lambda entry: entry.shipped, read_registry()[1].values()):
         weights = weights_of(entry)
         if engine == "torch":
-            members[f"kappamask/weights/{entry.file}"] = weights.path
+            members[f"kappamask/networks/weights/{entry.file}"] = weights.path
             continue
         content, name = export_onnx(weights), weights.path.with_suffix(".onnx").name
-        members[f"kappamask/weights/{name}"] = content
+        members[f"kappamask/networks/weights/{name}"] = content
         sha256 = hashlib.sha256(content).hexdigest()
         manifest[name] = {"sha256": sha256, "source_sha256": entry.sha256}
     if manifest:
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        members[f"kappamask/weights/{ONNX_MANIFEST}"] = text.encode()
+        members[f"kappamask/networks/weights/{ONNX_MANIFEST}"] = text.encode()
     return members
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from openeo.api.process import Parameter
 
-from kappamask.area import parse_area
-from kappamask.dates import parse_dates
-from kappamask.errors import InputError
+from kappamask.base.errors import InputError
+from kappamask.scenes.area import parse_area
+from kappamask.scenes.dates import parse_dates
 
 # The distance to clouds that best-pixel composites look for: a Gaussian, in pixels of 10 m.
 KERNEL_SIGMA_PX, KERNEL_REACH_PX = 8, 20

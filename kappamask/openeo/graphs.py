@@ -13,8 +13,8 @@ from openeo import UDF, DataCube
 from openeo.api.process import Parameter
 from openeo.processes import ProcessBuilder, array_element
 
-from kappamask.bands import bands_of_level
-from kappamask.errors import UnknownNameError
+from kappamask.base.bands import bands_of_level
+from kappamask.base.errors import UnknownNameError
 from kappamask.openeo.graph_parts import (
     DEFAULT_JOB_OPTIONS,
     PERIODS,
@@ -24,7 +24,7 @@ from kappamask.openeo.graph_parts import (
     temporal_extent,
     udf_code,
 )
-from kappamask.udf import OUTPUT_BANDS
+from kappamask.predict.chunk import OUTPUT_BANDS
 
 __all__ = [
     "DEFAULT_JOB_OPTIONS",

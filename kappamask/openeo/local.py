@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask.openeo.collection_docs import describe_collections
-from kappamask.openeo.evaluate import Evaluator
-from kappamask.openeo.flat_graph import Graph, GraphError, result_node
-from kappamask.openeo.registry import Surroundings, make_registry
-from kappamask.openeo.validate import find_faults
+from kappamask.openeo.engine.collection_docs import describe_collections
+from kappamask.openeo.engine.evaluate import Evaluator
+from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
+from kappamask.openeo.engine.registry import Surroundings, make_registry
+from kappamask.openeo.engine.validate import find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from kappamask.openeo.udf_runtime import Log
+    from kappamask.openeo.engine.udf_runtime import Log
 
 
 class LocalEngine:

@@ -14,8 +14,8 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from kappamask.errors import ArchiveError
-from kappamask.files import staging
+from kappamask.base.errors import ArchiveError
+from kappamask.base.files import staging
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 # Half of torch: tests, headers, tools.

@@ -13,11 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappamask.bands import check_level
-from kappamask.errors import InputError
-from kappamask.legend import Label
-from kappamask.picture import block_mean, check_pair, class_shares, true_color
+from kappamask.base.bands import check_level
+from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 from kappamask.plot.figure import DPI, percent, save, show_pixels
+from kappamask.plot.picture import block_mean, check_pair, class_shares, true_color
 from kappamask.plot.series import check_dates
 
 if TYPE_CHECKING:

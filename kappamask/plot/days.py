@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from kappamask.errors import InputError
-from kappamask.legend import Label
-from kappamask.picture import class_shares
+from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 from kappamask.plot.figure import DPI, EDGE, save
+from kappamask.plot.picture import class_shares
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kappamask import __version__
-from kappamask.files import publish, staging
-from kappamask.legend import LEGEND, Label
+from kappamask.base.files import publish, staging
+from kappamask.base.legend import LEGEND, Label
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact
 EDGE = "#404040"  # around colours that are nearly white

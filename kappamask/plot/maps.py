@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.errors import InputError
-from kappamask.items import document_of, view_of
-from kappamask.label_cube import check_labels
-from kappamask.legend import LEGEND, Label
-from kappamask.picture import reduce_labels
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, Label
+from kappamask.outputs.label_cube import check_labels
+from kappamask.plot.picture import reduce_labels
+from kappamask.scenes.items import document_of, view_of
 
 if TYPE_CHECKING:
     import folium

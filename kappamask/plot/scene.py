@@ -13,11 +13,12 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kappamask.bands import check_level
-from kappamask.errors import InputError
-from kappamask.label_cube import count_codes
-from kappamask.legend import LEGEND, Label
-from kappamask.picture import (
+from kappamask.base.bands import check_level
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, Label
+from kappamask.outputs.label_cube import count_codes
+from kappamask.plot.figure import DPI, percent, save
+from kappamask.plot.picture import (
     OUTLINES,
     check_pair,
     label_colors,
@@ -25,7 +26,6 @@ from kappamask.picture import (
     reduce_labels,
     true_color,
 )
-from kappamask.plot.figure import DPI, percent, save
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kappamask.bands import check_level
-from kappamask.errors import InputError
-from kappamask.legend import LEGEND, Label
-from kappamask.picture import check_pair, class_shares, label_colors, reduce_labels, true_color
+from kappamask.base.bands import check_level
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.figure import DPI, EDGE, class_patches, percent, save, show_pixels
+from kappamask.plot.picture import check_pair, class_shares, label_colors, reduce_labels, true_color
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kappamask.errors import CatalogError, InputError
+from kappamask.base.errors import CatalogError, InputError
 
 _FOLDER = Path(__file__).resolve().parent
 

@@ -15,9 +15,9 @@ import rasterio
 import rasterio.errors
 from rasterio.windows import Window
 
-from kappamask.bands import LEVELS, NAMES
-from kappamask.errors import InputError, ReadError
-from kappamask.legend import Label
+from kappamask.base.bands import LEVELS, NAMES
+from kappamask.base.errors import InputError, ReadError
+from kappamask.base.legend import Label
 from kappamask.train.teacher import remember
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
@@ -113,7 +113,7 @@ def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Ch
     >>> with tempfile.TemporaryDirectory() as empty:
     ...     read_chips(Path(empty), "train")
     Traceback (most recent call last):
-    kappamask.errors.InputError: ...
+    kappamask.base.errors.InputError: ...
     """
     table = folder / "chips.csv"
     if not table.is_file():

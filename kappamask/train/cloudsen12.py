@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from kappamask.bands import LEVELS, NAMES, canonical_name
-from kappamask.errors import InputError, ReadError, UnknownNameError
-from kappamask.legend import Label
+from kappamask.base.bands import LEVELS, NAMES, canonical_name
+from kappamask.base.errors import InputError, ReadError, UnknownNameError
+from kappamask.base.legend import Label
 from kappamask.train.chips import SLOT, Chip, spread
 
 CODES = {0: Label.CLEAR, 1: Label.CLOUD, 2: Label.SEMI_TRANSPARENT, 3: Label.CLOUD_SHADOW}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import IterableDataset
 
-from kappamask.bands import NAMES, NEAR_INFRARED, REQUIRED
+from kappamask.base.bands import NAMES, NEAR_INFRARED, REQUIRED
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.simulate import (
     dress_ground,

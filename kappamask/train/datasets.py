@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.train.chips import (
     Chip,
     ask_teacher,

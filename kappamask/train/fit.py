@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from kappamask.bands import NAMES
-from kappamask.files import check_folder
-from kappamask.normalisation import Normalisation
+from kappamask.base.bands import NAMES
+from kappamask.base.files import check_folder
+from kappamask.networks.normalisation import Normalisation
 from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
 from kappamask.train.datasets import Groups, read_training, read_validation
@@ -81,7 +81,7 @@ def fit(
     ...     config = Config((Source("chips", Path(empty)),), Settings(steps=1))
     ...     fit(config, Path(empty) / "run")
     Traceback (most recent call last):
-    kappamask.errors.InputError: ...
+    kappamask.base.errors.InputError: ...
     """
     settings = config.settings
     check_folder(out, "the run")

@@ -4,7 +4,7 @@ Source: Shtym et al. 2022, KappaSet: Sentinel-2 KappaZeta Cloud and Cloud Shadow
 7100327 (check its licence there). The files were written by kappazeta/cm-vsm
 (`vsm/lib/raster/netcdf_interface.cpp`, Apache-2.0), whose code says: NetCDF-4; per band of more
 than 8 bits a variable ``B01`` .. ``B12``, ``B8A`` of float32, DN / 65535; masks of 8 bits as
-they are, so ``Label`` holds the codes of `kappamask.legend.Label` (kappazeta/cloudmask-fit
+they are, so ``Label`` holds the codes of `kappamask.base.legend.Label` (kappazeta/cloudmask-fit
 `data_generator.py` reads it so); rows first, although the dimensions are declared as (x, y);
 every band resampled to 10 m with a windowed sinc; a global attribute ``product_name``.
 
@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from kappamask.bands import LEVELS, NAMES
-from kappamask.errors import InputError, ReadError
-from kappamask.legend import Label
+from kappamask.base.bands import LEVELS, NAMES
+from kappamask.base.errors import InputError, ReadError
+from kappamask.base.legend import Label
 from kappamask.train.chips import Chip, spread
 
 HIGHEST_DN = 65535

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kappamask.files import publish, staging
+from kappamask.base.files import publish, staging
 from kappamask.train.chips import Chip
 
 LAYERS = ("dn", "label", "scl", "verdict")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from kappamask.errors import WeightsError
+from kappamask.base.errors import WeightsError
+from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet
-from kappamask.normalisation import Normalisation
 from kappamask.train.losses import loss_of
 from kappamask.train.settings import Settings
 

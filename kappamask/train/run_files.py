@@ -3,7 +3,7 @@
 - `log.csv`: a line per validation;
 - `last.pt`: what is needed to go on after an interruption, read back without a pickle;
 - `best.safetensors` and `best.toml`: the best averaged weights so far, and the entry for
-  `kappamask/registry.toml`; `kappamask evaluate --weights` takes them.
+  `kappamask/networks/registry.toml`; `kappamask evaluate --weights` takes them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from kappamask.errors import InputError, WeightsError
-from kappamask.files import publish, staging
-from kappamask.manifest import read_registry
-from kappamask.normalisation import Normalisation
+from kappamask.base.errors import InputError, WeightsError
+from kappamask.base.files import publish, staging
+from kappamask.networks.manifest import read_registry
+from kappamask.networks.normalisation import Normalisation
 from kappamask.train.settings import Settings
 
 LOG, STATE, WEIGHTS, ENTRY = "log.csv", "last.pt", "best.safetensors", "best.toml"

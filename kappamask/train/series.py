@@ -20,8 +20,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from kappamask.bands import NEAR_INFRARED
-from kappamask.legend import Label
+from kappamask.base.bands import NEAR_INFRARED
+from kappamask.base.legend import Label
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.simulate import CLEAR_TO, THIN_FROM
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kappamask.errors import InputError, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 
 HELP = "see docs/training.md"
 
@@ -22,7 +22,7 @@ class Settings:
     6
     >>> Settings(size=100)
     Traceback (most recent call last):
-    kappamask.errors.InputError: size is a multiple of 32, what the network halves five times, ...
+    kappamask.base.errors.InputError: size is a multiple of 32, what the network...
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 160, 192)  # channels of the network at each depth

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kappamask.bands import BANDS, NAMES
-from kappamask.legend import Label
+from kappamask.base.bands import BANDS, NAMES
+from kappamask.base.legend import Label
 
 WAVELENGTH_UM = torch.tensor([band.wavelength_nm or 0.0 for band in BANDS]) / 1000
 # Rough clear-sky figures per band slot, mid-latitude, sun 40 degrees high (6S-like tables):

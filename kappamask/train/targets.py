@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kappamask.legend import PREDICTED, Label
+from kappamask.base.legend import PREDICTED, Label
 from kappamask.train.chips import BLUE, SCL_CLOUD, SLOT, Chip
 from kappamask.train.series import CLOUDY
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from kappamask.bands import NAMES
-from kappamask.errors import InputError
-from kappamask.files import move_in, staging
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError
+from kappamask.base.files import move_in, staging
 
 VISIBLE = ("B02", "B03", "B04")
 SHORT_WAVE = ("B11", "B12")

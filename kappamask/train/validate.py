@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kappamask.legend import LEGEND, PREDICTED
-from kappamask.normalisation import Normalisation
+from kappamask.base.legend import LEGEND, PREDICTED
+from kappamask.networks.normalisation import Normalisation
 from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
 from kappamask.train.targets import ANY_CLOUD, CLEAR, SHADOW, THIN, target_of

@@ -19,9 +19,12 @@ import kappamask as km
 from faults.scene import DATES, DN, FAULTY, KEYS, LEFT, TOP, bbox
 from faults.server import World, serve
 from faults.table import REFUSED, SKIPPED, SURVIVED, Fault
-from kappamask import catalogs, patience, readers, stac_source
+from kappamask.base import retry as patience
+from kappamask.base.errors import KappaMaskError
 from kappamask.cli.mask import mask_and_tell
-from kappamask.errors import KappaMaskError
+from kappamask.cubes import readers
+from kappamask.scenes import catalogs
+from kappamask.scenes import stac as stac_source
 
 PICK = "kappamask: "
 

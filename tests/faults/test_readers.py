@@ -8,12 +8,12 @@ import pytest
 from faults.bench import hurried
 from faults.scene import DATES, DN, LEFT, SIZE, TOP, item_id
 from faults.server import Trouble, serve
-from kappamask import patience
-from kappamask.errors import ReadError
-from kappamask.patience import Answer, ask, read_patiently
-from kappamask.rasters import BandFile, FileReader
-from kappamask.readers import Claim, Href
-from kappamask.signing import renew
+from kappamask.base import retry as patience
+from kappamask.base.errors import ReadError
+from kappamask.base.retry import Answer, ask, read_patiently
+from kappamask.cubes.rasters import BandFile, FileReader
+from kappamask.cubes.readers import Claim, Href
+from kappamask.scenes.signing import renew
 
 PATH = f"/{item_id(DATES[0])}/B02.tif"
 WHOLE = slice(0, SIZE), slice(0, SIZE)

@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 from hypothesis import strategies as st
 
-from kappamask.bands import BY_NAME, NAMES
-from kappamask.manifest import find_entry
-from kappamask.model import Model
-from kappamask.windows import Lattice
+from kappamask.base.bands import BY_NAME, NAMES
+from kappamask.base.windows import Lattice
+from kappamask.networks.manifest import find_entry
+from kappamask.networks.model import Model
 
 SMALL = Lattice(core=32, margin=32, whole=64, stride=32, mirror=32)  # small scenes are cut too
 FOUR = ("B02", "B03", "B04", "B08")

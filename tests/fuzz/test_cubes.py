@@ -23,8 +23,8 @@ from fuzz.cubes import (
     looks_like_dn,
     pixel_model,
 )
-from kappamask.errors import InputError, KappaMaskError
-from kappamask.predict import predict_array, predict_cube
+from kappamask.base.errors import InputError, KappaMaskError
+from kappamask.predict.predict import predict_array, predict_cube
 
 UDF = Path(__file__).parents[2] / "udf/kappamask_udf.py"
 SMALL_SIZES = [1, 2, 5, 33, 40]

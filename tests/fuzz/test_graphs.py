@@ -16,12 +16,12 @@ from support.openeo_server import serving
 from fuzz.budget import PATIENCE, cases, time_limit
 from fuzz.graphs import TARGETS, any_graphs, changed_graphs, cube, node, odd_graphs, sums
 from fuzz.mutate import nested
-from kappamask.errors import KappaMaskError
-from kappamask.openeo.faults import of_exception
-from kappamask.openeo.flat_graph import order
+from kappamask.base.errors import KappaMaskError
+from kappamask.openeo.engine.flat_graph import order
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.results import collect_files, write_result
-from kappamask.openeo.settings import Limits, Settings
+from kappamask.openeo.server.faults import of_exception
+from kappamask.openeo.server.results import collect_files, write_result
+from kappamask.openeo.server.settings import Limits, Settings
 from kappamask.sample import catalog_path
 
 

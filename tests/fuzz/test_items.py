@@ -15,11 +15,11 @@ from support.real_items import make_item
 from fuzz.budget import cases
 from fuzz.items import changed, offset_flag, offsets_said, real_items, sample_items, times_said
 from fuzz.mutate import put
-from kappamask.bands import NAMES
-from kappamask.catalogs import profile_of, resolve_assets
-from kappamask.cube import load_cube
-from kappamask.errors import InputError, ItemError, KappaMaskError, ReadError
-from kappamask.items import (
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, ItemError, KappaMaskError, ReadError
+from kappamask.cubes.cube import load_cube
+from kappamask.scenes.catalogs import profile_of, resolve_assets
+from kappamask.scenes.items import (
     baseline_of,
     generation_time,
     level_of,
@@ -27,9 +27,9 @@ from kappamask.items import (
     tile_of,
     view_of,
 )
-from kappamask.scenes import read_scene
-from kappamask.sources import read_source
-from kappamask.stac_search import search
+from kappamask.scenes.search import search
+from kappamask.scenes.sift import read_scene
+from kappamask.scenes.source_items import read_source
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")

@@ -24,9 +24,9 @@ from fuzz.products import (
     plain_time,
 )
 from kappamask import open_safe
-from kappamask.bands import NAMES
-from kappamask.errors import KappaMaskError, ReadError
-from kappamask.safe import read_product
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import KappaMaskError, ReadError
+from kappamask.scenes.safe import read_product
 
 
 @pytest.fixture(scope="module")

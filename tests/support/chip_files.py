@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import rasterio
 
-from kappamask.bands import NAMES
-from kappamask.legend import Label
+from kappamask.base.bands import NAMES
+from kappamask.base.legend import Label
 from kappamask.train.chips import Chip
 
 

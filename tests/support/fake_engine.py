@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from kappamask.errors import NoItemsError
-from kappamask.openeo.faults import ApiError
+from kappamask.base.errors import NoItemsError
+from kappamask.openeo.server.faults import ApiError
 
 FAKE = "https://catalogue.example"  # never asked
 SIGNATURE = "c2lnbmF0dXJlLW9mLXRoZS1jbG91ZA"

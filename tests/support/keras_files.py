@@ -8,8 +8,8 @@ from hashlib import sha256
 import h5py
 import numpy as np
 
-from kappamask.manifest import get_entry
 from kappamask.networks.keras_file import plan_layers
+from kappamask.networks.manifest import get_entry
 
 POOLS = (2, 4, 6, 8)  # convolutions before which the graph pools: layers without weights
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import rasterio
 
-from kappamask.bands import NAMES
+from kappamask.base.bands import NAMES
 from kappamask.train.chips import SLOT, Chip
 
 TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")

@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["torch", "kappamask.cli", "kappamask.pipeline", "kappamask.networks.unet", "stackstac",
-             "rioxarray", "pystac_client", "safetensors.torch", "dask.array", "kappamask.stream",
-             "kappamask.composite_pipeline", "kappamask.report", "kappamask.train.fit", "jinja2",
+PRELOADED = ["torch", "kappamask.cli", "kappamask.jobs.pipeline", "kappamask.networks.unet",
+             "stackstac", "rioxarray", "pystac_client", "safetensors.torch", "dask.array",
+             "kappamask.jobs.stream", "kappamask.jobs.composite_pipeline", "kappamask.plot.report",
+             "kappamask.train.fit", "jinja2",
              "h5py", "pooch", "requests", "rich.progress", "distributed",
              "torch._dynamo"]  # fmt: skip
-HIDDEN = ".kappamask-*"  # what `kappamask.files.staging` lends
+HIDDEN = ".kappamask-*"  # what `kappamask.base.files.staging` lends
 WAIT = 120  # seconds; a busy machine is no failure
 
 
@@ -70,11 +71,11 @@ def refuse_thread(*_, **__):
 
 def hold_only(entries) -> None:
     """Let the manifest hold small stand-ins for published weights."""
-    import kappamask.manifest
+    import kappamask.networks.manifest
 
-    shipped, _ = kappamask.manifest.read_registry()
+    shipped, _ = kappamask.networks.manifest.read_registry()
     known = {entry.name: entry for entry in entries}
-    kappamask.manifest.read_registry = lambda: (shipped, known)
+    kappamask.networks.manifest.read_registry = lambda: (shipped, known)
 
 
 def mount_small(folder: Path, size: int) -> None:

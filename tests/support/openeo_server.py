@@ -8,8 +8,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from kappamask.openeo.server import create_app, listen, make_server, serve
-from kappamask.openeo.settings import Settings
+from kappamask.openeo.server.app import create_app, listen, make_server, serve
+from kappamask.openeo.server.settings import Settings
 from support.fake_engine import FAKE, FakeEngine
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from kappamask.bands import BANDS, BY_NAME
+from kappamask.base.bands import BANDS, BY_NAME
 
 HEIGHT, WIDTH = 180, 240  # pixels of 10 m
 EPSG, LEFT, TOP = 32632, 600000, 5500020

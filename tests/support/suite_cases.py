@@ -9,7 +9,7 @@ processes that the specifications show no example of.
 import json
 from pathlib import Path
 
-from kappamask.openeo.library import specifications
+from kappamask.openeo.engine.library import specifications
 
 OURS = Path(__file__).parent / "openeo_cases"
 

@@ -23,7 +23,7 @@ from openeo_test_suite.lib.process_runner.util import (
     xarray_to_datacube,
 )
 
-from kappamask.openeo.evaluate import Callback
+from kappamask.openeo.engine.evaluate import Callback
 from kappamask.openeo.local import LocalEngine
 
 

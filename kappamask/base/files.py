@@ -1,0 +1,144 @@
+"""Files that appear whole or not at all. Row 1: imports `errors` only."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from kappamask.base.errors import KappaMaskError, WriteError
+
+_LENT: set[Path] = set()  # hidden folders that `staging` made and has not removed yet
+
+
+@contextmanager
+def staging(folder: Path, name: str) -> Iterator[Path]:
+    """Lend a hidden folder inside `folder`, which is made if absent; remove it on any end.
+
+    `name` is what is to be written, as an error says it. What a process that was killed
+    left in `folder` is removed too.
+
+    Raises
+    ------
+    WriteError
+        In place of every OSError that says no more: a folder that is none or is read-only, a
+        full disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "a.txt"
+    ...     with staging(path.parent, path.name) as aside:
+    ...         publish(aside, {path: b"all of it"})
+    ...     [found.name for found in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        with _lend(folder) as aside:
+            yield aside
+    except KappaMaskError:
+        raise  # a file that cannot be read is an OSError too, and no fault of this folder
+    except OSError as error:
+        raise WriteError(
+            "the output folder must exist or be makable, be writable and have space, got "
+            f"{error.strerror or error} for {name} in {folder}: free some space or choose "
+            "another folder (nothing half-written is left)"
+        ) from error
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Find out whether a folder can be written to, before any work is done for `name`.
+
+    Raises
+    ------
+    WriteError
+        As `staging`.
+
+    Examples
+    --------
+    >>> check_folder(Path("/dev/null/masks"), "masks")
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.WriteError: the output folder must exist or be makable...
+    """
+    with staging(folder, name):
+        pass
+
+
+@contextmanager
+def _lend(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder; remove it, even where Ctrl-C comes while it is made or removed."""
+    aside = folder / f"{_host_prefix()}{os.getpid()}-{token_hex(4)}"
+    _LENT.add(aside)
+    try:
+        aside.mkdir(mode=0o700)
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        _LENT.discard(aside)
+
+
+@atexit.register
+def clear_staging() -> None:
+    """Remove what an interruption kept `staging` from removing.
+
+    Examples
+    --------
+    >>> clear_staging()  # nothing is lent: nothing to do
+    """
+    for aside in list(_LENT):
+        if f"-{os.getpid()}-" in aside.name:  # a forked process knows its parent's too
+            shutil.rmtree(aside, ignore_errors=True)
+        _LENT.discard(aside)
+
+
+def _host_prefix() -> str:
+    return f".kappamask-{socket.gethostname()}-"  # on a shared disk, pids are another machine's
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the hidden folders of processes of this machine that are no more."""
+    for left in folder.glob(f"{_host_prefix()}*-*"):
+        pid = left.name.removeprefix(_host_prefix()).split("-")[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there, asking is killing
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def publish(aside: Path, contents: Mapping[Path, bytes]) -> None:
+    """Write all files to the folder `aside`, then move each to its path.
+
+    Of several files the last one vouches for the others: an old one goes before any
+    is replaced, and the new one comes when all are there.
+    """
+    for path, content in contents.items():
+        (aside / path.name).write_bytes(content)
+    move_in(aside, list(contents))
+
+
+def move_in(aside: Path, paths: Sequence[Path]) -> None:
+    """Move files that lie in the folder `aside` to their paths, the last one vouching for all."""
+    *others, seal = paths
+    if others:
+        seal.unlink(missing_ok=True)
+    for path in paths:
+        (aside / path.name).replace(path)

@@ -1,0 +1,227 @@
+"""Files on servers that fail: what is tried again, when, how often. Row 0: imports `errors` only.
+
+GDAL says little of what a server answered. So a server whose file could not be read is asked
+for one byte of it: what it says decides whether, and when, the read is tried again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kappamask.base.errors import ReadError
+
+T = TypeVar("T")
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be others a little later
+_REMOTE = re.compile(r"^(?:/vsi(?!mem|zip|tar)\w+[/?]|(?!file:)\w{2,}://)")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How patiently a file on a server is read."""
+
+    tries: int = 3  # reads of one window, the first included
+    wait_s: float = 1.0  # before the second; doubled for each further one
+    longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
+    timeout_s: float = 10.0  # of the question what ails a file
+
+
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server says of a file that could not be read."""
+
+    status: int | None = None  # of HTTP; None: it cannot be asked, or gives no answer
+    retry_after_s: float | None = None  # what it asks for in Retry-After
+    remote: bool = True  # False: the file lies on this machine
+    silent: bool = False  # it was asked and gives no answer
+
+    @property
+    def may_change(self) -> bool:
+        """Tell whether reading again may help: a damaged file may have been damaged on its way."""
+        whole = self.status is None or self.status < 400
+        return self.remote and (whole or self.status in PASSING)
+
+    @property
+    def may_be_cached(self) -> bool:
+        """Tell whether what was read may have been damaged or refused, and be remembered."""
+        return self.remote and not self.silent and self.status not in PASSING
+
+    def remedy(self, tries: int) -> str:
+        """Say what ails the file and what to do.
+
+        Examples
+        --------
+        >>> Answer(404).remedy(1)
+        'HTTP 404, the file is gone: leave its item out, or search again'
+        """
+        if self.silent:
+            return f"no answer from its server, in {tries} tries: try again later"
+        if self.status is None or self.status < 400:
+            return "the file is damaged, gone or not allowed: try again or leave its item out"
+        told = f"HTTP {self.status}"
+        if self.status in (401, 403):
+            return (
+                f"{told}, not allowed: credentials are missing, or the address was signed and has "
+                "expired; search again"
+            )
+        if self.status in (404, 410):
+            return f"{told}, the file is gone: leave its item out, or search again"
+        if self.status in PASSING:
+            return f"{told}, the server is busy or failing, in {tries} tries: try again later"
+        return f"{told}, the request was refused: leave its item out"
+
+
+def is_remote(href: str) -> bool:
+    """Tell whether a file lies on a server.
+
+    Examples
+    --------
+    >>> [is_remote(href) for href in ("s3://eodata/B02.jp2", "/data/B02.tif", "C:/data/B02.tif")]
+    [True, False, False]
+    """
+    return bool(_REMOTE.match(href))
+
+
+def without_query(text: str) -> str:
+    """Leave out what stands behind ``?`` in addresses: signatures are secrets.
+
+    Examples
+    --------
+    >>> without_query("cannot open 'https://host/B02.tif?sig=abc&se=1' twice")
+    "cannot open 'https://host/B02.tif' twice"
+    """
+    return re.sub(r"(?<=\w)\?[\w.~%&=+:/;,-]*=[^\s'\"]*", "", text)
+
+
+def spread(seconds: float) -> float:
+    """Lengthen a wait by up to half, so that many readers do not come back at once.
+
+    Examples
+    --------
+    >>> 2 <= spread(2) <= 3
+    True
+    """
+    return seconds * random.uniform(1, 1.5)  # noqa: S311  no secret
+
+
+def ask(href: str, *, proxy: str | None = None) -> Answer:
+    """Ask the server of a file for one byte of it, once, through a proxy where one is given.
+
+    Examples
+    --------
+    >>> ask("/data/B02.tif")
+    Answer(status=None, retry_after_s=None, remote=False, silent=False)
+    """
+    if not is_remote(href):
+        return Answer(remote=False)
+    address = href.removeprefix("/vsicurl/")
+    if not address.startswith(("http://", "https://")):
+        return Answer()  # a bucket: its protocol is GDAL's matter
+    import requests
+
+    try:
+        with requests.Session() as session:
+            if proxy:
+                session.trust_env = False  # proxies of the environment would win
+                session.proxies = {"http": proxy, "https": proxy}
+            response = session.get(
+                address,
+                headers={"Range": "bytes=0-0"},
+                stream=True,  # a server without ranges would send all of it
+                timeout=PATIENCE.timeout_s,
+            )
+            response.close()
+            asked = response.headers.get("Retry-After")
+            return Answer(response.status_code, _seconds(asked))
+    except (requests.RequestException, OSError):
+        return Answer(silent=True)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read Retry-After, which is a number of seconds or a date."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    if retry_after is None:
+        return None
+    try:
+        return float(Retry().parse_retry_after(retry_after))
+    except InvalidHeader:
+        return None
+
+
+def read_patiently(
+    read: Callable[[], T],
+    href: str,
+    *,
+    name: str,
+    forget: Callable[[bool], object],
+    errors: tuple[type[Exception], ...] = (RuntimeError, OSError),
+    proxy: Callable[[], str | None] = lambda: None,
+) -> T:
+    """Read from a file, again if its server may recover; files of this machine once.
+
+    Parameters
+    ----------
+    read
+        Reads; called up to `PATIENCE.tries` times.
+    href
+        Where the file lies.
+    name
+        What it is, for the message; the address is added.
+    forget
+        Called before it is read again: closes the file and, if True is passed, drops what is
+        remembered of it. Else the server was only busy, and would be asked once more for that.
+    errors
+        What `read` raises where it cannot.
+    proxy
+        Tells what the server is asked through.
+
+    Raises
+    ------
+    ReadError
+        If it cannot be read in the end; names file and reason. One that `read` raises
+        is not tried again.
+
+    Examples
+    --------
+    >>> def read():
+    ...     raise OSError("no such file")
+    >>> read_patiently(read, "/data/B02.tif", name="band B02", forget=print)
+    Traceback (most recent call last):
+    kappamask.base.errors.ReadError: cannot read band B02 at /data/B02.tif: no such file; ...
+    """
+    for tried in range(1, PATIENCE.tries + 1):
+        try:
+            return read()
+        except ReadError:
+            raise  # it can be read and is not what it should be
+        except errors as error:
+            answer = ask(href, proxy=proxy())
+            if tried == PATIENCE.tries or not answer.may_change:
+                raise ReadError(
+                    f"cannot read {name} at {without_query(href)}: "
+                    f"{_reason(error, answer)}{answer.remedy(tried)}"
+                ) from error
+            wait = spread(PATIENCE.wait_s * 2 ** (tried - 1))
+            if answer.retry_after_s is not None:
+                wait = max(wait, min(answer.retry_after_s, PATIENCE.longest_wait_s))
+        forget(answer.may_be_cached)
+        time.sleep(wait)
+    raise AssertionError("there is at least one try")
+
+
+def _reason(error: BaseException, answer: Answer) -> str:
+    """Say in one line, without secrets, what was wrong: the first cause knows best."""
+    if answer.status is not None and answer.status >= 400:
+        return ""  # that says it
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (without_query(" ".join(str(error).split())) or type(error).__name__) + "; "

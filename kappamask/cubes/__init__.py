@@ -1,0 +1,1 @@
+"""Scenes to the canonical cube. Imports `scenes` and `base`."""

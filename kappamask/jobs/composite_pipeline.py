@@ -1,0 +1,272 @@
+"""From items to composites on disk: masks first, then the images. Row 6: imports `pipeline`.
+
+The masks are files like those of `kappamask mask`: every date is labelled once, whatever is
+composed of it later, and an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from kappamask.base.errors import ReadError
+from kappamask.base.legend import Label
+from kappamask.composites.blocks import find_method
+from kappamask.composites.clear import BUFFER_M
+from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
+from kappamask.composites.ranking import Ranking
+from kappamask.cubes.cube import load_cube
+from kappamask.jobs.pipeline import MaskOptions, mask_items
+from kappamask.outputs.composite_output import write_composite
+from kappamask.plot import plot_before_after
+from kappamask.plot.picture import TRUE_COLOR
+from kappamask.scenes.catalogs import resolve_assets
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MASKS = "masks"  # folder of the masks inside that of the composites
+STACK_BYTES = 512 * 2**20  # reflectance of all dates of one chunk; chunks are read whole
+CHUNKS = (1536, 1024, 512)  # of what is read; whole tiles of the usual COGs
+
+
+@dataclass(frozen=True)
+class CompositeOptions:
+    """What `compose_items` can be asked for beside area, items and folder."""
+
+    method: str = "median"
+    period: str | None = None
+    buffer_m: Mapping[str, float] | None = field(default_factory=lambda: dict(BUFFER_M))
+    ranking: Ranking | None = None
+    bands: Sequence[str] | None = None  # of the image; None: every reflectance band
+    pictures: bool = True
+    masks: MaskOptions = field(default_factory=lambda: MaskOptions(pictures=False))
+
+
+@dataclass
+class CompositeReport:
+    """What came of it."""
+
+    images: list[Path] = field(default_factory=list)  # COGs of reflectance, one per period
+    pictures: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)  # one per date
+    failed: dict[str, str] = field(default_factory=dict)  # dates that could not be labelled: why
+
+
+def compose_items(
+    items: Sequence[Any],
+    area: Any,
+    folder: str | Path,
+    *,
+    options: CompositeOptions | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> CompositeReport:
+    """Label every date of some items over an area and compose images without clouds.
+
+    Parameters
+    ----------
+    items, area
+        As `kappamask.load_cube` takes them.
+    folder
+        Made if absent. Gets the files of `write_composite` for every period, and the masks
+        of all dates in its folder ``masks``. What is already there, complete and the same,
+        is kept.
+    options
+        Method, period, buffers, bands; how dates are read and labelled.
+    progress
+        Called with a name, how many are done, and how many there are: after each date, then
+        after each block of each image.
+
+    Returns
+    -------
+    CompositeReport
+        Files, and the dates that failed with the reason: the images are of the others.
+
+    Raises
+    ------
+    KappaMaskError
+        If nothing can be done: bad arguments, unreadable items, a folder that cannot be
+        written to, no date that could be labelled.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kappamask import search
+    >>> from kappamask.sample import SCENES, catalog_path
+    >>> scene = SCENES[1]
+    >>> items = search(scene.bbox, "2019-07", catalog=catalog_path(), level=scene.level)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = compose_items(items, scene.bbox, folder)
+    ...     len(report.masks), [path.name for path in report.images]
+    (4, ['kappamask_20190701_20190731_T34TER_L2A_median.tif'])
+    """
+    options = options or CompositeOptions()
+    folder = Path(folder)
+    check_recipe(options.method, options.period, options.buffer_m)
+    cube = _load(items, area, options)
+    find_method(options.method, [str(name) for name in cube["band"].values])
+    made = mask_items(items, area, folder / MASKS, options=options.masks, progress=progress)
+    report = CompositeReport(masks=made.masks, failed=made.failed)
+    if not made.masks:
+        date, reason = next(iter(made.failed.items()))
+        raise ReadError(
+            f"a composite needs one date that can be labelled and kept, got none of "
+            f"{len(made.failed)}: {date}: {reason}"
+        )
+    labels = read_masks(made.masks, cube)
+    cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
+    image = composite(
+        cube,
+        labels,
+        method=options.method,
+        period=options.period,
+        buffer_m=options.buffer_m,
+        ranking=options.ranking,
+    )
+    report.images = write_composite(
+        image, folder, source_items=items, overwrite=False, progress=progress
+    )
+    if options.pictures and set(TRUE_COLOR) <= set(cube["band"].values):
+        report.pictures = [draw_period(cube, labels, path) for path in report.images]
+    return report
+
+
+def _load(items: Sequence[Any], area: Any, options: CompositeOptions) -> xr.DataArray:
+    """Load lazily, in the largest chunks whose stack of all dates stays within `STACK_BYTES`."""
+    how = options.masks
+    for edge in CHUNKS:
+        cube = load_cube(
+            items,
+            area,
+            resolution=how.resolution,
+            bands=options.bands,
+            chunks=edge,
+            engine=how.engine,
+            resolve=partial(resolve_assets, dn_offset=how.dn_offset),
+        )
+        if _stack_bytes(cube, edge) <= STACK_BYTES:
+            break
+    return cube
+
+
+def _stack_bytes(cube: xr.DataArray, edge: int) -> int:
+    dates, bands, rows, columns = cube.shape
+    return 4 * dates * bands * min(edge, rows) * min(edge, columns)
+
+
+def draw_period(cube: xr.DataArray, labels: xr.DataArray, path: Path) -> Path:
+    """Draw a composite that was written beside a date of it, unless a newer picture is there."""
+    picture = path.with_suffix(".png")
+    if picture.exists() and picture.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        return picture
+    image = read_composite(path)
+    start, end = image["time_bounds"].values[0]
+    times = cube["time"].values
+    inside = (times >= start) & (times <= end)
+    scenes = cube.isel(time=inside).sel(band=list(TRUE_COLOR))
+    return plot_before_after(scenes, labels.isel(time=inside), image, picture)
+
+
+def read_composite(path: Path) -> xr.Dataset:
+    """Read what `plot_before_after` needs of a composite that `write_composite` wrote."""
+    import rioxarray
+    import xarray as xr
+
+    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
+    span = [known[f"{end}_datetime"].removesuffix("Z") for end in ("start", "end")]
+    observations = path.with_name(f"{path.stem}_observations.tif")
+    with rioxarray.open_rasterio(path, mask_and_scale=True) as raster:
+        visible = [raster.attrs["long_name"].index(name) for name in TRUE_COLOR]
+        reflectance = raster.isel(band=visible).load().assign_coords(band=list(TRUE_COLOR))
+    with rioxarray.open_rasterio(observations) as raster:
+        counts = raster.squeeze("band", drop=True).load()
+    return xr.Dataset(
+        {"reflectance": reflectance, "observations": counts},
+        coords={"time_bounds": (("time", "bounds"), np.array([span], "M8[ns]"))},
+        # the end that an item tells belongs to the period
+        attrs={"method": known["kappamask:method"], "period": "whole"},
+    )
+
+
+def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
+    """Open masks that `write_mask` wrote as lazy labels of the dates of a cube.
+
+    Parameters
+    ----------
+    paths
+        COGs with their items beside them, of pixels of the cube.
+    cube
+        Its chunks along y and x are taken.
+
+    Returns
+    -------
+    xarray.DataArray
+        uint8 (time, y, x), with the dates of the masks and their share of clear pixels.
+
+    Raises
+    ------
+    ReadError
+        If an item is no item of a mask, or the grid is another one.
+    """
+    import dask.array as da
+    import xarray as xr
+
+    layers, times, shares, attrs = [], [], [], {"level": cube.attrs["level"]}
+    for path in paths:
+        try:
+            item = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            known = item["properties"]
+            classes = item["assets"]["mask"]["classification:classes"]
+            times.append(np.datetime64(known["datetime"].removesuffix("Z"), "ns"))
+            shares.append(_share(classes))
+            grid = tuple(known["proj:transform"]), tuple(known["proj:shape"])
+        except (OSError, ValueError, LookupError) as error:
+            raise ReadError(
+                f"a mask has its STAC item beside it, got {error} for {path}: write it again"
+            ) from error
+        if grid != (tuple(cube.rio.transform())[:6], cube.shape[2:]):
+            raise ReadError(
+                f"masks must be on the grid of the cube, got {grid} in {path.name}: remove it, "
+                "or choose another folder"
+            )
+        for name in ("kappamask:model", "kappamask:model_sha256"):
+            if name in known:
+                attrs[name.replace(":", "_")] = known[name]
+        layers.append(
+            da.from_array(MaskFile(path, grid[1]), chunks=cube.data.chunks[2:], name=False)
+        )
+    wanted = cube["time"].values.astype("M8[us]")  # what an item says of the time
+    found = [int(np.flatnonzero(wanted == time.astype("M8[us]"))[0]) for time in times]
+    coords = {"time": cube["time"].values[found], "y": cube["y"], "x": cube["x"]}
+    labels = xr.DataArray(da.stack(layers), dims=("time", "y", "x"), coords=coords, attrs=attrs)
+    return labels.assign_coords({CLEAR_FRACTION: ("time", shares)})
+
+
+def _share(classes: Sequence[Mapping[str, Any]]) -> float:
+    counts = {entry["value"]: entry["count"] for entry in classes}
+    return float(counts[int(Label.CLEAR)] / sum(counts.values()))
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask on disk that dask cuts blocks out of; no file stays open."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    ndim = 2
+    dtype = np.dtype(np.uint8)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        """Read one block."""
+        with rasterio.open(self.path) as raster:
+            block: np.ndarray = raster.read(1, window=Window.from_slices(*key))
+        return block

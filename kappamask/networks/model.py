@@ -1,0 +1,261 @@
+"""A network with its inputs and its normalisation, loaded by name. Row 2.
+
+Imports rows 0-1, `manifest`, `weights_cache`, `normalisation`, `runners` and `windows`.
+Torch or onnxruntime is imported when a network is loaded, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from kappamask.base.bands import NAMES, check_network_bands
+from kappamask.base.errors import InputError
+from kappamask.base.windows import Window
+from kappamask.networks.files import read_weights
+from kappamask.networks.manifest import ModelEntry, check_entry, find_entry, read_registry
+from kappamask.networks.normalisation import Normalisation, has_data
+from kappamask.networks.runners import (
+    PRECISIONS,
+    Runner,
+    TorchRunner,
+    WeightsFile,
+    open_onnx,
+    open_torch,
+    resolve_engine,
+    resolve_precision,
+)
+from kappamask.networks.weights_cache import read_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+__all__ = [
+    "Model",
+    "ModelEntry",
+    "Normalisation",
+    "find_entry",
+    "load_model",
+    "open_model",
+    "read_registry",
+    "read_weights",
+    "weights_of",
+]
+
+_LOADING = Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network ready to label: weights loaded, batch normalisation folded, engine chosen.
+
+    Pickles as its name: no weights travel in a dask graph.
+    """
+
+    entry: ModelEntry
+    level: str
+    runner: Runner
+    threads: int | None = None  # what was asked for; None leaves it to the engine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a call of `load_model`."""
+        arguments = (self.entry.name, self.level, self.precision, self.engine, self.threads)
+        return load_model, arguments
+
+    @property
+    def engine(self) -> str:
+        """``"torch"`` or ``"onnx"``."""
+        return self.runner.engine
+
+    @property
+    def precision(self) -> str:
+        """``"bf16"`` or ``"fp32"``."""
+        return self.runner.precision
+
+    @property
+    def device(self) -> str:
+        """Where it computes, ``"cpu"`` or ``"cuda"``."""
+        return self.runner.device
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that must all be there, in the network's order; none: any with RGB and NIR.
+
+        ``load_cube(items, area, bands=model.bands or None)`` loads what the model needs.
+        """
+        return self.entry.bands
+
+    @property
+    def network(self) -> nn.Module:
+        """The torch module, where the engine is torch."""
+        if not isinstance(self.runner, TorchRunner):
+            raise InputError(
+                f"a model in {self.runner.version} has no torch module: engine='torch'"
+            )
+        return self.runner.network
+
+    def logits(
+        self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
+    ) -> Any:
+        """Run the network on one window.
+
+        Parameters
+        ----------
+        reflectance
+            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
+        bands
+            Their names.
+        window
+            Says how many mirrored pixels are put around them.
+
+        Returns
+        -------
+        torch.Tensor or numpy.ndarray
+            (4, y, x) float32 logits of the window's core, in the order of
+            `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
+        """
+        check_network_bands(bands, self.level)
+        slots = self.runner.make_slots(window.rows.size, window.columns.size)
+        self.entry.normalisation.fill(slots, reflectance, bands, window)
+        held = {name for name, values in zip(bands, reflectance, strict=True) if has_data(values)}
+        flags = [float(name in held) for name in NAMES]
+        logits = self.runner.run(slots, [*flags, float(self.level == "L1C")])
+        crop = (
+            _shift(window.rows.crop, window.rows.pad_before),
+            _shift(window.columns.crop, window.columns.pad_before),
+        )
+        return logits[:, *crop]
+
+
+def _shift(span: slice, by: int) -> slice:
+    return slice(span.start + by, span.stop + by)
+
+
+def load_model(
+    name: str = "default",
+    level: str = "L2A",
+    precision: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Model:
+    """Load a network by name, once per process.
+
+    Parameters
+    ----------
+    name
+        A name of the manifest (`kappamask models` lists them), or ``"default"``.
+    level
+        ``"L1C"`` or ``"L2A"``: what the network will be fed.
+    precision
+        ``"bf16"``, ``"fp32"``, or ``"auto"``: bf16 where the engine is torch, the
+        processor computes in it (AVX-512 BF16, AMX, CUDA) and the manifest says that
+        both agree on 99.8 % of this model's labels; else fp32.
+    engine
+        ``"torch"``, ``"onnx"`` (onnxruntime, fp32), or ``"auto"``: torch if it is
+        installed. Both in fp32 agree on 99.9 % of labels.
+    threads
+        How many the engine may use; None leaves it to the engine. Torch keeps one
+        number for the whole process.
+
+    Returns
+    -------
+    Model
+        Ready to label; the same object for the same arguments.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        If there is no such model, level, precision or engine.
+    WeightsError
+        If the weights are absent or damaged, were not fetched (the message says how),
+        or their hash is not the manifest's.
+
+    Examples
+    --------
+    >>> load_model("default", level="L2A", precision="fp32").precision
+    'fp32'
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if threads is not None and threads < 1:
+        raise InputError(f"a network needs at least one thread, got {threads}: pass threads=1")
+    entry = find_entry(name, level)
+    engine = resolve_engine(engine, weights_of(entry))
+    with _LOADING:
+        precision = resolve_precision(precision, engine, entry.precisions)
+        return _load(entry.name, level, precision, engine, threads)
+
+
+@cache
+def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
+    return open_model(
+        find_entry(name, level), level, precision=precision, engine=engine, threads=threads
+    )
+
+
+def open_model(
+    entry: ModelEntry,
+    level: str,
+    *,
+    precision: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Model:
+    """Load the network of an entry, which need not be of the manifest; for `predict_array`.
+
+    `load_model` does this once for each entry of the manifest. A model whose entry is
+    not of the manifest cannot be pickled to another process.
+
+    Parameters
+    ----------
+    entry
+        What the network is, needs, and where its weights lie.
+    level, precision, engine, threads
+        As in `load_model`.
+
+    Raises
+    ------
+    InputError, WeightsError
+        As `load_model`.
+
+    Examples
+    --------
+    >>> open_model(find_entry("default", "L1C"), "L1C", precision="fp32").level
+    'L1C'
+    """
+    check_entry(entry, level)
+    weights = weights_of(entry)
+    engine = resolve_engine(engine, weights)
+    precision = resolve_precision(precision, engine, entry.precisions)
+    runner: Runner
+    if engine == "onnx":
+        runner = open_onnx(weights, threads=threads)
+    else:
+        runner = open_torch(weights, precision=precision, threads=threads)
+    return Model(entry, level, runner, threads)
+
+
+def weights_of(entry: ModelEntry) -> WeightsFile:
+    """Find the weights of a model, in the installed package or where they were fetched to.
+
+    Raises
+    ------
+    WeightsError
+        If they do not come with the package and were not fetched.
+
+    Examples
+    --------
+    >>> weights_of(find_entry("default", "L2A")).path.suffix
+    '.safetensors'
+    """
+    if entry.shipped:
+        path = Path(str(resources.files("kappamask.networks").joinpath("weights", entry.file)))
+        return WeightsFile(path, entry.sha256, entry.widths, entry.architecture)
+    path, sha256 = read_record(entry)
+    return WeightsFile(path, sha256, entry.widths, entry.architecture)

@@ -1,0 +1,1 @@
+"""Process graphs on dask. Imports `openeo-processes-dask`."""

@@ -1,0 +1,295 @@
+"""Flat process graphs, evaluated node by node. Row 6: imports `flat_graph`, the parser.
+
+`openeo_pg_parser_networkx` 2026.3 holds the registry and the argument types, but its
+own evaluation is not used: it keeps the inner results of a callback from one call to
+the next, so that a reducer of two processes gives every month the values of the first
+one; and it walks every path of a graph, so that time doubles with each fork.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from openeo_pg_parser_networkx.pg_schema import BoundingBox
+from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
+
+from kappamask.openeo.engine.flat_graph import (
+    Graph,
+    GraphError,
+    check_shape,
+    error_at,
+    order,
+    references,
+    result_node,
+)
+
+# What implementations pass to their callbacks besides parameters of the process graph.
+SPECIAL = ("axis", "keepdims", "source_transposed_axis", "dim_labels", "context")
+DEEPEST = 32  # user-defined processes within each other
+BACKEND = ("backend", "predefined")  # words for the namespace of the predefined processes
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What every graph needs to be computed: the processes that there are.
+
+    Parameters
+    ----------
+    registry
+        Predefined processes with their implementations.
+    udps
+        User-defined processes, ``{"parameters": [...], "process_graph": {...}}`` by id,
+        or by the URL that a node gives as its namespace.
+    """
+
+    registry: ProcessRegistry
+    udps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def find(self, node: Mapping[str, Any]) -> Process | Mapping[str, Any]:
+        """Look up the process of a node: a predefined one, or the definition of the user's.
+
+        1. A namespace that is a URL names a definition in `udps`; it is never fetched.
+        2. ``"user"`` names the user's own, ``"backend"`` the predefined ones.
+        3. Without a namespace the user's own come first.
+
+        Raises
+        ------
+        GraphError
+            If there is no such process.
+        """
+        name, namespace = str(node.get("process_id")), node.get("namespace")
+        if namespace not in (None, "user", *BACKEND):
+            if namespace in self.udps:
+                return self.udps[namespace]
+            raise GraphError(
+                f"process {name!r} of namespace {namespace!r} is not known here and is not "
+                "fetched: store it as a user-defined process, or pass udps={namespace: definition}",
+                code="ProcessUnsupported",
+            )
+        if namespace not in BACKEND and name in self.udps:
+            return self.udps[name]
+        if namespace != "user" and name in self.registry:
+            return self.registry[name]
+        raise GraphError(
+            f"unknown process {name!r}: it is neither predefined nor one of the user-defined "
+            f"{', '.join(map(str, self.udps)) or '(none)'}",
+            code="ProcessUnsupported",
+        )
+
+    def run(
+        self,
+        graph: Graph,
+        scope: Mapping[str, Any],
+        *,
+        special: Mapping[str, Any] | None = None,
+        path: str = "",
+        ends: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """Compute the result node and the `ends`; returns the values of all nodes on the way.
+
+        Parameters
+        ----------
+        graph
+            Flat process graph.
+        scope
+            Values of its parameters.
+        special
+            What an implementation passes to its callback: axis, labels...
+        path
+            Names of the nodes around a child graph, for messages.
+        ends
+            Further nodes that are wanted.
+        """
+        values: dict[str, Any] = {}
+        for name in order(graph, result_node(graph), *ends):
+            node = graph[name]
+            here = f"{path}{name}"
+            try:
+                values[name] = self._call(node, values, scope, special or {}, here)
+            except (MemoryError, RecursionError):
+                raise
+            except Exception as error:  # implementations and UDFs raise anything
+                raise error_at(here, str(node.get("process_id")), error) from error
+        return values
+
+    def _call(
+        self,
+        node: Mapping[str, Any],
+        values: Mapping[str, Any],
+        scope: Mapping[str, Any],
+        special: Mapping[str, Any],
+        path: str,
+    ) -> Any:
+        process = self.find(node)
+        arguments = {
+            name: self._resolve(value, values, scope, f"{path}/")
+            for name, value in node.get("arguments", {}).items()
+        }
+        if isinstance(process, Process):
+            arguments = typed(arguments, process.spec)
+            return invoke(process.implementation, arguments, special)
+        if path.count("/") > DEEPEST:
+            raise GraphError("user-defined processes call each other without end")
+        inner = bind(arguments, process.get("parameters") or [])
+        graph = process["process_graph"]
+        check_shape(graph)
+        return self.run(graph, inner, path=f"{path}/")[result_node(graph)]
+
+    def _resolve(
+        self, value: Any, values: Mapping[str, Any], scope: Mapping[str, Any], path: str
+    ) -> Any:
+        if isinstance(value, dict):
+            if "from_node" in value:
+                return values[value["from_node"]]
+            if "from_parameter" in value:
+                return _parameter(value["from_parameter"], scope)
+            if "process_graph" in value:
+                return Callback(self, value["process_graph"], scope, path)
+            return {key: self._resolve(inner, values, scope, path) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._resolve(inner, values, scope, path) for inner in value]
+        return value
+
+
+def _parameter(name: str, scope: Mapping[str, Any]) -> Any:
+    if name not in scope:
+        raise GraphError(
+            f"parameter {name!r} has no value: known are {', '.join(scope) or 'none'}",
+            code="ProcessParameterMissing",
+        )
+    return scope[name]
+
+
+@dataclass(frozen=True)
+class Callback:
+    """A child graph, called as openeo-processes-dask calls its callbacks; keeps nothing."""
+
+    evaluator: Evaluator
+    graph: Graph
+    scope: Mapping[str, Any]  # parameters of the graphs around
+    path: str
+
+    def __call__(
+        self,
+        *args: Any,
+        positional_parameters: Mapping[str, int] | None = None,
+        named_parameters: Mapping[str, Any] | None = None,
+        **others: Any,
+    ) -> Any:
+        """Compute the child graph for one set of its parameters."""
+        scope = {"context": None, **self.scope, **(named_parameters or {})}
+        scope |= {key: value for key, value in others.items() if key not in SPECIAL}
+        scope |= {name: args[index] for name, index in (positional_parameters or {}).items()}
+        special = {key: value for key, value in others.items() if key in SPECIAL}
+        if special.get("context") is not None:
+            scope["context"] = special["context"]
+        values = self.evaluator.run(self.graph, scope, special=special, path=self.path)
+        return values[result_node(self.graph)]
+
+    def only_node(self, process: str, **scope: Any) -> dict[str, Any] | None:
+        """Arguments, resolved as far as given, if this is one node of that process, else None."""
+        if [node.get("process_id") for node in self.graph.values()] != [process]:
+            return None
+        (node,) = self.graph.values()
+        known = {**self.scope, **scope}
+        return {
+            name: self.evaluator._resolve(value, {}, known, self.path)  # noqa: SLF001  one module
+            for name, value in node.get("arguments", {}).items()
+            if all(key in known for key in references(value, "from_parameter"))
+        }
+
+
+def bind(arguments: Mapping[str, Any], parameters: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Give the parameters of a user-defined process their values.
+
+    Raises
+    ------
+    GraphError
+        If one without default is missing, or an argument is no parameter.
+
+    Examples
+    --------
+    >>> bind({"x": 1}, [{"name": "x"}, {"name": "y", "optional": True, "default": 2}])
+    {'x': 1, 'y': 2}
+    """
+    names = [parameter["name"] for parameter in parameters]
+    unknown = [name for name in arguments if name not in names]
+    if unknown:
+        raise GraphError(
+            f"has no parameter {unknown[0]!r}: known are {', '.join(names) or 'none'}",
+            code="ProcessParameterUnsupported",
+        )
+    bound = {}
+    for parameter in parameters:
+        name = parameter["name"]
+        if name in arguments:
+            bound[name] = arguments[name]
+        elif parameter.get("optional") or "default" in parameter:
+            bound[name] = parameter.get("default")
+        else:
+            raise GraphError(f"needs the parameter {name!r}", code="ProcessParameterRequired")
+    return bound
+
+
+def invoke(
+    implementation: Callable[..., Any], arguments: dict[str, Any], special: Mapping[str, Any]
+) -> Any:
+    """Call an implementation with what it takes of the special arguments."""
+    accepted = inspect.signature(implementation).parameters
+    listed = arguments.get("data")
+    if "axis" in accepted and isinstance(listed, list):
+        if any(map(np.ndim, listed)):
+            # a list of whole arrays, such as [x, y] of an overlap resolver: reduce over the list
+            arguments = {**arguments, "data": stack(listed)}
+            special = {"axis": 0}
+        elif all(isinstance(item, int | float) for item in listed):
+            arguments = {**arguments, "data": np.array(listed)}
+    offered = {key: value for key, value in special.items() if key in accepted}
+    given = {key: value for key, value in arguments.items() if value is not None or key in accepted}
+    return implementation(**(offered | given))
+
+
+def stack(listed: list[Any]) -> Any:
+    """Stack numbers and arrays along a new first axis, lazily where one of them is lazy."""
+    import dask.array as da
+
+    if any(isinstance(item, da.Array) for item in listed):
+        shape = np.broadcast_shapes(*(np.shape(item) for item in listed))
+        return da.stack([da.broadcast_to(da.asarray(item), shape) for item in listed])
+    return np.stack(np.broadcast_arrays(*listed))
+
+
+# --- types of arguments --------------------------------------------------------------------
+
+
+def typed(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn JSON into the types that implementations expect, as the process' schema says."""
+    subtypes = {
+        parameter["name"]: set(_subtypes(parameter.get("schema", {})))
+        for parameter in spec.get("parameters", ())
+    }
+    return {name: _typed(value, subtypes.get(name, set())) for name, value in arguments.items()}
+
+
+def _typed(value: Any, subtypes: set[str]) -> Any:
+    if isinstance(value, dict) and "bounding-box" in subtypes and "west" in value:
+        return BoundingBox(**{key: _crs(key, inner) for key, inner in value.items()})
+    if isinstance(value, list) and subtypes & {"temporal-interval", "temporal-intervals"}:
+        return [_typed(inner, subtypes) for inner in value]
+    if isinstance(value, str) and subtypes & {"temporal-interval", "temporal-intervals"}:
+        return value.removesuffix("Z")  # numpy's times have no zone; openEO's are UTC
+    return value
+
+
+def _crs(key: str, value: Any) -> Any:
+    return f"EPSG:{value}" if key == "crs" and isinstance(value, int) else value
+
+
+def _subtypes(schema: Any) -> Iterator[str]:
+    for one in schema if isinstance(schema, list) else [schema]:
+        if "subtype" in one:
+            yield one["subtype"]

@@ -1,0 +1,178 @@
+"""`kappamask serve`: an openEO 1.2 back end on your own machine. Row 6.
+
+`create_app` puts the rooms together: the gate (`auth`), what describes
+(`discovery`), what computes (`processing`), the stores and the runner (`backend`).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from kappamask.base.errors import InputError, KappaMaskError
+from kappamask.openeo.server import discovery, processing
+from kappamask.openeo.server.auth import Gate, error_response
+from kappamask.openeo.server.backend import Backend
+from kappamask.openeo.server.faults import ApiError, of_exception
+from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts
+from kappamask.openeo.server.worker import EngineFactory
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from kappamask.openeo.local import LocalEngine
+
+LOG = logging.getLogger(__name__)
+GRACE_SECONDS = 5  # that open requests get when the server stops
+
+
+def make_engine(**settings: Any) -> LocalEngine:
+    """Make the engine of this package."""
+    from kappamask.openeo.local import LocalEngine
+
+    return LocalEngine(**settings)
+
+
+def create_app(settings: Settings, engine_factory: EngineFactory | None = None) -> FastAPI:
+    """Build the ASGI application of an openEO back end.
+
+    Parameters
+    ----------
+    settings
+        Catalogue, work folder, where it listens, limits.
+    engine_factory
+        Called as ``engine_factory(catalog=, folder=, log=, udps=)``, here and in the
+        processes that compute. None: `LocalEngine`, whose `load_stac` reads what the
+        settings allow.
+
+    Raises
+    ------
+    InputError
+        If another server uses the work folder.
+    WriteError
+        If that folder cannot be made.
+    """
+    if engine_factory is None:
+        engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
+    backend = Backend(settings, engine_factory)
+    try:
+        backend.engine()  # its libraries take seconds to load: before the first request
+    except BaseException:
+        backend.database.close()
+        raise
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        backend.runner.start()
+        yield
+        backend.close()
+
+    # No OpenAPI pages: they load scripts from elsewhere.
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.backend = backend
+    app.include_router(discovery.router)
+    app.include_router(processing.router)
+    for kind in (KappaMaskError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(Gate, settings=settings)
+    if settings.token is not None:  # pages cannot know the token: the web editor may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=["*"],
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Link", "Location", "OpenEO-Costs", "OpenEO-Identifier"],
+        )
+    return app
+
+
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Answer any exception with an openEO error document."""
+    if isinstance(error, RequestValidationError):
+        faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
+        return error_response(ApiError("RequestInvalid", f"a parameter is wrong: {faults}"))
+    if isinstance(error, HTTPException):
+        code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "RequestInvalid")
+        text = f"this server has no such endpoint ({error.detail})"
+        return error_response(ApiError(code, text, status=error.status_code))
+    return error_response(of_exception(error))
+
+
+def serve(
+    settings: Settings,
+    *,
+    engine_factory: EngineFactory | None = None,
+    say: Callable[[str], object] = LOG.info,
+) -> None:
+    """Serve until interrupted.
+
+    Parameters
+    ----------
+    settings
+        As for `create_app`.
+    engine_factory
+        As for `create_app`.
+    say
+        Gets the line that tells the URL.
+
+    Raises
+    ------
+    InputError
+        If the address cannot be listened on.
+    """
+    with listen(settings) as listening:
+        server = make_server(create_app(settings, engine_factory), settings.limits)
+        host, port = listening.getsockname()[:2]
+        name = f"[{host}]" if ":" in host else host
+        say(f"openEO back end: http://{name}:{port}  (results in {settings.workdir.resolve()})")
+        server.run(sockets=[listening])
+
+
+def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
+    """Give the HTTP server of an application, which logs no addresses of requests."""
+    import uvicorn
+
+    from kappamask.openeo.server.connections import bounded_protocol
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=bounded_protocol(limits or Limits()),
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Open the listening socket.
+
+    Raises
+    ------
+    InputError
+        If another program has the port, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(128)  # who comes before the application is ready waits
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"the server must be able to listen on {settings.host} port {settings.port}, got "
+            f"{error.strerror or error}: stop what uses it, or choose another --port"
+        ) from error
+    return listening

@@ -1,0 +1,282 @@
+"""Result files and what STAC says of them. Row 6: imports `save`, rasterio and xarray.
+
+Files are looked at once, in the process that wrote them; the server keeps what was
+found as JSON and opens no raster.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+MEDIA_TYPES = {
+    ".tif": "image/tiff; application=geotiff",
+    ".tiff": "image/tiff; application=geotiff",
+    ".nc": "application/x-netcdf",
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".png": "image/png",
+    ".csv": "text/csv",
+    ".tar": "application/x-tar",
+}
+PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+FILE_INFO = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+_DAY = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?:T(\d{2}):?(\d{2}):?(\d{2}))?(?!\d)")
+
+
+def write_result(result: Any, folder: Path) -> list[Path]:
+    """Bring whatever a graph ends in into files: it need not end in save_result.
+
+    Parameters
+    ----------
+    result
+        Paths that were written, an xarray object, or anything that JSON holds.
+    folder
+        Where the file goes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.read_text() for path in write_result(8.5, Path(folder))]
+    ['8.5']
+    """
+    if isinstance(result, Path):
+        return [result]
+    if isinstance(result, list | tuple) and result and all(isinstance(p, Path) for p in result):
+        return list(result)
+    if hasattr(result, "to_netcdf"):
+        if {"x", "y"} <= set(result.dims):
+            from kappamask.openeo.engine.save import save_result
+
+            return save_result(result, "netCDF", folder=folder)
+        path = folder / "result.nc"
+        result.to_netcdf(path)
+        return [path]
+    path = folder / "result.json"
+    value = result.tolist() if hasattr(result, "tolist") else result
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return [path]
+
+
+def collect_files(paths: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
+    """Describe result files: name, size, type and, where known, place and time.
+
+    A name is relative to the folder. What is no regular file inside it is left out.
+    """
+    described = []
+    for path in paths:
+        name = _name_below(folder, path)
+        inside = find_inside(folder, name)
+        if inside is None:
+            LOG.warning("left out %s: no regular file in the result folder", path)
+            continue
+        known = {
+            "name": name,
+            "bytes": inside.stat().st_size,
+            "type": MEDIA_TYPES.get(inside.suffix.lower(), "application/octet-stream"),
+        }
+        described.append(known | look_into(inside))
+    return described
+
+
+def _name_below(folder: Path, path: Path) -> str:
+    """Name of a file relative to the folder; as it is where it does not lie below it."""
+    for root in (folder, folder.resolve()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.as_posix()
+
+
+def find_inside(folder: Path, name: str) -> Path | None:
+    """Give the path of a regular file below a folder that no link leads to; None for all else.
+
+    Examples
+    --------
+    >>> [find_inside(Path("/usr"), name) for name in ("../etc/passwd", "/etc/passwd", "bin", "")]
+    [None, None, None, None]
+    """
+    path, parts = folder, PurePosixPath(name).parts
+    for part in parts:
+        path = path / part
+        if part in {"..", "/"} or path.is_symlink():
+            return None
+    return path if path.is_file() else None
+
+
+def look_into(path: Path) -> dict[str, Any]:
+    """Read place and time of a raster; empty for other files and what cannot be read."""
+    try:
+        if path.suffix.lower() in {".tif", ".tiff"}:
+            return _look_into_geotiff(path)
+        if path.suffix.lower() == ".nc":
+            return _look_into_netcdf(path)
+    except Exception as error:  # noqa: BLE001  a file that lacks a description is still a result
+        LOG.warning("cannot describe %s: %s", path.name, error)
+    return {}
+
+
+def _look_into_geotiff(path: Path) -> dict[str, Any]:
+    import rasterio
+
+    with rasterio.open(path) as raster:
+        found: dict[str, Any] = {
+            "shape": [raster.height, raster.width],
+            "transform": list(raster.transform)[:6],
+        }
+        if raster.crs is not None:
+            found |= _place(raster.crs, tuple(raster.bounds))
+        tags = raster.tags()
+    times = find_times(tags.get("datetime", "")) or find_times(path.stem)
+    return found | ({"start": times[0], "end": times[-1]} if times else {})
+
+
+def _look_into_netcdf(path: Path) -> dict[str, Any]:
+    import numpy as np
+    import rioxarray  # noqa: F401  registers .rio
+    import xarray as xr
+
+    found: dict[str, Any] = {}
+    with xr.open_dataset(path, decode_coords="all") as opened:
+        content = opened.set_coords([name for name in ("spatial_ref", "crs") if name in opened])
+        for name in ("t", "time"):
+            if name in content.coords and np.issubdtype(content[name].dtype, np.datetime64):
+                times = content[name].values.ravel()
+                found["start"], found["end"] = (
+                    f"{np.datetime_as_string(time, unit='s')}Z"
+                    for time in (times.min(), times.max())
+                )
+        if {"x", "y"} <= set(content.dims):
+            found["shape"] = [content.sizes["y"], content.sizes["x"]]
+            if content.rio.crs is not None:
+                found |= _place(content.rio.crs, content.rio.bounds())
+    return found
+
+
+def _place(crs: Any, bounds: Sequence[float]) -> dict[str, Any]:
+    from rasterio.warp import transform_bounds
+
+    bbox = [round(value, 7) for value in transform_bounds(crs, "EPSG:4326", *bounds)]
+    epsg = crs.to_epsg()
+    return {"bbox": bbox} | ({"code": f"EPSG:{epsg}"} if epsg else {})
+
+
+def find_times(text: str) -> list[str]:
+    """Find dates in a text, as RFC 3339 in UTC, in order of time.
+
+    Examples
+    --------
+    >>> find_times("openEO_2022-06-02Z"), find_times("mask_20220602T101559_L2A")
+    (['2022-06-02T00:00:00Z'], ['2022-06-02T10:15:59Z'])
+    """
+    found = []
+    for parts in _DAY.findall(text):
+        year, month, day, hour, minute, second = (int(part or 0) for part in parts)
+        try:
+            time = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        except ValueError:
+            continue  # digits that are no date
+        found.append(time.isoformat().replace("+00:00", "Z"))
+    return sorted(found)
+
+
+def pack(folder: Path, files: Sequence[dict[str, Any]], target: Path) -> Path:
+    """Put several result files into one tar archive, as the openEO API recommends."""
+    with tarfile.open(target, "w") as archive:
+        for file in files:
+            archive.add(folder / file["name"], arcname=file["name"], recursive=False)
+    return target
+
+
+# --- STAC -----------------------------------------------------------------------------------
+
+
+def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str) -> dict[str, Any]:
+    """Describe the results of a batch job as a STAC collection with all assets.
+
+    Parameters
+    ----------
+    job
+        With id, title, description and created, as the API gives it.
+    files
+        What `collect_files` found.
+    url
+        Of the results: ``.../jobs/{job_id}/results``.
+    """
+    boxes = [file["bbox"] for file in files if "bbox" in file] or [[-180, -90, 180, 90]]
+    wests, souths, easts, norths = zip(*boxes, strict=True)
+    starts = [file["start"] for file in files if "start" in file] or [job["created"]]
+    ends = [file["end"] for file in files if "end" in file] or [job["created"]]
+    return {
+        "type": "Collection",
+        "stac_version": "1.1.0",
+        "stac_extensions": [FILE_INFO, PROJECTION],
+        "id": job["id"],
+        "title": job.get("title") or f"Results of batch job {job['id']}",
+        "description": job.get("description") or "Results of a batch job of kappamask serve.",
+        "license": "other",
+        "extent": {
+            "spatial": {"bbox": [[min(wests), min(souths), max(easts), max(norths)]]},
+            "temporal": {"interval": [[min(starts), max(ends)]]},
+        },
+        "openeo:status": "finished",
+        "assets": {file["name"]: to_asset(file, url) for file in files},
+        "links": [
+            {"rel": "self", "href": url, "type": "application/json"},
+            {"rel": "canonical", "href": url, "type": "application/json"},
+            *(
+                {
+                    "rel": "item",
+                    "href": f"{url}/items/{file['name']}",
+                    "type": "application/geo+json",
+                }
+                for file in files
+            ),
+        ],
+    }
+
+
+def to_item(job: dict[str, Any], file: dict[str, Any], url: str) -> dict[str, Any]:
+    """Describe one result file as a STAC item."""
+    start, end = (file.get(key, job["created"]) for key in ("start", "end"))
+    span = {} if start == end else {"start_datetime": start, "end_datetime": end}
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [FILE_INFO, PROJECTION],
+        "id": re.sub(r"[^\w.-]+", "_", file["name"]),
+        "collection": job["id"],
+        "geometry": None,
+        "properties": {"datetime": start if start == end else None, **span},
+        "assets": {file["name"]: to_asset(file, url)},
+        "links": [
+            {"rel": "self", "href": f"{url}/items/{file['name']}", "type": "application/geo+json"},
+            {"rel": "collection", "href": url, "type": "application/json"},
+            {"rel": "parent", "href": url, "type": "application/json"},
+        ],
+    }
+    if "bbox" in file:
+        west, south, east, north = file["bbox"]
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        item |= {"bbox": file["bbox"], "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    return item
+
+
+def to_asset(file: dict[str, Any], url: str) -> dict[str, Any]:
+    """Describe where a result file can be fetched."""
+    known = [key for key in ("code", "shape", "transform") if key in file]
+    return {
+        "href": f"{url}/assets/{file['name']}",
+        "type": file["type"],
+        "title": file["name"],
+        "roles": ["data"],
+        "file:size": file["bytes"],
+        **{f"proj:{key}": file[key] for key in known},
+    }

@@ -1,0 +1,1 @@
+"""Files: COG, STAC item, NetCDF, Zarr. Imports `composites` and below."""

@@ -1,0 +1,120 @@
+"""Label cubes as files and pictures need them: axes, grid, counts. Row 4: imports rows 0-3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import rioxarray  # noqa: F401  (registers the .rio accessor)
+import xarray as xr
+from rasterio import Affine
+from rioxarray.exceptions import OneDimensionalRaster
+
+from kappamask.base.bands import check_level
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND
+from kappamask.predict.predict import lattice_origin
+
+
+def check_labels(labels: Any) -> xr.DataArray:
+    """Check a label cube; bring it to (time, y, x), north up, x to the east.
+
+    Codes are not looked at: that would compute the labels.
+
+    Returns
+    -------
+    DataArray
+        Still lazy if it was. ``.rio.crs`` and ``.rio.transform()`` say where its pixels lie.
+
+    Raises
+    ------
+    InputError
+        If anything breaks the rules of `kappamask.write_mask`.
+    """
+    if isinstance(labels, xr.DataArray) and "time" not in labels.dims and "time" in labels.coords:
+        labels = labels.expand_dims("time")
+    dims = getattr(labels, "dims", type(labels).__name__)
+    if set(dims) != {"time", "y", "x"}:
+        raise InputError(
+            "labels must be a DataArray with dims (time, y, x), or (y, x) and a scalar time, got "
+            f"{dims}: pass what predict_cube returned, or add labels.assign_coords(time=...)"
+        )
+    if labels.dtype != np.uint8:
+        raise InputError(
+            f"labels must be uint8 class codes, got {labels.dtype}: "
+            "pass the labels, not probabilities, and do not mask them"
+        )
+    if 0 in labels.shape:
+        raise InputError(
+            f"labels must hold at least one date and pixel, got shape {labels.shape}: "
+            "check the area and the dates"
+        )
+    times = labels["time"].values
+    if times.dtype.kind != "M" or np.isnat(times).any():
+        raise InputError(
+            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
+            f"{times[:3]}: set labels['time'] to the sensing times"
+        )
+    check_level(labels.attrs.get("level"))
+    if labels.rio.crs is None:
+        raise InputError("labels must have a CRS, got none: add it with labels.rio.write_crs(...)")
+    return north_up(labels.transpose("time", "y", "x"))
+
+
+def north_up(labels: xr.DataArray) -> xr.DataArray:
+    """Turn a plane of pixels north up and x to the east; say so in ``.rio.transform()``."""
+    lattice_origin(labels)  # refuses coordinates that are absent or uneven
+    x, y = labels["x"].values, labels["y"].values
+    if x[0] > x[-1]:
+        labels = labels.isel(x=slice(None, None, -1))
+    if y[0] < y[-1]:
+        labels = labels.isel(y=slice(None, None, -1))
+    dx, dy = _pixel_size(labels)
+    left, top = float(x.min()) - dx / 2, float(y.max()) + dy / 2
+    return labels.rio.write_transform(Affine(dx, 0.0, left, 0.0, -dy, top))  # type: ignore[no-any-return]
+
+
+def _pixel_size(labels: xr.DataArray) -> tuple[float, float]:
+    """Width and height of a pixel in units of the CRS.
+
+    Two coordinates tell it. Where there is only one the recorded GeoTransform does, if
+    it does not contradict the other axis; its origin stays behind when an array is cut.
+    """
+    try:
+        dx, dy = (abs(step) for step in labels.rio.resolution(recalc=True))
+    except OneDimensionalRaster:
+        dx = dy = np.nan
+    for axis, step in (("x", dx), ("y", dy)):
+        values = labels[axis].values
+        extent = step * (values.size - 1)
+        if not np.isclose(abs(values[-1] - values[0]), extent, atol=0):
+            single = "x" if labels.sizes["x"] == 1 else "y"
+            raise InputError(
+                f"the pixel size must be known, got a single coordinate along {single} and no "
+                "GeoTransform that fits: take an area of 2 x 2 pixels or more, or record it "
+                "with labels.rio.write_transform(...)"
+            )
+    return dx, dy
+
+
+def count_codes(codes: np.ndarray, *, where: str) -> np.ndarray:
+    """Count the pixels of each class code: integers (6,).
+
+    `np.bincount` would turn a tile of 120 MB into one of 1 GB first.
+
+    Raises
+    ------
+    InputError
+        If a code is not in the legend; `where` tells the reader which labels.
+
+    Examples
+    --------
+    >>> count_codes(np.array([[1, 4], [4, 5]], dtype="uint8"), where="here").tolist()
+    [0, 1, 0, 0, 2, 1]
+    """
+    if codes.max() >= len(LEGEND):
+        raise InputError(
+            f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
+            f"{codes.max()} {where}: pass what predict_cube returned"
+        )
+    return np.array([np.count_nonzero(codes == int(entry.label)) for entry in LEGEND])

@@ -1,0 +1,200 @@
+"""The numpy half of a quicklook: pixels to colours. Row 4: imports `predict` and row 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, Label
+from kappamask.outputs.label_cube import count_codes
+from kappamask.predict.predict import HIGHEST_REFLECTANCE
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+TRUE_COLOR = ("B04", "B03", "B02")
+# Fixed stretch, so that dates compare and a cloud is white on every one of them:
+# ((reflectance - dark) / BRIGHT) ** (1 / GAMMA). At L1C, dark is about what clear air adds.
+DARK = {"L1C": (0.02, 0.04, 0.07), "L2A": (0.0, 0.0, 0.0)}
+BRIGHT = 0.4
+GAMMA = 1.8
+OUTLINES = (
+    ("cloud outline", (Label.CLOUD, Label.SEMI_TRANSPARENT), "FFD400"),
+    ("shadow outline", (Label.CLOUD_SHADOW,), "FF2D95"),
+)
+
+
+def check_pair(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Check that both show the same pixels of one date.
+
+    Returns
+    -------
+    cube, labels : DataArray
+        (band, y, x) and (y, x), north up, still lazy if they were.
+
+    Raises
+    ------
+    InputError
+        If either has more dates or other dims, if a visible band is absent, or if
+        they do not cover the same pixels.
+    """
+    cube, labels = _one_date(cube, "cube"), _one_date(labels, "labels")
+    if set(cube.dims) != {"band", "y", "x"} or set(labels.dims) != {"y", "x"}:
+        raise InputError(
+            "a quicklook needs a cube (band, y, x) and labels (y, x), got "
+            f"{cube.dims} and {labels.dims}: select one date of each"
+        )
+    if labels.dtype != np.uint8 or labels.size == 0:
+        raise InputError(
+            f"labels must be uint8 class codes of one pixel or more, got {labels.dtype} "
+            f"of shape {labels.shape}: pass what predict_cube returned"
+        )
+    absent = [name for name in TRUE_COLOR if name not in cube["band"].values]
+    if absent:
+        raise InputError(
+            f"true colour needs {', '.join(TRUE_COLOR)}; the cube lacks {', '.join(absent)}: "
+            "load these bands too"
+        )
+    for axis in ("y", "x"):
+        known = axis in cube.coords and axis in labels.coords
+        if cube.sizes[axis] != labels.sizes[axis] or (
+            known and not np.allclose(cube[axis], labels[axis], rtol=1e-9)
+        ):
+            raise InputError(
+                "cube and labels must cover the same pixels, got "
+                f"{cube.sizes[axis]} and {labels.sizes[axis]} along {axis}, or other "
+                "coordinates: pass the cube that was labelled"
+            )
+    cube, labels = cube.transpose("band", "y", "x"), labels.transpose("y", "x")
+    if "y" in labels.coords and labels["y"].values[0] < labels["y"].values[-1]:
+        up = slice(None, None, -1)
+        return cube.isel(y=up), labels.isel(y=up)
+    return cube, labels
+
+
+def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
+    if array.sizes.get("time", 1) != 1:
+        raise InputError(
+            f"a quicklook shows one date, got {array.sizes['time']} in {name}: "
+            "select one with isel(time=0)"
+        )
+    return array.isel(time=0, missing_dims="ignore")
+
+
+def true_color(cube: xr.DataArray, *, level: str, factor: int = 1) -> np.ndarray:
+    """Stretch the visible bands to a picture.
+
+    Parameters
+    ----------
+    cube
+        Reflectance, dims (band, y, x); read one band at a time.
+    level
+        ``"L1C"`` or ``"L2A"``: L1C still holds the light of the air above.
+    factor
+        Pixels per side that are averaged into one.
+
+    Returns
+    -------
+    ndarray
+        uint8 (rows, columns, 3); black where any of the three has no data.
+    """
+    bands = [block_mean(cube.sel(band=name).to_numpy(), factor=factor) for name in TRUE_COLOR]
+    reflectance = np.dstack(bands)  # (rows, columns, 3)
+    highest = np.nanmax(reflectance, initial=0.0)
+    if highest > HIGHEST_REFLECTANCE:
+        raise InputError(
+            f"a cube must hold reflectance, 1.0 = 100 %, got values up to {highest:.0f}: "
+            "divide DN by 10000 after adding the offset of the processing baseline"
+        )
+    bright = np.clip((reflectance - DARK[level]) / BRIGHT, 0, 1) ** (1 / GAMMA)
+    bright[np.isnan(reflectance).any(axis=-1)] = 0
+    return np.round(bright * 255).astype(np.uint8)
+
+
+def block_mean(values: np.ndarray, *, factor: int) -> np.ndarray:
+    """Average blocks of `factor` x `factor` pixels; NaN counts only where a block has no other.
+
+    Blocks at the lower and right edge may be smaller.
+
+    Examples
+    --------
+    >>> block_mean(np.array([[1.0, 3.0, 5.0], [np.nan, np.nan, np.nan]]), factor=2)
+    array([[2., 5.]])
+    """
+    valid = ~np.isnan(values)
+    count = _block_sum(valid, factor)
+    total = _block_sum(np.where(valid, values, 0), factor)
+    means: np.ndarray = np.full(total.shape, np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means
+
+
+def reduce_labels(codes: np.ndarray, *, factor: int) -> np.ndarray:
+    """Take the most frequent code of each block of `factor` x `factor` pixels.
+
+    Examples
+    --------
+    >>> reduce_labels(np.array([[1, 4, 5], [4, 4, 5]], dtype="uint8"), factor=2)
+    array([[4, 5]], dtype=uint8)
+    """
+    votes = np.stack([_block_sum(codes == int(entry.label), factor) for entry in LEGEND])
+    winners: np.ndarray = votes.argmax(axis=0)  # (6, rows, columns) -> (rows, columns)
+    return winners.astype(np.uint8)
+
+
+def _block_sum(values: np.ndarray, factor: int) -> np.ndarray:
+    for axis in (0, 1):
+        starts = np.arange(0, values.shape[axis], factor)
+        values = np.add.reduceat(values, starts, axis=axis, dtype=float)
+    return values
+
+
+def label_colors(codes: np.ndarray) -> np.ndarray:
+    """Paint class codes (y, x) in the colours of the legend: uint8 (y, x, 3)."""
+    palette = np.array([entry.rgb for entry in LEGEND], dtype=np.uint8)
+    colors: np.ndarray = palette[codes]
+    return colors
+
+
+def outlined(colors: np.ndarray, codes: np.ndarray, *, width: int = 2) -> np.ndarray:
+    """Draw lines of `width` pixels into a picture (y, x, 3), inside the edges of `OUTLINES`."""
+    picture = colors.copy()
+    for _, members, color in OUTLINES:
+        inside = np.isin(codes, members)
+        core = inside
+        for _ in range(width):
+            core = _shrink(core)
+        picture[inside & ~core] = tuple(bytes.fromhex(color))
+    return picture
+
+
+def _shrink(inside: np.ndarray) -> np.ndarray:
+    # The picture's own edge is no edge of a cloud: pad with what lies there.
+    padded = np.pad(inside, 1, mode="edge")
+    middle = slice(1, -1)
+    return (  # type: ignore[no-any-return]
+        inside & padded[:-2, middle] & padded[2:, middle] & padded[middle, :-2] & padded[middle, 2:]
+    )
+
+
+def class_shares(labels: xr.DataArray) -> np.ndarray:
+    """Count what share of all pixels each class has on each date, one date at a time.
+
+    Parameters
+    ----------
+    labels
+        uint8 class codes (time, y, x); lazy or loaded.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (time, 6), 0 to 1. Missing pixels are pixels too: they are not clear.
+    """
+    counts = [
+        count_codes(labels.isel(time=index).to_numpy(), where=f"on date {index}")
+        for index in range(labels.sizes["time"])
+    ]
+    pixels = labels.sizes["y"] * labels.sizes["x"]
+    return np.array(counts) / pixels

@@ -1,0 +1,1 @@
+"""Arrays, cubes and chunks to labels. Imports `networks` and `base`."""

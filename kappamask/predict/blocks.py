@@ -1,0 +1,184 @@
+"""One dask task per date and window, each reading its own margin. Row 2: imports `windows` only.
+
+`dask.array.map_overlap` would make ten times the tasks, and would tie windows to
+chunks; here the windows are given, and every task takes the parts it reads out of
+whatever blocks hold them.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kappamask.base.windows import Span, Window
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+Work = Callable[[np.ndarray, Window], np.ndarray]
+
+
+def map_windows(
+    work: Work,
+    source: da.Array,
+    plan: tuple[Sequence[Span], Sequence[Span]],
+    *,
+    token: str,
+    leading: tuple[int, ...] = (),
+    dtype: Any,
+) -> da.Array:
+    """Apply `work` to every date and window of a lazy array.
+
+    Parameters
+    ----------
+    work
+        Takes (band, y, x) of what a window reads, and the window; returns its core,
+        (*leading, y, x).
+    source
+        (time, band, y, x), chunked in any way.
+    plan
+        Spans along y and along x.
+    token
+        Names the result: the same work on the same source must have the same token.
+    leading, dtype
+        Of the result.
+
+    Returns
+    -------
+    dask.array.Array
+        (time, *leading, y, x), one chunk per date and window.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from kappamask.base.windows import plan_axis
+    >>> cube = da.ones((2, 3, 40, 50), chunks=(1, 1, 7, 50))
+    >>> plan = plan_axis(40), plan_axis(50)
+    >>> total = map_windows(lambda scene, _: scene.sum(0), cube, plan, token="t", dtype=float)
+    >>> total.sum().compute()
+    np.float64(12000.0)
+    """
+    import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
+
+    rows, columns = plan
+    packed = Packed(work)
+    dates = [
+        (block, offset)
+        for block, span in locate(source.chunks[0], slice(0, source.shape[0]))
+        for offset in range(span.stop)
+    ]
+    bands = range(len(source.chunks[1]))
+    graph: dict[Any, Any] = {}
+    for (t, (date, offset)), (i, row), (j, column) in product(
+        enumerate(dates), enumerate(rows), enumerate(columns)
+    ):
+        y_parts, x_parts = locate(source.chunks[2], row.read), locate(source.chunks[3], column.read)
+        blocks = [
+            [[(source.name, date, band, y, x) for band in bands] for x, _ in x_parts]
+            for y, _ in y_parts
+        ]
+        spans = ([span for _, span in y_parts], [span for _, span in x_parts])
+        key = (token, t, *(0 for _ in leading), i, j)
+        graph[key] = (_work_on_parts, packed, blocks, spans, offset, Window(row, column))
+    chunks = (
+        (1,) * len(dates),
+        *((size,) for size in leading),
+        *(tuple(span.stop - span.start for span in spans) for spans in plan),
+    )
+    layers = HighLevelGraph.from_collections(token, graph, dependencies=[source])
+    return da.Array(layers, token, chunks, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Work that travels as bytes, so that only who does it loads what it needs.
+
+    A scheduler of `dask.distributed` unpickles and pickles every task that it passes on:
+    for that it shall not load a network.
+
+    Examples
+    --------
+    >>> arrived = pickle.loads(pickle.dumps(Packed(np.add)))
+    >>> arrived(1, 2), arrived.work
+    (np.int64(3), None)
+    """
+
+    work: Any  # None where it arrived as bytes
+    content: bytes = b""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Do the work, unpacked once per process."""
+        work = self.work if self.work is not None else _unpack(self.content)
+        return work(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as bytes; work of a script or notebook goes with its code."""
+        import cloudpickle
+
+        return Packed, (None, self.content or cloudpickle.dumps(self.work))
+
+
+@cache
+def _unpack(content: bytes) -> Any:
+    return pickle.loads(content)  # noqa: S301  what this room pickled: dask would do the same
+
+
+def locate(sizes: Sequence[int], span: slice) -> list[tuple[int, slice]]:
+    """Which blocks of an axis a span overlaps, and which part of each.
+
+    Examples
+    --------
+    >>> locate((10, 10, 10), slice(8, 21))
+    [(0, slice(8, 10, None)), (1, slice(0, 10, None)), (2, slice(0, 1, None))]
+    """
+    parts, start = [], 0
+    for block, size in enumerate(sizes):
+        low, high = max(span.start - start, 0), min(span.stop - start, size)
+        if low < high:
+            parts.append((block, slice(low, high)))
+        start += size
+    return parts
+
+
+def _work_on_parts(
+    work: Work,
+    blocks: list[list[list[np.ndarray]]],
+    spans: tuple[list[slice], list[slice]],
+    date: int,
+    window: Window,
+) -> np.ndarray:
+    """Join the parts of the blocks that one window reads, and work on them."""
+    y_spans, x_spans = spans
+    if len(blocks) == len(blocks[0]) == len(blocks[0][0]) == 1:
+        scene = blocks[0][0][0][date, :, y_spans[0], x_spans[0]]  # a view: nothing is copied
+    else:
+        scene = _join([[[part[date] for part in b] for b in row] for row in blocks], spans)
+    return work(scene, window)[None]
+
+
+def _join(
+    blocks: list[list[list[np.ndarray]]], spans: tuple[list[slice], list[slice]]
+) -> np.ndarray:
+    """Copy the parts (band, y, x) of a grid of blocks into one array, each once."""
+    bands = sum(len(part) for part in blocks[0][0])
+    height, width = (sum(span.stop - span.start for span in axis) for axis in spans)
+    scene = np.empty((bands, height, width), blocks[0][0][0].dtype)
+    top = 0
+    for row, y in zip(blocks, spans[0], strict=True):
+        left, bottom = 0, top + y.stop - y.start
+        for block, x in zip(row, spans[1], strict=True):
+            first, right = 0, left + x.stop - x.start
+            for part in block:
+                last = first + len(part)
+                scene[first:last, top:bottom, left:right] = part[:, y, x]
+                first = last
+            left = right
+        top = bottom
+    return scene

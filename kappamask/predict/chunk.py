@@ -1,0 +1,259 @@
+"""What the openEO UDF does with one date of one chunk, as numpy arrays. Row 3.
+
+Imports `predict` and `buffer`, and neither xarray nor openeo, so that it runs on a
+worker that has little else. `udf/kappamask_udf.py` is the thin adapter around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from kappamask.base.bands import find_bands
+from kappamask.base.buffer import dilate
+from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND, PREDICTED, Label
+from kappamask.networks.model import Model
+from kappamask.predict.predict import HIGHEST_REFLECTANCE, Output, predict_array
+
+# What each output calls its bands. Names that do not clash with the optical bands of a cube
+# that they are merged into.
+OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
+    "labels": ("cloud_labels",),
+    "mask": ("cloud_mask",),
+    "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
+}
+MOST_BUFFER_PX = 10_000  # a tile has 10980
+DN_SCALE = 100.0  # a scale from here on says that the values are DN
+FINEST_M = 10  # pixels of Sentinel-2 are multiples of this
+EARTH_M = 4.1e7  # around the equator: no projected coordinate is larger
+FLOAT32_STEP = 2.0**-23  # how far apart neighbours in float32 are at most, relative to themselves
+
+
+@dataclass(frozen=True)
+class Digits:
+    """What stored values mean: reflectance is ``(value + offset) / scale``."""
+
+    scale: float = 10000.0  # 1 where the values are reflectance already
+    offset: float = 0.0  # -1000 for raw DN from processing baseline 04.00
+
+    def __post_init__(self) -> None:
+        """Check that they are numbers that can be meant."""
+        told: tuple[object, ...] = (self.scale, self.offset)
+        if (
+            not all(isinstance(one, Real) and -1e9 < float(one) < 1e9 for one in told)
+            or self.scale <= 0
+        ):
+            raise InputError(
+                f"scale must be above 0 and offset a number, got {self.scale} and {self.offset}: "
+                "for DN pass scale=10000, for reflectance scale=1, offset=0"
+            )
+
+    def to_reflectance(self, values: np.ndarray) -> np.ndarray:
+        """Turn stored values (band, y, x) into float32 reflectance, NaN where there is none.
+
+        Besides NaN and infinities, two kinds of zeros are no data: a pixel that is 0
+        in all bands; and, where the offset is still in the values, every 0.
+
+        Raises
+        ------
+        InputError
+            If the values are not what `scale` says: DN given as reflectance, or the
+            reverse. The message holds the numbers seen.
+
+        Examples
+        --------
+        >>> Digits(10000, -1000).to_reflectance(np.array([[[0, 1500]]]))
+        array([[[ nan, 0.05]]], dtype=float32)
+        """
+        with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
+            stored = np.array(values, dtype=np.float32)
+        empty = stored == 0
+        if self.offset == 0:
+            empty = np.broadcast_to(empty.all(0), stored.shape)
+        stored[empty | ~np.isfinite(stored)] = np.nan
+        self._check(stored)
+        stored += np.float32(self.offset)
+        stored *= np.float32(1 / self.scale)
+        return stored
+
+    def _check(self, stored: np.ndarray) -> None:
+        finite = stored[np.isfinite(stored)]
+        if not finite.size:
+            return
+        lowest, highest = float(finite.min()), float(finite.max())
+        seen = f"got values from {lowest:g} to {highest:g} with scale {self.scale:g}"
+        if (highest + self.offset) / self.scale > HIGHEST_REFLECTANCE:
+            raise InputError(
+                f"reflectance lies between 0 and about 2 (1.0 = 100 %), {seen}, which look like "
+                "DN: pass scale=10000, and offset=-1000 if the offset of baseline 04.00 is in them"
+            )
+        fractions = bool((finite[finite != 0] % 1 != 0).any())
+        if self.scale >= DN_SCALE and highest <= HIGHEST_REFLECTANCE and fractions:
+            raise InputError(
+                f"digital numbers reach hundreds or thousands, {seen}, which look like "
+                "reflectance: pass scale=1 and offset=0"
+            )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What comes out of a chunk.
+
+    Parameters
+    ----------
+    output
+        ``"labels"``: codes of `Label`, missing is 5. ``"mask"``: 1 where the ground
+        is not seen clearly (shadow, semi-transparent, cloud, missing), else 0.
+        ``"probabilities"``: of the four classes, NaN where data is missing.
+    buffer_px
+        With ``"mask"``: pixels by which clouds and shadows are grown, as discs.
+        Missing pixels are not grown.
+
+    Raises
+    ------
+    InputError
+        If the output is unknown, or the buffer no whole number from 0 on.
+    """
+
+    output: str = "labels"
+    buffer_px: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is such an output, and such a buffer."""
+        if self.output not in OUTPUT_BANDS:
+            raise InputError(
+                f"output must be one of {', '.join(OUTPUT_BANDS)}, got {self.output!r}: correct it"
+            )
+        if isinstance(self.buffer_px, bool) or self.buffer_px not in range(MOST_BUFFER_PX + 1):
+            raise InputError(
+                f"buffer_px is a whole number of pixels, 0 to {MOST_BUFFER_PX}, got "
+                f"{self.buffer_px!r}: correct it"
+            )
+
+
+def find_origin(y: np.ndarray | None, x: np.ndarray | None) -> tuple[int, int]:
+    """Row and column of a chunk's first pixel on the projected pixel grid, as far as it tells.
+
+    As `kappamask.predict.cube_form.lattice_origin`, which needs exact coordinates. Those of a
+    chunk are float32, absent, or wrong: openEO's Spark driver works them out of tile
+    and overlap (openeo-geotrellis-extensions, `Udf.scala`), not of the pixels.
+
+    Parameters
+    ----------
+    y, x
+        Coordinates along an axis at pixel centres, metres; None where there are none.
+        NaN, as padding leaves it, is passed over.
+
+    Returns
+    -------
+    tuple of int
+        0 along an axis whose coordinates are absent, uneven, no pixels of Sentinel-2
+        (a multiple of 10 m), or too far out for float32 to tell pixels apart.
+
+    Examples
+    --------
+    >>> x = np.arange(600005, 600645, 10, dtype=np.float32)
+    >>> find_origin(None, x), find_origin(x[::-1], x * 0.75)
+    ((0, 60000), (-60064, 0))
+    """
+    return _axis_origin(y), _axis_origin(x)
+
+
+def _axis_origin(coordinates: np.ndarray | None) -> int:
+    centres = np.asarray(coordinates)  # of None: an array without a dimension
+    if centres.ndim != 1 or centres.dtype.kind not in "iuf":
+        return 0
+    (at,) = np.isfinite(centres).nonzero()
+    if at.size < 2:
+        return 0
+    known = centres[at].astype(float)
+    farthest = np.abs(known).max()
+    doubt = FLOAT32_STEP * farthest
+    if farthest > EARTH_M:
+        return 0
+    step = FINEST_M * round((known[-1] - known[0]) / (at[-1] - at[0]) / FINEST_M)
+    expected = known[0] + step * (at - at[0])
+    if abs(step) <= 4 * doubt or np.abs(known - expected).max() > doubt:
+        return 0
+    origin: int = round((known[0] - step / 2) / step)
+    return origin - int(at[0])
+
+
+def label_chunk(
+    values: np.ndarray,
+    bands: Sequence[str],
+    *,
+    model: Model,
+    digits: Digits,
+    wanted: Wanted = Wanted(),
+    origin: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """Label one date of a chunk as a back end stores it.
+
+    Parameters
+    ----------
+    values
+        (band, y, x) numbers; NaN is no data.
+    bands
+        Names of all bands as the back end spells them; those that no network reads
+        are passed over.
+    model
+        What `load_model` gave; its level is that of the values.
+    digits
+        What the values mean.
+    wanted
+        What comes out.
+    origin
+        Row and column of the first pixel on the projected pixel grid (`find_origin`):
+        labels are then those of the same pixels in any other chunk or cube.
+
+    Returns
+    -------
+    numpy.ndarray
+        (band, y, x) float32, one band for each name in `OUTPUT_BANDS`.
+
+    Raises
+    ------
+    InputError
+        If bands are missing, or the values are not what `digits` says.
+
+    Examples
+    --------
+    >>> from kappamask.networks.model import load_model
+    >>> dn = np.full((4, 32, 32), 500)
+    >>> dn[:, :8] = 0
+    >>> mask = label_chunk(dn, ["red", "green", "blue", "nir"], model=load_model(),
+    ...                    digits=Digits(), wanted=Wanted("mask"))
+    >>> mask.shape, mask[0, :8].min()
+    ((1, 32, 32), np.float32(1.0))
+    """
+    places = find_bands(bands, model.level)
+    reflectance = digits.to_reflectance(np.asarray(values)[list(places.values())])
+    output: Output = "probabilities" if wanted.output == "probabilities" else "labels"
+    predicted = predict_array(
+        reflectance, list(places), level=model.level, model=model, output=output, origin=origin
+    )
+    if wanted.output == "probabilities":
+        return predicted
+    if wanted.output == "mask":
+        return to_mask(predicted, wanted.buffer_px)[None]
+    return predicted[None].astype(np.float32)
+
+
+def to_mask(labels: np.ndarray, buffer_px: int = 0) -> np.ndarray:
+    """Turn labels into float32 1 where the ground is not seen clearly, else 0.
+
+    Explicit zeros and ones, missing included: back ends disagree on what NaN masks.
+
+    Examples
+    --------
+    >>> to_mask(np.array([[1, 2, 3, 4, 5]])).tolist()
+    [[0.0, 1.0, 1.0, 1.0, 1.0]]
+    """
+    missing = labels == Label.MISSING
+    hidden = (labels != Label.CLEAR) & ~missing
+    return np.asarray(dilate(hidden, buffer_px) | missing, np.float32)

@@ -1,0 +1,1 @@
+"""What was seen where and when: area, dates, catalogues, search, SAFE. Imports `base`."""

@@ -1,0 +1,260 @@
+"""Search a STAC catalogue for Sentinel-2 items. Row 4: imports lower rows and pystac."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pystac
+import shapely
+from shapely.geometry import box, shape
+from shapely.geometry.base import BaseGeometry
+
+from kappamask.base.bands import check_level
+from kappamask.base.errors import InputError, ItemError, NoItemsError
+from kappamask.scenes.area import cut_at_antimeridian, parse_area
+from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
+from kappamask.scenes.dates import parse_dates
+from kappamask.scenes.items import baseline_of, generation_time, level_of, sensing_time, tile_of
+from kappamask.scenes.signing import signer
+from kappamask.scenes.stac import Query, Source
+
+logger = logging.getLogger(__name__)
+
+ONE_PASS = timedelta(minutes=10)  # the next orbit sees a tile 100 minutes later at the earliest
+# What is raised where a geometry is something else.
+_NO_GEOMETRY = (
+    shapely.errors.ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError,
+    ValueError,
+)  # fmt: skip
+SAME_FOOTPRINT = 0.05  # reprocessing moves footprints by up to 0.4 % in the items looked at
+
+
+def search(
+    area: Any,
+    dates: Any,
+    *,
+    catalog: str | os.PathLike[str] | Profile = "earth-search",
+    level: str = "L2A",
+    max_cloud_cover: float | None = None,
+    max_items: int | None = None,
+) -> list[pystac.Item]:
+    """Find the Sentinel-2 items that show an area in a span of time.
+
+    Whatever the catalogue answers is checked again here, because some servers
+    ignore parts of a request. Of several versions of a scene the newest is kept,
+    see `drop_duplicates`.
+
+    Parameters
+    ----------
+    area
+        bbox ``(west, south, east, north)`` in degrees, GeoJSON geometry or file, or
+        shapely geometry; see `kappamask.scenes.area.parse_area`.
+    dates
+        ``"2024-06-01/2024-06-30"``, one day, month or year, an open span
+        ``"../2024-06-30"``, or a pair of dates, in UTC; see `kappamask.scenes.dates.parse_dates`.
+    catalog
+        Name of a profile (`kappamask.scenes.catalogs.PROFILES`), a `Profile`, the URL of a
+        STAC API or of a static catalogue, or the path of a static ``catalog.json``.
+    level
+        ``"L2A"`` or ``"L1C"``.
+    max_cloud_cover
+        Percent, 0-100, of the whole item; an item that does not tell its own is left
+        out. None keeps all.
+    max_items
+        Keep so many, the earliest ones.
+
+    Returns
+    -------
+    list of pystac.Item
+        Sorted by time. Items of a static catalogue have absolute hrefs; items of
+        Planetary Computer are signed, which lasts for about 45 minutes.
+
+    Raises
+    ------
+    InputError
+        If an argument breaks its rule.
+    UnknownNameError
+        If no profile has that name.
+    NoItemsError
+        If nothing is left; the message tells how many items passed each condition.
+    CatalogError
+        If the catalogue does not answer, refuses, or is no STAC catalogue.
+
+    Examples
+    --------
+    >>> search((26.5, 58.3, 26.8, 58.4), "2024-06-31")
+    Traceback (most recent call last):
+    kappamask.base.errors.InputError: a date is YYYY-MM-DD, ... got '2024-06-31': ...
+    """
+    if max_cloud_cover is not None and not 0 <= max_cloud_cover <= 100:
+        raise InputError(f"max_cloud_cover is a percentage from 0 to 100, got {max_cloud_cover}")
+    if max_items is not None and max_items < 1:
+        raise InputError(f"max_items must be at least 1, got {max_items}: leave it out for all")
+    query = Query(parse_area(area), parse_dates(dates), check_level(level), max_cloud_cover)
+    location, profile = _locate(catalog, level)
+    sign = signer(profile)
+    source = Source(location, profile)
+    kept, told = _sift(source.items(query), query, profile)
+    if not kept and source.has_filter and max_cloud_cover is not None:
+        # The server has left cloudy items out: look at them to say how cloudy they are.
+        kept, told = _sift(source.items(replace(query, max_cloud_cover=None)), query, profile)
+    if not kept:
+        note = f"; {profile.note}" if profile and profile.note else ""
+        raise NoItemsError(
+            f"no {level} item of catalogue {location} answers the search: {told}: "
+            f"widen the dates, the area or max_cloud_cover{note}"
+        )
+    kept = sorted(drop_duplicates(kept), key=lambda item: (sensing_time(item), str(item.id)))
+    return [sign(item) for item in kept[:max_items]]
+
+
+def _locate(catalog: Any, level: str) -> tuple[str, Profile | None]:
+    """Tell the URL or path of a catalogue, and its profile where that is known."""
+    location = str(catalog)
+    profile: Profile | None
+    if isinstance(catalog, Profile):
+        profile = catalog
+    elif location not in PROFILES and (
+        re.search(r"[/\\]|\.json$", location) or Path(location).exists()
+    ):
+        same = [p for p in PROFILES.values() if p.url == location.rstrip("/")]
+        profile = next((p for p in same if level in p.levels), None)
+    else:
+        profile = get_profile(location)
+    if profile is None:
+        return location, None
+    if level not in profile.levels:
+        holders = [p.name for p in PROFILES.values() if level in p.levels]
+        raise InputError(
+            f"catalogue {profile.name!r} holds no {level}, only {', '.join(profile.levels)}: "
+            f"{level} is in {', '.join(holders)}"
+        )
+    return profile.url, profile
+
+
+# --- what answers the query ----------------------------------------------------------------
+
+
+def _sift(
+    items: Iterable[pystac.Item], query: Query, profile: Profile | None
+) -> tuple[list[pystac.Item], str]:
+    """Keep what answers the query; tell how many items passed each condition."""
+    most = query.max_cloud_cover
+    conditions: list[tuple[str, Callable[[pystac.Item], bool]]] = [
+        (f"are readable Sentinel-2 {query.level}", lambda i: _is_readable(i, query.level, profile)),
+        ("show the area", lambda item: _shows(item, query.area)),
+        (f"lie within {query.dates}", lambda item: sensing_time(item) in query.dates),
+    ]
+    kept = list(items)
+    told = [f"{len(kept)} found"]
+    for text, holds in conditions:
+        kept = [item for item in kept if holds(item)]
+        told.append(f"{len(kept)} {text}")
+        if not kept:
+            break
+    if kept and most is not None:
+        least = min(map(_cloud_cover, kept))
+        kept = [item for item in kept if _cloud_cover(item) <= most]
+        seen = f" (the least has {least:g} %)" if least <= 100 else ""
+        told.append(f"{len(kept)} have at most {most:g} % cloud{seen}")
+    return kept, ", ".join(told)
+
+
+def _cloud_cover(item: pystac.Item) -> float:
+    cover = item.properties.get("eo:cloud_cover")
+    if isinstance(cover, int | float) and 0 <= cover <= 100:
+        return float(cover)
+    return float("inf")  # untold: passes none
+
+
+def _is_readable(item: pystac.Item, level: str, profile: Profile | None) -> bool:
+    try:
+        if level_of(item) != level:
+            return False
+        if profile is None:
+            return bool(profile_of(item))
+    except ItemError:
+        return False
+    held = profile.levels[level]
+    return item.collection_id in (None, *held.collections) and any(
+        key in item.assets for keys in held.assets.values() for key in keys
+    )
+
+
+def _shows(item: pystac.Item, area: BaseGeometry) -> bool:
+    try:
+        footprint = _footprint(item)
+    except _NO_GEOMETRY:
+        logger.warning("left out item %s: its geometry is no GeoJSON surface in degrees", item.id)
+        return False
+    return bool(footprint.intersects(area) and not footprint.touches(area))
+
+
+def _footprint(item: pystac.Item) -> BaseGeometry:
+    # The geometry, not the bbox: boxes of tiles at the antimeridian span the globe.
+    geometry = shape(item.geometry) if item.geometry else box(*(item.bbox or [0, 0, 0, 0]))
+    return shapely.make_valid(cut_at_antimeridian(geometry))
+
+
+# --- versions of one scene -----------------------------------------------------------------
+
+
+def drop_duplicates(items: Iterable[pystac.Item]) -> list[pystac.Item]:
+    """Keep one version of each scene: the newest baseline, then the latest made.
+
+    Versions of a scene are items of one satellite, tile and level within ten
+    minutes; their times differ by milliseconds between reprocessings. A pass is
+    sometimes delivered in two parts of one tile, when the downlink changed: an item
+    that shows at least 5 % ground of its own is such a part and is kept.
+    What is kept stays in the order given.
+
+    Examples
+    --------
+    >>> square = shapely.geometry.mapping(box(11, 46, 12, 47))
+    >>> time = datetime(2020, 3, 2, 10, 20, 21, tzinfo=UTC)
+    >>> old, new = (
+    ...     pystac.Item(f"S2A_MSIL2A_20200302T102021_{rest}", square, None, time, {})
+    ...     for rest in ("N0214_R065_T32TPS_20200302T140838", "N0500_R065_T32TPS_20230618T173704")
+    ... )
+    >>> drop_duplicates([new, old]) == [new]
+    True
+    """
+    items = list(items)
+    kept: dict[tuple[str, ...], list[tuple[datetime, BaseGeometry]]] = defaultdict(list)
+    superseded: dict[int, str] = {}  # index of an item: its id
+    for index, item in sorted(enumerate(items), key=lambda x: _newness(x[1]), reverse=True):
+        time, footprint = sensing_time(item), _footprint(item)
+        same_pass = [ground for when, ground in kept[_scene(item)] if abs(when - time) <= ONE_PASS]
+        own = footprint.difference(shapely.union_all(same_pass))
+        if same_pass and own.area <= SAME_FOOTPRINT * footprint.area:
+            superseded[index] = item.id
+        else:
+            kept[_scene(item)].append((time, footprint))
+    if superseded:
+        names = ", ".join(superseded.values())
+        logger.info("left out %d older versions of scenes: %s", len(superseded), names)
+    return [item for index, item in enumerate(items) if index not in superseded]
+
+
+def _scene(item: pystac.Item) -> tuple[str, ...]:
+    satellite = re.match(r"S2[A-Z](?=_)", str(item.id))
+    name = satellite.group() if satellite else str(item.properties.get("platform")).lower()
+    return name, tile_of(item) or "", level_of(item)
+
+
+def _newness(item: pystac.Item) -> tuple[str, datetime, str, float]:
+    try:
+        baseline = baseline_of(item)
+    except ItemError:
+        baseline = ""  # unknown: older than any that is known
+    made = generation_time(item) or datetime.min.replace(tzinfo=UTC)
+    # The time only settles ties: one product, as two catalogues tell it.
+    return baseline, made, str(item.id), -sensing_time(item).timestamp()

@@ -1,0 +1,304 @@
+"""A STAC API or a static catalogue, read with patience. Row 3: imports lower rows and pystac."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+import pystac
+import shapely
+from pystac.utils import make_absolute_href
+from pystac_client import ItemSearch
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+from requests import RequestException
+from requests.exceptions import ChunkedEncodingError
+from urllib3 import Retry
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+from kappamask.base.errors import CatalogError
+from kappamask.base.retry import spread
+from kappamask.cubes.engines import PROXY
+from kappamask.scenes.catalogs import PROFILES, Profile
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from kappamask.scenes.dates import Interval
+
+logger = logging.getLogger(__name__)
+
+PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cut at some MB
+MOST_PAGES = 1000  # of one search
+BARREN_PAGES = 10  # in a row without anything new: some servers filter after they cut pages
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How patiently a catalogue is asked."""
+
+    timeout_s: float = 30.0  # to connect, and between two parts of an answer
+    retries: int = 4  # after HTTP 429 and 5xx, time-outs and dropped connections
+    backoff_s: float = 0.5  # before the second retry, with jitter; doubles with each further one
+    longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
+
+
+CONNECTION = Connection()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a search asks for, checked."""
+
+    area: BaseGeometry  # polygons in degrees
+    dates: Interval
+    level: str  # "L1C" or "L2A"
+    max_cloud_cover: float | None  # percent
+
+
+class Source:
+    """A STAC API or a static catalogue, opened.
+
+    Raises
+    ------
+    CatalogError
+        Here and in `items`: if it does not answer, refuses, or is no STAC catalogue.
+    """
+
+    def __init__(self, location: str, profile: Profile | None) -> None:
+        self.location, self.profile = location, profile
+        retry = _BoundedRetry(
+            total=CONNECTION.retries,
+            backoff_factor=CONNECTION.backoff_s,
+            backoff_jitter=CONNECTION.backoff_s,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=None,  # a search is a POST, and may be sent twice
+            raise_on_status=False,  # the last answer tells the status
+        )
+        self.io = _PatientIO(max_retries=retry, timeout=CONNECTION.timeout_s)
+        self.proxy = PROXY.get()
+        if self.proxy:
+            session = self.io.session
+            session.trust_env = False  # proxies of the environment would win
+            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+            session.proxies = {"http": self.proxy, "https": self.proxy}
+        if Path(location).is_dir():
+            self.location = str(Path(location) / "catalog.json")
+        self.root = self._read(self.location)
+        if not isinstance(self.root, Mapping) or "stac_version" not in self.root:
+            raise CatalogError(
+                f"a catalogue is a STAC API or a catalog.json, but {self.location} is no STAC "
+                "document: give the landing page of the API, or the catalog.json"
+            )
+        self.search_link = max(
+            self._links("search"), key=lambda link: link.get("method") == "POST", default={}
+        )
+        conforms = " ".join(self.root.get("conformsTo", ()))
+        self.has_filter = (
+            "item-search#filter" in conforms
+            and "cql2-json" in conforms
+            and self.search_link.get("method") == "POST"
+        )
+
+    def items(self, query: Query) -> Iterator[pystac.Item]:
+        """Yield what the catalogue holds, at least everything that answers the query."""
+        found: Iterator[tuple[str | None, dict[str, Any]]]
+        found = self._search(query) if self.search_link else self._walk()
+        for href, document in found:
+            yield self._item(document, href)
+
+    def _search(self, query: Query) -> Iterator[tuple[None, dict[str, Any]]]:
+        wanted: dict[str, Any] = {}
+        if self.has_filter and query.max_cloud_cover is not None:
+            cloud = [{"property": "eo:cloud_cover"}, query.max_cloud_cover]
+            wanted = {"filter": {"op": "<=", "args": cloud}, "filter_lang": "cql2-json"}
+        url = urljoin(self.location, self.search_link["href"])
+        asked = ItemSearch(
+            url,
+            method=self.search_link.get("method", "GET"),
+            stac_io=self.io,
+            limit=PAGE,
+            collections=self._collections(query.level),
+            intersects=shapely.geometry.mapping(query.area),
+            datetime=str(query.dates),
+            **wanted,
+        )
+        found = self._entries("features", url, str(asked.method), asked.get_parameters())
+        yield from ((None, document) for document in found)
+
+    def _entries(
+        self, kind: str, url: str, method: str = "GET", parameters: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Collect what all pages hold, each entry once; `kind` is what a page calls them.
+
+        The last one counts of several that say the same id: its page came later.
+        """
+        found: dict[tuple[str | None, str], dict[str, Any]] = {}
+        with _named(url):
+            page = self.io.read_json(url, method=method, parameters=parameters)
+            followed, barren = set(), 0
+            for _ in range(MOST_PAGES):
+                before = len(found)
+                found |= {(entry.get("collection"), entry["id"]): entry for entry in page[kind]}
+                barren = 0 if len(found) > before else barren + 1
+                links = page.get("links") or ()
+                link = next((link for link in links if link["rel"] == "next"), None)
+                if link is None:
+                    return list(found.values())
+                said = json.dumps(link, sort_keys=True)
+                if said in followed or barren == BARREN_PAGES:
+                    logger.warning(
+                        "%s repeats its pages or adds nothing to them: %d %s were found, it may "
+                        "hold more",
+                        url,
+                        len(found),
+                        kind,
+                    )
+                    return list(found.values())
+                followed.add(said)
+                following = pystac.Link.from_dict(link | {"href": urljoin(url, link["href"])})
+                page = self.io.read_json(following, parameters=parameters)
+        raise CatalogError(
+            f"{url} gave {MOST_PAGES} pages without an end: ask for a smaller area or fewer dates"
+        )
+
+    def _collections(self, level: str) -> list[str] | None:
+        """Tell which collections to search; None is all of them."""
+        if self.profile:
+            return list(self.profile.levels[level].collections)
+        held = [profile.levels[level] for profile in PROFILES.values() if level in profile.levels]
+        known = {name for holding in held for name in holding.collections}
+        names: list[str] = []
+        for url in (urljoin(self.location, link["href"]) for link in self._links("data")):
+            names += [found["id"] for found in self._entries("collections", url)]
+        return [name for name in names if name in known] or None
+
+    def _links(self, rel: str) -> list[dict[str, Any]]:
+        return _links_of(self.root, self.location, rel)
+
+    def _walk(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield href and document of every item below the root."""
+        pending, seen = [(self.location, self.root)], {self.location}
+        while pending:
+            href, document = pending.pop()
+            for link in _links_of(document, href, "item", "child"):
+                target = make_absolute_href(link.get("href", ""), href)
+                if target not in seen:
+                    seen.add(target)
+                    inner = self._read(target)
+                    if link["rel"] == "item":
+                        yield target, inner
+                    else:
+                        pending.append((target, inner))
+
+    def _read(self, href: str) -> Any:
+        if self.proxy and not href.startswith(("http://", "https://")):
+            raise CatalogError(f"a catalogue links http(s) addresses here, got {href[:80]!r}")
+        with _named(href):
+            return self.io.read_json(href)
+
+    def _item(self, document: dict[str, Any], href: str | None) -> pystac.Item:
+        try:
+            # pystac warns about extensions of old items that concern no pixel.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                item = pystac.Item.from_dict(document, href=href, preserve_dict=False)
+            if href:  # of a static catalogue
+                item.make_asset_hrefs_absolute()
+        except (pystac.STACError, pystac.STACTypeError, ArithmeticError, *_MALFORMED) as error:
+            raise CatalogError(
+                f"{self.location} lists {href or document.get('id')}, which is no STAC item: "
+                f"{error!r}"
+            ) from None
+        return item
+
+
+def _links_of(document: Any, href: str, *rels: str) -> list[dict[str, Any]]:
+    """List the links of these kinds, or say that a document is none of a catalogue."""
+    links = document.get("links") or () if isinstance(document, Mapping) else None
+    if not isinstance(links, list | tuple) or not all(isinstance(x, Mapping) for x in links):
+        raise CatalogError(
+            "a STAC catalogue or collection is a JSON object with a list of links, got "
+            f"{type(document).__name__} {str(document)[:80]!r} at {href}: correct that file, or "
+            "the link to it"
+        )
+    return [dict(link) for link in links if link.get("rel") in rels]
+
+
+class _PatientIO(StacApiIO):  # type: ignore[misc]
+    """Asks again where an answer broke off: the retries of requests end with its headers."""
+
+    def request(self, *arguments: Any, **options: Any) -> str:
+        for tried in range(CONNECTION.retries):
+            try:
+                return str(super().request(*arguments, **options))
+            except APIError as error:
+                if not _broke_off(error.__context__):
+                    raise
+            time.sleep(spread(CONNECTION.backoff_s * 2**tried))
+        return str(super().request(*arguments, **options))
+
+
+def _broke_off(cause: BaseException | None) -> bool:
+    """Tell whether an answer began and did not end."""
+    inner = cause.args[0] if cause is not None and cause.args else None
+    return isinstance(cause, ChunkedEncodingError) or (
+        isinstance(cause, RequestException) and isinstance(inner, ProtocolError | ReadTimeoutError)
+    )
+
+
+class _BoundedRetry(Retry):
+    """Retries that wait as the server asks, but not for hours."""
+
+    def get_retry_after(self, response: Any) -> float | None:
+        wait = super().get_retry_after(response)
+        return None if wait is None else min(wait, CONNECTION.longest_wait_s)
+
+
+@contextmanager
+def _named(href: str) -> Iterator[None]:
+    """Turn what goes wrong inside into one line that names the address."""
+    try:
+        yield
+    except APIError as error:
+        raise CatalogError(_refusal(href, error)) from error
+    except FileNotFoundError:
+        raise CatalogError(f"no catalogue file at {href}: check the path") from None
+    except (OSError, *_MALFORMED) as error:
+        raise CatalogError(
+            f"a STAC catalogue answers in JSON, but {href} cannot be read: {error!r}"
+        ) from None
+
+
+def _refusal(href: str, error: APIError) -> str:
+    """Say in one line why a catalogue did not answer, and what to do."""
+    status, said = getattr(error, "status_code", None), " ".join(str(error).split())
+    tries = f"{CONNECTION.retries + 1} tries"
+    if status is None and "timed out" in said:
+        return (
+            f"no answer from {href} within {CONNECTION.timeout_s:g} s, in {tries}: try again "
+            "later, or ask for fewer dates"
+        )
+    if status is None:
+        return (
+            f"the connection to {href} failed, retries included: check the address and the "
+            f"network ({said[:200]})"
+        )
+    remedy = {
+        401: "it wants an account: sign in there, or choose another catalogue",
+        403: "it refuses access: it may want an account or another network",
+        404: "there is nothing at this address: check it",
+        429: f"too many requests, in {tries}: wait a few minutes, or ask for fewer dates",
+    }.get(status, f"the request was refused ({said[:200]})")
+    if status >= 500:
+        remedy = f"the server failed, in {tries}: try again later"
+    return f"{href} answers HTTP {status}: {remedy}"
