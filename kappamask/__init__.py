@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kappamask import networks, plot
     from kappamask.composites import composite
     from kappamask.cubes.cube import load_cube
+    from kappamask.cubes.safe import open_safe
     from kappamask.networks.model import load_model
     from kappamask.outputs.cf_files import write_netcdf, write_zarr
     from kappamask.outputs.composite_output import write_composite
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from kappamask.plot import quicklook
     from kappamask.predict.predict import predict_array, predict_cube
     from kappamask.scenes import catalogs
-    from kappamask.scenes.safe import open_safe
     from kappamask.scenes.search import search
 
 __version__ = "0.1.0"
@@ -52,7 +52,7 @@ _ROOMS = {
     "composite": "composites.cube",
     "load_cube": "cubes.cube",
     "load_model": "networks.model",
-    "open_safe": "scenes.safe",
+    "open_safe": "cubes.safe",
     "predict_array": "predict.predict",
     "predict_cube": "predict.predict",
     "quicklook": "plot.scene",

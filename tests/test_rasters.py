@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappamask.base.errors import InputError
-from kappamask.cubes.engines import Grid
-from kappamask.cubes.rasters import BandFile, BandOnGrid
+from kappamask.base.grid import Grid
+from kappamask.cubes.rasters import BandOnGrid
+from kappamask.scenes.scene import BandFile
 
 SIZES = st.sampled_from([10, 20, 60])
 

@@ -24,17 +24,18 @@ import kappamask.jobs.stream.scene
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import InputError, ReadError, WriteError
+from kappamask.base.grid import Grid
 from kappamask.base.windows import Lattice, plan_windows
 from kappamask.cli import main
-from kappamask.cubes.engines import Grid
-from kappamask.cubes.rasters import BandFile, BandOnGrid, FileReader, NativeScene
+from kappamask.cubes.rasters import BandOnGrid, FileReader
+from kappamask.cubes.safe import read_product
 from kappamask.jobs.stream import StreamOptions, mask_files, mask_product, mask_scene
 from kappamask.jobs.stream.cells import Cells
 from kappamask.jobs.stream.label import label_strips
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
 from kappamask.predict.predict_window import make_task
-from kappamask.scenes.safe import read_product
+from kappamask.scenes.scene import BandFile, NativeScene
 
 LATTICE = Lattice(core=64, margin=32, whole=96)  # several windows in a small scene
 SCENE = Recipe(shape=(240, 360))

@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ from kappamask.base.errors import ReadError
 T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be others a little later
 _REMOTE = re.compile(r"^(?:/vsi(?!mem|zip|tar)\w+[/?]|(?!file:)\w{2,}://)")
+# The proxy that all reading is sent through; `openeo/engine/load.py` sets it for strangers' files.
+PROXY: ContextVar[str | None] = ContextVar("PROXY", default=None)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 from kappamask.base.bands import AUXILIARY, BANDS
 from kappamask.base.dn import to_reflectance
 from kappamask.base.errors import UnknownNameError
+from kappamask.base.grid import Grid, snap_chunks
 from kappamask.base.windows import LATTICE
-from kappamask.cubes.engines import ENGINES, Grid, Source, read_dn, snap_chunks
+from kappamask.cubes.engines import ENGINES, Source, read_dn
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.sift import (
     Resolve,

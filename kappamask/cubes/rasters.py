@@ -16,33 +16,15 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from kappamask.base.dn import average_dn, repeat_pixels, to_reflectance
+from kappamask.base.dn import average_dn, repeat_pixels
 from kappamask.base.errors import InputError, ReadError
+from kappamask.base.grid import Grid
 from kappamask.base.retry import read_patiently
-from kappamask.cubes.engines import Grid
 from kappamask.cubes.readers import HTTP_OPTIONS, forget_file
+from kappamask.scenes.scene import BandFile
 
 # OpenJPEG decodes the JP2 tiles that a window touches in so many threads.
 GDAL_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-
-
-@dataclass(frozen=True)
-class BandFile:
-    """The file of one band: where its pixels lie and what its DN mean."""
-
-    band: str  # canonical name
-    path: str  # as GDAL opens it
-    gsd: float  # metres per pixel
-    left: float  # projected coordinates of the upper left corner
-    top: float
-    height: int  # pixels
-    width: int
-    dn_offset: int  # added to the DN: 0 or -1000
-    scale: float  # physical value per DN
-
-    def to_reflectance(self, dn: np.ndarray) -> np.ndarray:
-        """Apply offset and scale; NaN where DN is 0."""
-        return to_reflectance(dn, np.float32(self.dn_offset), np.float32(self.scale))
 
 
 class Reader(Protocol):
@@ -250,26 +232,3 @@ class BandOnGrid:
         cut = np.full((height, width), fill, fine.dtype)
         cut[to_rows, to_columns] = inside
         return cut
-
-
-@dataclass(frozen=True)
-class NativeScene:
-    """One scene in files of single bands, each at its own pixel size."""
-
-    id: str
-    time: np.datetime64  # sensing start, UTC
-    level: str  # "L1C" or "L2A"
-    tile: str | None  # MGRS, "32TPS"
-    platform: str | None  # "sentinel-2a"
-    epsg: int
-    files: Mapping[str, BandFile]
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top of the area that every file covers."""
-        edges = [
-            (f.left, f.top - f.height * f.gsd, f.left + f.width * f.gsd, f.top)
-            for f in self.files.values()
-        ]
-        left, bottom, right, top = zip(*edges, strict=True)
-        return max(left), max(bottom), min(right), min(top)

@@ -15,7 +15,7 @@ import numpy as np
 
 from kappamask.base.bands import NAMES, check_names, check_network_bands
 from kappamask.base.errors import InputError, ItemError, KappaMaskError, NoItemsError
-from kappamask.cubes.engines import Grid
+from kappamask.base.grid import Grid
 from kappamask.scenes.area import cut_at_antimeridian, parse_area, project_bounds
 from kappamask.scenes.catalogs import ResolvedAsset, profile_of
 from kappamask.scenes.items import document_of, level_of, sensing_time, view_of

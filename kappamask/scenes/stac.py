@@ -26,8 +26,7 @@ from urllib3 import Retry
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from kappamask.base.errors import CatalogError
-from kappamask.base.retry import spread
-from kappamask.cubes.engines import PROXY
+from kappamask.base.retry import PROXY, spread
 from kappamask.scenes.catalogs import PROFILES, Profile
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from faults.server import Trouble, serve
 from kappamask.base import retry as patience
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import Answer, ask, read_patiently
-from kappamask.cubes.rasters import BandFile, FileReader
+from kappamask.cubes.rasters import FileReader
 from kappamask.cubes.readers import Claim, Href
+from kappamask.scenes.scene import BandFile
 from kappamask.scenes.signing import renew
 
 PATH = f"/{item_id(DATES[0])}/B02.tif"

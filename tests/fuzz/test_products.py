@@ -26,7 +26,7 @@ from fuzz.products import (
 from kappamask import open_safe
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import KappaMaskError, ReadError
-from kappamask.scenes.safe import read_product
+from kappamask.cubes.safe import read_product
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,8 @@ def cell_shape(block: tuple[int, int], band: BandOnGrid) -> tuple[int, int]:
 
     Examples
     --------
-    >>> from kappamask.cubes.rasters import BandFile, BandOnGrid
+    >>> from kappamask.scenes.scene import BandFile
+    >>> from kappamask.cubes.rasters import BandOnGrid
     >>> file = BandFile("B02", "B02.jp2", 10, 0, 0, 10980, 10980, 0, 1e-4)
     >>> cell_shape((1024, 1024), BandOnGrid(file, None, None))
     (1024, 1024)

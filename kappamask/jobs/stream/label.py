@@ -8,13 +8,14 @@ from itertools import groupby
 
 import numpy as np
 
+from kappamask.base.grid import Grid
 from kappamask.base.legend import Label
 from kappamask.base.windows import Window, plan_windows
-from kappamask.cubes.engines import Grid
-from kappamask.cubes.rasters import BandOnGrid, NativeScene, Reader
+from kappamask.cubes.rasters import BandOnGrid, Reader
 from kappamask.jobs.stream.cells import Cells
 from kappamask.networks.runners import available_threads
 from kappamask.predict.predict_window import Task, predict_window
+from kappamask.scenes.scene import NativeScene
 
 AHEAD = 2  # windows decoded before they are needed; a core is 40 MB of DN in 13 bands
 Progress = Callable[[str, int, int], object]

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from kappamask.base.errors import InputError
+from kappamask.base.grid import Grid
 from kappamask.cubes.cube import group_by_solar_day, load_cube
-from kappamask.cubes.engines import Grid
-from kappamask.cubes.rasters import BandFile, BandOnGrid, NativeScene
+from kappamask.cubes.rasters import BandOnGrid
 from kappamask.jobs.stream.label import Progress
 from kappamask.jobs.stream.scene import StreamOptions, mask_scene, try_each
 from kappamask.networks.manifest import bands_of_model
@@ -22,6 +22,7 @@ from kappamask.outputs.masks import write_mask
 from kappamask.predict.predict import predict_cube
 from kappamask.predict.predict_window import make_task
 from kappamask.scenes.catalogs import ResolvedAsset, resolve_assets
+from kappamask.scenes.scene import BandFile, NativeScene
 from kappamask.scenes.sift import (
     Scene,
     check_scenes,

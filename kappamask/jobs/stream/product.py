@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kappamask.cubes.safe import choose_grid, read_product
 from kappamask.jobs.stream.label import Progress
 from kappamask.jobs.stream.scene import StreamOptions, mask_scene, try_each
 from kappamask.networks.manifest import bands_of_model
 from kappamask.predict.predict_window import make_task
-from kappamask.scenes.safe import choose_grid, read_product
 
 
 def mask_product(

@@ -15,14 +15,15 @@ from rasterio.crs import CRS
 
 from kappamask.base.errors import InputError, KappaMaskError, ReadError, ResourceError
 from kappamask.base.files import check_folder
+from kappamask.base.grid import Grid
 from kappamask.base.limits import limits_named
-from kappamask.cubes.engines import Grid
-from kappamask.cubes.rasters import FileReader, NativeScene, Reader
+from kappamask.cubes.rasters import FileReader, Reader
 from kappamask.jobs.stream.label import Progress, label_strips
 from kappamask.jobs.stream.mask_file import write_strips
 from kappamask.outputs.masks import is_complete
 from kappamask.outputs.stac_item import MaskRecord
 from kappamask.predict.predict_window import Task
+from kappamask.scenes.scene import NativeScene
 from kappamask.scenes.source_items import SourceItem
 
 CACHE = 64 * 2**20  # bytes that GDAL keeps of what it decoded; by default 5 % of the memory

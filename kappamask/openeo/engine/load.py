@@ -22,8 +22,8 @@ from pyproj import CRS, Transformer
 
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
+from kappamask.base.retry import PROXY
 from kappamask.cubes.cube import load_cube
-from kappamask.cubes.engines import PROXY
 from kappamask.openeo.engine.flat_graph import GraphError
 from kappamask.openeo.engine.outlet import check_url, open_outlet
 from kappamask.scenes.catalogs import ResolvedAsset, resolve_assets

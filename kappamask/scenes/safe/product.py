@@ -12,10 +12,10 @@ from typing import Any
 
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
-from kappamask.cubes.rasters import BandFile, NativeScene
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.safe.archive import Archive, open_archive
 from kappamask.scenes.safe.metadata import ProductMetadata, TileMetadata, parse_product, parse_tile
+from kappamask.scenes.scene import BandFile, NativeScene
 
 LOG = logging.getLogger(__name__)
 RESOLUTIONS = (10, 20, 60)  # metres; each is a whole multiple of those before it

@@ -1,0 +1,199 @@
+"""SAFE products to canonical cubes. Row 4: imports rows 0-3.
+
+`open_safe` reads as the pipeline: read the metadata, choose granules and files, choose
+a grid, read each chunk of it when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kappamask.base.bands import BY_NAME
+from kappamask.base.grid import Grid, snap_chunks
+from kappamask.base.windows import LATTICE
+from kappamask.cubes.rasters import BandOnGrid, FileReader
+from kappamask.scenes.area import parse_area, project_bounds
+from kappamask.scenes.safe.product import Product, read_product
+from kappamask.scenes.scene import NativeScene
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+__all__ = ["choose_grid", "open_safe", "read_product"]
+
+
+def open_safe(  # noqa: PLR0913  the public contract fixes the first five
+    path: str | os.PathLike[str],
+    *,
+    resolution: int = 10,
+    bands: Sequence[str] | None = None,
+    area: Any = None,
+    chunks: int = LATTICE.core,
+    tile: str | None = None,
+    dn_offset: int | None = None,
+) -> xr.DataArray:
+    """Open a SAFE product as a lazy cube of reflectance.
+
+    L1C and L2A of Sentinel-2A to D, in the format of today and in the one before
+    December 2016 (long names, several granules). Only metadata are read here.
+
+    Parameters
+    ----------
+    path
+        The folder ``....SAFE``, a zip archive that holds it, or its ``MTD_MSIL*.xml``.
+    resolution
+        Metres per pixel: 10, 20 or 60. Finer than a band's own: its pixels are
+        repeated exactly; coarser: the product's own file at that resolution, else the
+        mean. 60 opens an L2A product of which only ``R60m`` is there.
+    bands
+        Canonical names, in the order wanted, ``AOT`` and ``WVP`` too; None: every
+        reflectance band that is there.
+    area
+        What to cut out, as `load_cube` takes it; the part of its bounding rectangle
+        that lies in the product. None: all of the product.
+    chunks
+        Pixels per side of a dask chunk, one band each. JP2 tiles that chunks share are
+        decoded once for each: `kappamask.jobs.stream.mask_product` masks whole products faster.
+    tile
+        MGRS tile, ``"32TPS"``, of a product with several granules. None: all of them
+        (or those that the area meets), joined; where they overlap, the first in order
+        of tile with data wins.
+    dn_offset
+        Added to the DN, 0 or -1000, where metadata do not tell it.
+
+    Returns
+    -------
+    xarray.DataArray
+        (time, band, y, x) float32 as `load_cube` gives it: 1.0 = 100 %, offsets
+        applied, NaN = no data, `time` the start of sensing. Coordinates along time:
+        `source_items`, `tile`, and the mean `sun_zenith` and `sun_azimuth` in degrees;
+        attributes `product`, `platform`, `processing_baseline` and `footprint` (WKT,
+        degrees).
+
+    Raises
+    ------
+    InputError
+        If it is no SAFE product, an argument breaks its rule, or the files are coarser
+        than `resolution`.
+    ReadError
+        If files are absent or damaged; of pixels, when they are computed.
+    ItemError
+        If metadata lack something, the offset among it.
+    NoItemsError
+        If the area lies outside.
+
+    Notes
+    -----
+    Sentinel-2 Products Specification Document, S2-PDGS-TAS-DI-PSD, issues 12 to 15.
+    Offsets: ``Radiometric_Offset_List`` (L1C), ``BOA_ADD_OFFSET_VALUES_LIST`` (L2A).
+
+    Examples
+    --------
+    >>> open_safe("S2A_MSIL1C_nowhere.SAFE")
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
+    """
+    product = read_product(path)
+    scenes = product.scenes(
+        resolution=resolution, bands=bands, area=area, tile=tile, dn_offset=dn_offset
+    )
+    names = list(scenes[0].files)
+    grid = choose_grid(scenes, area, resolution=resolution)
+    return build_cube(read_lazily(scenes, names, grid, chunks), product, scenes, names, grid)
+
+
+def choose_grid(scenes: Sequence[NativeScene], area: Any, *, resolution: float) -> Grid:
+    """Settle the pixels: those of the granules, as far as they meet the area's rectangle."""
+    lefts, bottoms, rights, tops = zip(*(scene.bounds for scene in scenes), strict=True)
+    left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
+    anchor, epsg = (left, top), scenes[0].epsg
+    if area is not None:
+        west, south, east, north = project_bounds(parse_area(area), epsg)
+        left, bottom = max(left, west), max(bottom, south)
+        right, top = min(right, east), min(top, north)
+    return Grid.covering(
+        (left, bottom, right, top), epsg=epsg, resolution=resolution, anchor=anchor
+    )
+
+
+def read_lazily(
+    scenes: Sequence[NativeScene], names: Sequence[str], grid: Grid, chunks: int
+) -> da.Array:
+    """Make (time, band, y, x) of which each chunk reads its own window."""
+    import dask.array as da
+    from dask.base import tokenize
+
+    layout = ((1,), (1,) * len(names), *snap_chunks(grid, chunks))
+    token = tokenize([(scene.id, scene.files) for scene in scenes], names, grid, layout)
+    return da.map_blocks(
+        partial(read_chunk, tuple(scenes), tuple(names), grid),
+        chunks=layout,
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0, 0), np.float32),
+        name=f"open-safe-{token}",
+    )
+
+
+def read_chunk(
+    scenes: Sequence[NativeScene], names: Sequence[str], grid: Grid, *, block_info: Any = None
+) -> np.ndarray:
+    """Read (1, 1, y, x) of one band; where scenes overlap the first with data wins."""
+    _, (first, _), *axes = block_info[None]["array-location"]
+    rows, columns = (slice(*axis) for axis in axes)
+    shape = [span.stop - span.start for span in (rows, columns)]
+    chunk = np.full(shape, np.nan, np.float32)
+    for file in (scene.files[names[first]] for scene in scenes):
+        with FileReader({file.band: file}) as reader:
+            layer = BandOnGrid.fit(file, grid).read(reader, rows, columns)
+        np.copyto(chunk, layer, where=np.isnan(chunk))
+    return chunk[None, None]
+
+
+def build_cube(
+    data: da.Array,
+    product: Product,
+    scenes: Sequence[NativeScene],
+    names: Sequence[str],
+    grid: Grid,
+) -> xr.DataArray:
+    """Dress the blocks as the canonical cube."""
+    import rioxarray  # noqa: F401  registers cube.rio
+    import xarray as xr
+    from shapely.geometry import Polygon
+
+    x, y = grid.centres
+    metadata = product.metadata
+    used = {scene.tile for scene in scenes}
+    tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
+    optional = {
+        "platform": metadata.platform,
+        "processing_baseline": metadata.baseline,
+        "footprint": Polygon(metadata.footprint).wkt if len(metadata.footprint) > 3 else None,
+    }
+    attrs = {"level": metadata.level, "units": "1", "long_name": f"{metadata.level} reflectance"}
+    attrs |= {"product": metadata.name} | {key: text for key, text in optional.items() if text}
+    cube = xr.DataArray(
+        data,
+        dims=("time", "band", "y", "x"),
+        coords={
+            "time": np.array([metadata.time], "M8[ns]"),
+            "band": list(names),
+            "y": y,
+            "x": x,
+            "common_name": ("band", [BY_NAME[name].common_name for name in names]),
+            "source_items": ("time", [" ".join(scene.id for scene in scenes)]),
+            "tile": ("time", [" ".join(tile.tile for tile in tiles)]),
+            "sun_zenith": ("time", [np.mean([tile.sun_zenith for tile in tiles])]),
+            "sun_azimuth": ("time", [np.mean([tile.sun_azimuth for tile in tiles])]),
+        },
+        name="reflectance",
+        attrs=attrs,
+    )
+    return cube.rio.write_crs(grid.epsg)  # type: ignore[no-any-return]
