@@ -18,7 +18,7 @@ from PIL import Image
 
 import kappamask as km
 from kappamask.base.legend import PREDICTED, Label
-from kappamask.evaluate.codes import SCL, map_codes
+from kappamask.evaluate.peers import SCL, map_codes
 from kappamask.sample import SCENES, catalog_path
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.series import judge

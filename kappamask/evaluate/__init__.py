@@ -1,7 +1,7 @@
-"""Scores of cloud masks: ours against every mask that can be had. Row above `train`.
+"""Scores of cloud masks: ours against every mask that can be had.
 
-`scenes` says on what, `peers` and `programs` which masks, `scoring` and `metrics` how,
-`calibration` whether probabilities hold; `run` does it and `report` writes it down.
+`scenes` says on what, `peers` and `programs` which masks, `scoring` and `metrics` how;
+`run` does it and `report` writes it down.
 """
 
 from kappamask.evaluate.report import write_report

@@ -1,34 +1,134 @@
-"""What every mask looks like to the scores, and masks read from files. Imports rows 0-6; rasterio.
+"""What every mask looks like to the scores, and masks read from files; rasterio.
 
-`programs` has the masks that are computed.
+`programs` has the masks that are computed. The mappings of codes are those that KappaMask was
+compared by (Domnich et al. 2021; kappazeta/cm-vsm, `vsm/lib/raster`).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import PREDICTED, Label
-from kappamask.evaluate.codes import (
-    FMASK,
-    MAJA_MUSCATE,
-    MAJA_NATIVE,
-    PYTHON_FMASK,
-    SCL,
-    map_codes,
-    map_maja,
-)
-from kappamask.train.chips import Chip
+from kappamask.train.chips import SCL_NONE, Chip
 
 EVERY_CLASS = frozenset(PREDICTED)
 NO_THIN = frozenset({Label.CLEAR, Label.CLOUD_SHADOW, Label.CLOUD})
-NO_SCL = 255  # in label files of chips: no scene classification came with this chip
+
+# --- how other masks spell the classes -------------------------------------------------------
+
+# Sen2Cor scene classification, 20 m. 7 "unclassified" decides nothing.
+SCL: Mapping[int, Label] = MappingProxyType(
+    {0: Label.MISSING, 1: Label.MISSING}
+    | dict.fromkeys((2, 4, 5, 6, 11), Label.CLEAR)
+    | {3: Label.CLOUD_SHADOW, 7: Label.UNDEFINED, 8: Label.CLOUD, 9: Label.CLOUD}
+    | {10: Label.SEMI_TRANSPARENT, 255: Label.MISSING}
+)
+# Fmask 4 (GERSL): 0 land, 1 water, 2 shadow, 3 snow, 4 cloud, 255 no data.
+FMASK: Mapping[int, Label] = MappingProxyType(
+    {0: Label.CLEAR, 1: Label.CLEAR, 2: Label.CLOUD_SHADOW, 3: Label.CLEAR, 4: Label.CLOUD}
+    | {255: Label.MISSING}
+)
+# python-fmask (Flood and Gillingham): 0 null, 1 clear, 2 cloud, 3 shadow, 4 snow, 5 water.
+PYTHON_FMASK: Mapping[int, Label] = MappingProxyType(
+    {0: Label.MISSING, 1: Label.CLEAR, 2: Label.CLOUD, 3: Label.CLOUD_SHADOW}
+    | {4: Label.CLEAR, 5: Label.CLEAR}
+)
+
+
+@dataclass(frozen=True)
+class MajaBits:
+    """Which bits of a MAJA cloud mask mean what; other bits say how a cloud was found."""
+
+    clouds: int  # all but the thinnest
+    shadows: int  # of clouds inside and outside the image
+    thin: int
+
+
+# Theia / MUSCATE products, `*_CLM_R1.tif` (10 m) and `*_CLM_R2.tif` (20 m).
+MAJA_MUSCATE = MajaBits(clouds=1 << 1, shadows=1 << 5 | 1 << 6, thin=1 << 4)
+# MAJA's native products, `*_CLD_R1.DBL.TIF`: the same words at other bits.
+MAJA_NATIVE = MajaBits(clouds=1 << 1, shadows=1 << 2 | 1 << 3, thin=1 << 6)
+
+
+def map_codes(raster: np.ndarray, table: Mapping[int, Label]) -> np.ndarray:
+    """Turn another mask's codes into ours.
+
+    Parameters
+    ----------
+    raster
+        Integers of any shape, 0-255.
+    table
+        Code to label.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 codes of `Label`, same shape.
+
+    Raises
+    ------
+    InputError
+        If the raster holds a code that the table does not.
+
+    Examples
+    --------
+    >>> map_codes(np.array([4, 3, 7, 9, 10]), SCL).tolist()
+    [1, 2, 0, 4, 3]
+    """
+    unknown = sorted(set(np.unique(raster).tolist()) - set(table))
+    if unknown:
+        raise InputError(
+            f"this mask knows the codes {', '.join(map(str, table))}, got {unknown}: "
+            "is it a mask of another program?"
+        )
+    lookup = np.full(256, Label.UNDEFINED, np.uint8)
+    lookup[list(table)] = list(table.values())
+    codes: np.ndarray = lookup[raster.astype(np.uint8)]
+    return codes
+
+
+def map_maja(raster: np.ndarray, bits: MajaBits) -> np.ndarray:
+    """Turn a MAJA bit field into codes: 0 is clear, then cloud, shadow, thin, else undefined.
+
+    Parameters
+    ----------
+    raster
+        Integers, 0-255.
+    bits
+        `MAJA_MUSCATE` or `MAJA_NATIVE`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 codes of `Label`, same shape.
+
+    Examples
+    --------
+    >>> map_maja(np.array([0, 0b11, 0b100001, 0b10000, 0b10000010, 0b10000000]), MAJA_MUSCATE)
+    array([1, 4, 2, 3, 4, 0], dtype=uint8)
+    """
+    bytes_ = np.asarray(raster).astype(np.uint8)
+    said = (
+        bytes_ == 0,
+        bytes_ & bits.clouds > 0,
+        bytes_ & bits.shadows > 0,
+        bytes_ & bits.thin > 0,
+    )
+    labels = (Label.CLEAR, Label.CLOUD, Label.CLOUD_SHADOW, Label.SEMI_TRANSPARENT)
+    codes: np.ndarray = np.select(said, [np.uint8(label) for label in labels], np.uint8(0))
+    return codes.astype(np.uint8)
+
+
+# --- a mask that can be scored ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +194,7 @@ class SclPeer:
     def refusal(self, chip: Chip) -> str | None:
         """Look whether a classification came with the chip."""
         raster = self._read(chip)
-        if raster is None or (raster == NO_SCL).all():
+        if raster is None or (raster == SCL_NONE).all():
             return "no scene classification came with the chip"
         return None
 
@@ -109,28 +209,18 @@ class SclPeer:
         date = self.folder / "bolzano" / chip.name / "SCL.tif"
         if date.is_file():
             return read_raster(date)
-        for path in _label_files(self.folder).get(chip.name, ()):
-            return read_raster(path, band="scl")
+        table = self.folder / "chips.csv"
+        if table.is_file():
+            with table.open() as lines:
+                for path in (self.folder / row["file"] for row in csv.DictReader(lines)):
+                    labels = path.with_name(f"{path.stem}_label.tif")
+                    if path.stem == chip.name and labels.is_file():
+                        return read_raster(labels, band="scl")
         return None
 
 
-def _label_files(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Label files by name of chip, where there are any."""
-    table = folder / "chips.csv"
-    if not table.is_file():
-        return {}
-    with table.open() as lines:
-        paths = [folder / row["file"] for row in csv.DictReader(lines)]
-    labels = {path.stem: path.with_name(f"{path.stem}_label.tif") for path in paths}
-    return {name: (path,) for name, path in labels.items() if path.is_file()}
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way in which a program writes its mask: endings of the file, and its code."""
-
-    endings: tuple[str, ...]
-    decode: Callable[[np.ndarray], np.ndarray] = field(compare=False)
+# Endings of a program's files, and what their codes mean.
+Forms = Mapping[tuple[str, ...], Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -146,14 +236,14 @@ class RasterPeer:
     name: str
     title: str
     says: frozenset[Label]
-    forms: tuple[Form, ...]
+    forms: Forms = field(compare=False)
 
     def refusal(self, chip: Chip) -> str | None:
         """Look for the chip's file."""
         if self.folder is None:
             return "no folder with its rasters was given (--masks)"
         if self._find(chip) is None:
-            endings = ", ".join(ending for form in self.forms for ending in form.endings)
+            endings = ", ".join(ending for endings in self.forms for ending in endings)
             return f"no file NAME of the chip with {endings} in the folder of its rasters"
         return None
 
@@ -162,77 +252,45 @@ class RasterPeer:
         found = self._find(chip)
         if found is None:
             raise ReadError(f"no raster of {self.name} for {chip.name} lies in {self.folder}")
-        path, form = found
-        return Answer(form.decode(fit(read_raster(path), chip, self.name)))
+        path, decode = found
+        return Answer(decode(fit(read_raster(path), chip, self.name)))
 
-    def _find(self, chip: Chip) -> tuple[Path, Form] | None:
-        if self.folder is None:
-            return None
-        for form in self.forms:
-            for ending in form.endings:
-                path = self.folder / f"{chip.name}{ending}"
+    def _find(self, chip: Chip) -> tuple[Path, Callable[[np.ndarray], np.ndarray]] | None:
+        for endings, decode in self.forms.items() if self.folder else ():
+            for ending in endings:
+                path = Path(str(self.folder), f"{chip.name}{ending}")
                 if path.is_file():
-                    return path, form
+                    return path, decode
         return None
 
 
-def fmask_peer(masks: Path | None) -> RasterPeer:
-    """Fmask 4 of GERSL: GeoTIFF or ENVI raster `NAME_Fmask4.tif`, 20 m.
+def raster_peers(masks: Path | None) -> dict[str, RasterPeer]:
+    """Masks of other programs by name, each in a folder of its name inside `masks`.
+
+    Fmask 4 of GERSL writes GeoTIFF or ENVI rasters of 20 m; Flood and Gillingham's python-fmask
+    writes Imagine; MAJA `CLM` in Theia products and `CLD` in native ones.
 
     Examples
     --------
-    >>> fmask_peer(None).name
-    'fmask'
-    """
-    form = Form(("_Fmask4.tif", "_Fmask4.img"), _decode_fmask)
-    return RasterPeer(_inside(masks, "fmask"), "fmask", "Fmask 4 (GERSL)", NO_THIN, (form,))
-
-
-def python_fmask_peer(masks: Path | None) -> RasterPeer:
-    """Fmask as Flood and Gillingham's Python package writes it: `NAME.img` (HFA) or GeoTIFF.
-
-    Examples
-    --------
-    >>> python_fmask_peer(None).refusal(None)
+    >>> raster_peers(None)["maja"].says == EVERY_CLASS
+    True
+    >>> raster_peers(None)["fmask"].refusal(None)
     'no folder with its rasters was given (--masks)'
     """
-    form = Form((".img", ".tif"), _decode_python_fmask)
-    folder = _inside(masks, "python-fmask")
-    return RasterPeer(folder, "python-fmask", "Fmask (python-fmask)", NO_THIN, (form,))
-
-
-def maja_peer(masks: Path | None) -> RasterPeer:
-    """MAJA: `NAME_CLM_R1.tif` of Theia products, or `NAME_CLD_R1.DBL.TIF` of native ones.
-
-    Examples
-    --------
-    >>> maja_peer(None).says == EVERY_CLASS
-    True
-    """
-    muscate = Form(("_CLM_R1.tif", "_CLM_R2.tif"), _decode_muscate)
-    native = Form(("_CLD_R1.DBL.TIF", "_CLD_R2.DBL.TIF"), _decode_native)
-    title = "MAJA cloud mask (CLM)"
-    return RasterPeer(_inside(masks, "maja"), "maja", title, EVERY_CLASS, (muscate, native))
-
-
-def _inside(masks: Path | None, name: str) -> Path | None:
-    return None if masks is None else masks / name
-
-
-def _decode_fmask(raster: np.ndarray) -> np.ndarray:
-    return map_codes(raster, FMASK)
-
-
-def _decode_python_fmask(raster: np.ndarray) -> np.ndarray:
-    return map_codes(raster, PYTHON_FMASK)
-
-
-def _decode_muscate(raster: np.ndarray) -> np.ndarray:
-    return map_maja(raster, MAJA_MUSCATE)
-
-
-def _decode_native(raster: np.ndarray) -> np.ndarray:
-    return map_maja(raster, MAJA_NATIVE)
+    fmask: Forms = {("_Fmask4.tif", "_Fmask4.img"): partial(map_codes, table=FMASK)}
+    python_fmask: Forms = {(".img", ".tif"): partial(map_codes, table=PYTHON_FMASK)}
+    maja: Forms = {
+        ("_CLM_R1.tif", "_CLM_R2.tif"): partial(map_maja, bits=MAJA_MUSCATE),
+        ("_CLD_R1.DBL.TIF", "_CLD_R2.DBL.TIF"): partial(map_maja, bits=MAJA_NATIVE),
+    }
+    return {
+        name: RasterPeer(masks / name if masks else None, name, title, says, forms)
+        for name, title, says, forms in (
+            ("fmask", "Fmask 4 (GERSL)", NO_THIN, fmask),
+            ("python-fmask", "Fmask (python-fmask)", NO_THIN, python_fmask),
+            ("maja", "MAJA cloud mask (CLM)", EVERY_CLASS, maja),
+        )
+    }
 
 
 def read_raster(path: Path, *, band: str | None = None) -> np.ndarray:

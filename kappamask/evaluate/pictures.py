@@ -1,16 +1,15 @@
-"""Pictures of what masks say, as PNG, and reliability as SVG. Imports row 0-6 and this package."""
+"""Pictures of what masks say, as PNG, and reliability as SVG."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
 from kappamask.base.legend import Label
-from kappamask.evaluate.calibration import TOP, Reliability
+from kappamask.evaluate.metrics import TOP, Reliability
 from kappamask.evaluate.peers import Peer
 from kappamask.evaluate.scores import Answers
 from kappamask.plot.picture import TRUE_COLOR, label_colors, outlined, reduce_labels, true_color
@@ -18,7 +17,6 @@ from kappamask.train.chips import SLOT, Chip
 
 LARGEST = 770  # pixels along the longer side of a picture
 COLUMNS = 8  # of a sheet of small scenes
-SIDE, EDGE = 220, 36  # of a reliability plot: the square, and room for its axes
 
 
 @dataclass(frozen=True)
@@ -115,61 +113,32 @@ def panel(caption: str, colors: np.ndarray) -> Panel:
 def reliability_svg(curve: Reliability) -> str:
     """Draw one reliability plot: hits against confidence, and how many pixels stand behind.
 
-    Examples
-    --------
-    >>> from kappamask.evaluate.metrics import Figure
-    >>> curve = Reliability(
-    ...     "net", "val", TOP, (1, 3), (0.4, 0.9), (0.5, 1.0), Figure(0.1, None, None), 2
-    ... )
-    >>> reliability_svg(curve).count("<circle")
-    2
+    The same curve gives the same bytes.
     """
-    bins, whole = len(curve.pixels), max(1, sum(curve.pixels))
-    bars, dots, line = [], [], []
-    for index, (count, sure, right) in enumerate(
-        zip(curve.pixels, curve.confidence, curve.hits, strict=True)
-    ):
-        high = SIDE * count / whole
-        left = EDGE + SIDE * index / bins
-        bars.append(
-            f'<rect x="{left:.1f}" y="{SIDE - high + 10:.1f}" width="{SIDE / bins - 1:.1f}" '
-            f'height="{high:.1f}" fill="#d9dde3"/>'
-        )
-        if sure is not None and right is not None:
-            x, y = EDGE + SIDE * sure, 10 + SIDE * (1 - right)
-            line.append(f"{x:.1f},{y:.1f}")
-            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#3d348b"/>')
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     title = f"{curve.mask}, {curve.dataset}: {curve.of.replace('_', ' ')}"
     ece = "-" if curve.ece.value is None else f"{curve.ece.value:.3f}"
-    drawing = "".join(
-        [*bars, f'<polyline points="{" ".join(line)}" fill="none" stroke="#3d348b"/>']
-    )
-    return frame_plot(drawing + "".join(dots), title=title, ece=ece)
-
-
-def frame_plot(drawing: str, *, title: str, ece: str) -> str:
-    """Put a square, a diagonal and words around the drawing of a reliability plot."""
-    middle, bottom = EDGE + SIDE / 2, SIDE + 10
-    words = (
-        (EDGE, bottom + 14, "start", "0"),
-        (EDGE + SIDE, bottom + 14, "end", "1"),
-        (middle, bottom + 14, "middle", "confidence"),
-        (middle, bottom + 32, "middle", escape(title)),
-        (middle, bottom + 46, "middle", f"ECE {ece}"),
-    )
-    texts = [f'<text x="{x}" y="{y}" text-anchor="{at}">{text}</text>' for x, y, at, text in words]
-    upright = f'<text x="12" y="{bottom / 2}" transform="rotate(-90 12 {bottom / 2})"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{SIDE + EDGE + 12}" '
-        f'height="{SIDE + 62}" font-family="sans-serif" font-size="11" role="img" '
-        f'aria-label="{escape(title, quote=True)}, ECE {ece}">'
-        f"{drawing}"
-        f'<rect x="{EDGE}" y="10" width="{SIDE}" height="{SIDE}" fill="none" stroke="#888"/>'
-        f'<line x1="{EDGE}" y1="{bottom}" x2="{EDGE + SIDE}" y2="10" stroke="#888" '
-        'stroke-dasharray="4 3"/>'
-        f'{upright} text-anchor="middle">share of hits</text>'
-        f"{''.join(texts)}</svg>"
-    )
+    edges = np.linspace(0, 1, len(curve.pixels) + 1)
+    points = [
+        (sure, right)
+        for sure, right in zip(curve.confidence, curve.hits, strict=True)
+        if sure is not None and right is not None
+    ]
+    with mpl.rc_context({"svg.hashsalt": title, "font.size": 8, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(3, 3.2), layout="constrained")
+        axes = figure.add_subplot(
+            xlabel="confidence", ylabel="share of hits", xlim=(0, 1), ylim=(0, 1), aspect="equal"
+        )
+        axes.set_title(f"{title}\nECE {ece}", fontsize=8)
+        shares = np.array(curve.pixels) / max(1, sum(curve.pixels))
+        axes.bar(edges[:-1], shares, width=0.9 / len(shares), align="edge", color="#d9dde3")
+        axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
+        axes.plot(*np.array(points).reshape(-1, 2).T, "o-", color="#3d348b", gid="hits")
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 
 def shown_curves(curves: Sequence[Reliability]) -> list[Reliability]:

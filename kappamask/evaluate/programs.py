@@ -1,4 +1,4 @@
-"""Masks that are computed here: our networks, ukis-csmask, s2cloudless. Imports rows 0-6.
+"""Masks that are computed here: our networks, ukis-csmask, s2cloudless.
 
 The other programs are imported when they are first used, and named where they are not there.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import tomllib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from kappamask.base.bands import LEVELS, NAMES
+from kappamask.base.bands import LEVELS
 from kappamask.base.errors import InputError, KappaMaskError, WeightsError
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
@@ -163,92 +163,109 @@ def name_of(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class UkisPeer:
+class InstalledPeer:
+    """A mask of another package, called as that package wants it."""
+
+    program: Any = field(default=None, compare=False)  # in place of what the package has
+    name: ClassVar[str]
+    says: ClassVar[frozenset[Label]]
+    levels: ClassVar[tuple[str, ...]]
+    bands: ClassVar[tuple[str, ...]]
+
+    @cached_property
+    def _program(self) -> Any:
+        """What is called; None where the package is not installed."""
+        try:
+            return self.program or self.find()
+        except ImportError:
+            return None
+
+    def find(self) -> Any:
+        """Import the package."""
+        raise NotImplementedError
+
+    def run(self, program: Any, chip: Chip) -> np.ndarray:
+        """Label a chip with it: (y, x) codes."""
+        raise NotImplementedError
+
+    def refusal(self, chip: Chip) -> str | None:
+        """Look for the package, and for the level and bands that it needs."""
+        if self._program is None:
+            return "not installed: pip install 'kappamask[evaluate]'"
+        return lacking(chip, levels=self.levels, bands=self.bands)
+
+    def label(self, chip: Chip) -> Answer:
+        """Run it on the whole chip."""
+        if self._program is None:
+            raise InputError(f"{self.name} is not installed: pip install 'kappamask[evaluate]'")
+        return Answer(self.run(self._program, chip))
+
+    @property
+    def title(self) -> str:
+        """With the version that is installed."""
+        return f"{self.name}{version_of(self.name)}, at the chip's resolution"
+
+
+def pixels_of(chip: Chip, bands: Iterable[str]) -> np.ndarray:
+    """Reflectance of some bands as other programs want it: (y, x, band) float32, 0 = no data."""
+    reflectance = np.nan_to_num(chip.reflectance()[[SLOT[name] for name in bands]])
+    return np.ascontiguousarray(np.moveaxis(reflectance, 0, -1), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class UkisPeer(InstalledPeer):
     """ukis-csmask 1.0 (DLR, Apache-2.0): ONNX networks of 4 or 6 bands, for L1C and L2A.
 
     It was made for about 30 m and is run at the chip's own resolution. It mirrors chips
     below its window of 256 px itself, and warns of them: a chip has no more pixels to give.
     """
 
-    program: Callable[..., Any] | None = field(default=None, compare=False)  # a CSmask
-    name: str = "ukis-csmask"
-    says: frozenset[Label] = NO_THIN
+    name = "ukis-csmask"
+    says = NO_THIN
+    levels = LEVELS
+    bands = tuple(UKIS_BANDS)
 
-    @property
-    def title(self) -> str:
-        """With the version that is installed."""
-        return f"ukis-csmask{version_of('ukis-csmask')}, at the chip's resolution"
+    def find(self) -> Any:
+        """Import its mask."""
+        from ukis_csmask.mask import CSmask
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look for the package, and for the four bands."""
-        if self.program is None and self._found is None:
-            return "not installed: pip install 'kappamask[evaluate]'"
-        return lacking(chip, levels=LEVELS, bands=tuple(UKIS_BANDS))
+        return CSmask
 
-    def label(self, chip: Chip) -> Answer:
-        """Run it with six bands where they are there, else with four."""
-        names = dict(UKIS_BANDS)
-        if all(name in chip.bands for name in UKIS_SWIR):
-            names |= UKIS_SWIR
-        image = np.nan_to_num(chip.reflectance()[[SLOT[name] for name in names]])
-        program = self.program or self._found
-        if program is None:
-            raise InputError("ukis-csmask is not installed: pip install 'kappamask[evaluate]'")
-        # (band, y, x) -> (y, x, band)
-        image = np.ascontiguousarray(np.moveaxis(image, 0, -1), dtype=np.float32)
+    def run(self, program: Any, chip: Chip) -> np.ndarray:
+        """Label with six bands where they are there, else with four: (y, x) codes."""
+        six = all(name in chip.bands for name in UKIS_SWIR)
+        names = UKIS_BANDS | UKIS_SWIR if six else UKIS_BANDS
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input image is smaller")
-            made = program(image, list(names.values()), product_level=chip.level.lower())
-        return Answer(UKIS_LABELS[made.csm[..., 0]])  # (y, x, 1) -> (y, x)
-
-    @cached_property
-    def _found(self) -> Callable[..., Any] | None:
-        try:
-            from ukis_csmask.mask import CSmask
-        except ImportError:
-            return None
-        program: Callable[..., Any] = CSmask
-        return program
+            made = program(
+                pixels_of(chip, names), list(names.values()), product_level=chip.level.lower()
+            )
+        labels: np.ndarray = UKIS_LABELS[made.csm[..., 0]]  # (y, x, 1) -> (y, x)
+        return labels
 
 
 @dataclass(frozen=True)
-class S2cloudlessPeer:
+class S2cloudlessPeer(InstalledPeer):
     """s2cloudless 1.7 (Sinergise, CC BY-SA): boosted trees over ten L1C bands, cloud or not.
 
     With the settings of its class: threshold 0.4, averaged and widened by one pixel.
     """
 
-    detector: Any = field(default=None, compare=False)  # an S2PixelCloudDetector
-    name: str = "s2cloudless"
-    says: frozenset[Label] = frozenset({Label.CLEAR, Label.CLOUD})
+    name = "s2cloudless"
+    says = frozenset({Label.CLEAR, Label.CLOUD})
+    levels = ("L1C",)
+    bands = S2CLOUDLESS_BANDS
 
-    @property
-    def title(self) -> str:
-        """With the version that is installed."""
-        return f"s2cloudless{version_of('s2cloudless')}, at the chip's resolution"
+    def find(self) -> Any:
+        """Make its detector."""
+        from s2cloudless import S2PixelCloudDetector
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look for the package, for L1C and for its ten bands."""
-        if self.detector is None and self._found is None:
-            return "not installed: pip install 'kappamask[evaluate]'"
-        return lacking(chip, levels=("L1C",), bands=S2CLOUDLESS_BANDS)
-
-    def label(self, chip: Chip) -> Answer:
-        """Run it on the whole chip."""
-        detector = self.detector or self._found
-        if detector is None:
-            raise InputError("s2cloudless is not installed: pip install 'kappamask[evaluate]'")
-        image = np.nan_to_num(chip.reflectance()[[SLOT[name] for name in S2CLOUDLESS_BANDS]])
-        cloudy = detector.get_cloud_masks(np.moveaxis(image, 0, -1)[None])[0]  # (y, x)
-        return Answer(np.where(cloudy > 0, np.uint8(Label.CLOUD), np.uint8(Label.CLEAR)))
-
-    @cached_property
-    def _found(self) -> Any:
-        try:
-            from s2cloudless import S2PixelCloudDetector
-        except ImportError:
-            return None
         return S2PixelCloudDetector()
+
+    def run(self, program: Any, chip: Chip) -> np.ndarray:
+        """Label cloud or clear: (y, x) codes."""
+        cloudy = program.get_cloud_masks(pixels_of(chip, self.bands)[None])[0]  # (y, x)
+        return np.where(cloudy > 0, np.uint8(Label.CLOUD), np.uint8(Label.CLEAR))
 
 
 def version_of(package: str) -> str:
@@ -265,18 +282,3 @@ def version_of(package: str) -> str:
         return f" {version(package)}"
     except PackageNotFoundError:
         return ""
-
-
-def cut_bands(peer: NetworkPeer, bands: tuple[str, ...], name: str) -> NetworkPeer:
-    """Give a network some bands only, under another name.
-
-    Examples
-    --------
-    >>> cut_bands(NetworkPeer("n"), ("B02", "B03", "B04", "B08"), "n, 4 bands").name
-    'n, 4 bands'
-    """
-    if set(bands) - set(NAMES):
-        raise InputError(
-            f"bands must be of Sentinel-2, got {bands}: see kappamask.base.bands.NAMES"
-        )
-    return NetworkPeer(name, peer.model, bands, peer.loaded)

@@ -1,7 +1,4 @@
-"""Results as files: a report for people, a table for documentation, JSON for programs.
-
-Imports rows 0-6 and this package; jinja2.
-"""
+"""Results as files: a report for people, a table for documentation, JSON for programs; jinja2."""
 
 from __future__ import annotations
 

@@ -1,22 +1,21 @@
-"""The whole evaluation: masks, sets, results, files. Imports rows 0-6 and this package."""
+"""The whole evaluation: masks, sets, results, files."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from kappamask.base.errors import InputError, UnknownNameError
-from kappamask.evaluate.peers import Peer, SclPeer, fmask_peer, maja_peer, python_fmask_peer
+from kappamask.evaluate.peers import Peer, SclPeer, raster_peers
 from kappamask.evaluate.pictures import Plate, plate, sheet
 from kappamask.evaluate.programs import (
     NetworkPeer,
     S2cloudlessPeer,
     UkisPeer,
-    cut_bands,
     name_of,
     network_from_file,
 )
@@ -177,9 +176,7 @@ def find_masks(data: Path, options: Options) -> list[Peer]:
         networks.insert(0, network_from_file(options.weights))
     others: dict[str, Peer] = {
         "scl": SclPeer(data),
-        "fmask": fmask_peer(options.masks),
-        "python-fmask": python_fmask_peer(options.masks),
-        "maja": maja_peer(options.masks),
+        **raster_peers(options.masks),
         "ukis-csmask": UkisPeer(),
         "s2cloudless": S2cloudlessPeer(),
         **{name: NetworkPeer(name, name) for name in PUBLISHED_MODELS},
@@ -204,8 +201,8 @@ def cut_masks(mask: Peer) -> tuple[Peer, ...]:
     """Give the first network 4, 6 and 10 bands, and all of them."""
     if not isinstance(mask, NetworkPeer):
         return ()
-    fewer = [cut_bands(mask, b, f"{len(b)}: {' '.join(b)}") for b in BAND_SETS]
-    return (*fewer, cut_bands(mask, (), "all"))
+    named = {f"{len(bands)}: {' '.join(bands)}": bands for bands in BAND_SETS} | {"all": ()}
+    return tuple(replace(mask, name=name, only=bands) for name, bands in named.items())
 
 
 @dataclass(frozen=True, eq=False)

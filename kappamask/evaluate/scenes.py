@@ -1,4 +1,4 @@
-"""The chips that are scored: people's, val, simulated, bright negatives, showpieces. Rows 0-6.
+"""The chips that are scored: people's, val, simulated, bright negatives, showpieces.
 
 What is not there (a folder without Bolzano, say) gives an empty set, which the report names.
 """

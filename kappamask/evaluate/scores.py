@@ -1,16 +1,24 @@
-"""Every mask on every set: counts of pixels, then figures. Imports rows 0-6 and this package."""
+"""Every mask on every set: counts of pixels, then figures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kappamask.base.errors import KappaMaskError
-from kappamask.evaluate.calibration import Reliability, count_reliability, reliability_of
-from kappamask.evaluate.metrics import METRICS, as_figure, bootstrap, count_pixels, table_of
+from kappamask.evaluate.metrics import (
+    METRICS,
+    Reliability,
+    as_figure,
+    bootstrap,
+    count_pixels,
+    count_reliability,
+    reliability_of,
+    table_of,
+)
 from kappamask.evaluate.peers import Answer, Peer
 from kappamask.evaluate.scoring import FOUR, Dataset, Scoring, known_pixels
 from kappamask.train.chips import Chip
@@ -93,15 +101,6 @@ class Tally:
         )
 
 
-@dataclass
-class _Counts:
-    """What is gathered while chips go by."""
-
-    argmax: list[np.ndarray] = field(default_factory=list)
-    half: list[np.ndarray] = field(default_factory=list)
-    confusion: np.ndarray | int = 0
-
-
 def tally(
     mask: Peer,
     dataset: Dataset,
@@ -120,7 +119,7 @@ def tally(
     answers = answers or Answers()
     done: list[int] = []
     reasons: Counter[str] = Counter()
-    counts = {scoring.name: _Counts() for scoring in dataset.scorings}
+    counts: dict[str, list[tuple[np.ndarray, ...]]] = {one.name: [] for one in dataset.scorings}
     bins: list[np.ndarray] = []
     for position, chip in enumerate(dataset.chips):
         answer = answers.ask(mask, chip)
@@ -129,7 +128,7 @@ def tally(
         else:
             done.append(position)
             for scoring in dataset.scorings:
-                count_chip(counts[scoring.name], scoring, chip, answer)
+                counts[scoring.name].append(count_chip(scoring, chip, answer))
             if dataset.calibrated and answer.probabilities is not None:
                 known = known_pixels(chip, FOUR)
                 bins.append(count_reliability(answer.probabilities, chip.label, known))
@@ -139,11 +138,12 @@ def tally(
         Skip(mask.name, dataset.name, number, len(dataset.chips), reason)
         for reason, number in reasons.items()
     ]
-    tallies = [
-        _finish(mask, dataset, scoring, done, counts[scoring.name])
-        for scoring in dataset.scorings
-        if done
-    ]
+    tallies = []
+    for scoring in dataset.scorings if done else ():
+        # A chip without probabilities leaves the whole set without figures at 0.5.
+        confusion, argmax, *half = map(np.stack, zip(*counts[scoring.name], strict=False))
+        likely = half[0] if half else None
+        tallies.append(Tally(mask, dataset, scoring, tuple(done), argmax, likely, confusion.sum(0)))
     return tallies, np.stack(bins) if bins else None, skips
 
 
@@ -173,15 +173,15 @@ def _label(mask: Peer, chip: Chip) -> Answer | str:
         return str(error)
 
 
-def count_chip(counts: _Counts, scoring: Scoring, chip: Chip, answer: Answer) -> None:
-    """Add one chip to the counts of one scoring."""
+def count_chip(scoring: Scoring, chip: Chip, answer: Answer) -> tuple[np.ndarray, ...]:
+    """Count one chip: confusion, counts at argmax and, with probabilities, at 0.5."""
     known, drawn = known_pixels(chip, scoring), scoring.drawn(chip.label)
     said = scoring.said(answer.codes, resolution=chip.resolution)
-    counts.argmax.append(count_pixels(drawn, said, known))
-    counts.confusion = counts.confusion + confuse(drawn[:, known], said[:, known])
-    if answer.probabilities is not None:
-        likely = scoring.likely(answer.probabilities, resolution=chip.resolution)
-        counts.half.append(count_pixels(drawn, likely, known))
+    found = confuse(drawn[:, known], said[:, known]), count_pixels(drawn, said, known)
+    if answer.probabilities is None:
+        return found
+    likely = scoring.likely(answer.probabilities, resolution=chip.resolution)
+    return *found, count_pixels(drawn, likely, known)
 
 
 def confuse(drawn: np.ndarray, said: np.ndarray) -> np.ndarray:
@@ -196,14 +196,6 @@ def confuse(drawn: np.ndarray, said: np.ndarray) -> np.ndarray:
     """
     columns = np.concatenate([said, ~said.any(0, keepdims=True)])
     return drawn.astype(np.int64) @ columns.astype(np.int64).T
-
-
-def _finish(
-    mask: Peer, dataset: Dataset, scoring: Scoring, chips: list[int], counts: _Counts
-) -> Tally:
-    half = np.stack(counts.half) if len(counts.half) == len(chips) else None
-    confusion = np.asarray(counts.confusion)
-    return Tally(mask, dataset, scoring, tuple(chips), np.stack(counts.argmax), half, confusion)
 
 
 def scores_of(tally: Tally, *, draws: int, seed: int, beside: str = "") -> list[Score]:

@@ -1,4 +1,4 @@
-"""What is scored and how: classes put together, clouds widened, sets of chips. Imports row 0-6."""
+"""What is scored and how: classes put together, clouds widened, sets of chips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as tables for people: one form, written as HTML and as Markdown. Imports this package."""
+"""Results as tables for people: one form, written as HTML and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from kappamask.evaluate.calibration import TOP, Reliability
-from kappamask.evaluate.metrics import METRICS
+from kappamask.evaluate.metrics import METRICS, TOP, Figure, Reliability
 from kappamask.evaluate.scores import (
     ARGMAX,
     HALF,
@@ -62,7 +61,7 @@ class Lookup:
         return show(self.get(dataset, scoring, mask, of, **which))
 
 
-def show(score: Score | None, *, percent: bool = False) -> str:
+def show(score: Score | Figure | None, *, percent: bool = False) -> str:
     """Write one figure with its interval."""
     if score is None or score.value is None:
         return NOTHING
@@ -192,21 +191,12 @@ def ablation_table(results: Results, sets: Sequence[Dataset], masks: Sequence[st
 def calibration_table(curves: Sequence[Reliability]) -> Table:
     """List expected calibration errors."""
     rows = [
-        (curve.dataset, curve.mask, curve.of.replace("_", " "), _ece(curve), str(curve.n_chips))
+        (curve.dataset, curve.mask, _words(curve.of), show(curve.ece), str(curve.n_chips))
         for curve in curves
     ]
     note = f"15 equal bins (Guo et al. 2017); '{TOP}' is the usual figure."
     head = ("set", "mask", "of", "ECE", "chips")
     return Table("Calibration: expected calibration error", head, tuple(rows), note)
-
-
-def _ece(curve: Reliability) -> str:
-    score = Score("", "", "", "", "", "", *_ends(curve), 0, 0)
-    return show(score)
-
-
-def _ends(curve: Reliability) -> tuple[float | None, float | None, float | None]:
-    return curve.ece.value, curve.ece.low, curve.ece.high
 
 
 def metric_table(results: Results, dataset: Dataset, scoring: str, masks: Sequence[str]) -> Table:

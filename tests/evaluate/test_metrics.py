@@ -9,13 +9,16 @@ from scipy.ndimage import binary_dilation
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED, Label
-from kappamask.evaluate.calibration import TOP, count_reliability, ece_of, reliability_of
 from kappamask.evaluate.metrics import (
     METRICS,
+    TOP,
     as_figure,
     bootstrap,
     count_pixels,
+    count_reliability,
+    ece_of,
     figures_of,
+    reliability_of,
     table_of,
 )
 from kappamask.evaluate.scores import confuse

@@ -10,14 +10,21 @@ from support.labelled_chips import TEN, codes_at_20m, make_chip, write, write_ch
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, ReadError, UnknownNameError, WeightsError
 from kappamask.base.legend import Label
-from kappamask.evaluate.codes import FMASK, MAJA_MUSCATE, MAJA_NATIVE, SCL, map_codes, map_maja
-from kappamask.evaluate.peers import SclPeer, fmask_peer, maja_peer, python_fmask_peer
+from kappamask.evaluate.peers import (
+    FMASK,
+    MAJA_MUSCATE,
+    MAJA_NATIVE,
+    SCL,
+    SclPeer,
+    map_codes,
+    map_maja,
+    raster_peers,
+)
 from kappamask.evaluate.programs import (
     S2CLOUDLESS_BANDS,
     NetworkPeer,
     S2cloudlessPeer,
     UkisPeer,
-    cut_bands,
     name_of,
     network_from_file,
 )
@@ -71,7 +78,7 @@ def test_fmask_is_read_as_geotiff_at_its_20_m(tmp_path):
     raster = np.array(FROM_LABEL["fmask"], np.uint8)[codes_at_20m(chip.label)]
     (tmp_path / "fmask").mkdir()
     write(tmp_path / "fmask" / "a_1_Fmask4.tif", raster[None])
-    peer = fmask_peer(tmp_path)
+    peer = raster_peers(tmp_path)["fmask"]
     assert peer.refusal(chip) is None
     np.testing.assert_array_equal(peer.label(chip).codes, chip.label)
     for other in ("a", "a_", "a_11"):
@@ -85,7 +92,9 @@ def test_python_fmask_is_read_as_imagine_with_its_own_codes(tmp_path):
     (tmp_path / "python-fmask").mkdir()
     raster = np.array(FROM_LABEL["python"], np.uint8)[chip.label]
     write(tmp_path / "python-fmask" / "a.img", raster[None], driver="HFA")
-    np.testing.assert_array_equal(python_fmask_peer(tmp_path).label(chip).codes, chip.label)
+    np.testing.assert_array_equal(
+        raster_peers(tmp_path)["python-fmask"].label(chip).codes, chip.label
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,18 +110,18 @@ def test_maja_is_read_in_both_of_its_products(tmp_path, ending, field, step):
     (tmp_path / "maja").mkdir()
     raster = np.array(field, np.uint8)[chip.label[::step, ::step]]
     write(tmp_path / "maja" / f"a{ending}", raster[None])
-    np.testing.assert_array_equal(maja_peer(tmp_path).label(chip).codes, chip.label)
+    np.testing.assert_array_equal(raster_peers(tmp_path)["maja"].label(chip).codes, chip.label)
 
 
 def test_a_raster_of_another_area_and_a_broken_one_are_refused(tmp_path):
     (tmp_path / "maja").mkdir()
     write(tmp_path / "maja" / "a_CLM_R1.tif", np.zeros((1, 64, 50), np.uint8))
     with pytest.raises(InputError, match=r"64 x 50 for a: cut it to the chip"):
-        maja_peer(tmp_path).label(make_chip("a"))
+        raster_peers(tmp_path)["maja"].label(make_chip("a"))
     (tmp_path / "maja" / "b_CLM_R1.tif").write_bytes(b"II*\0 cut short")
     with pytest.raises(ReadError, match=r"b_CLM_R1\.tif"):
-        maja_peer(tmp_path).label(make_chip("b"))
-    assert "--masks" in maja_peer(None).refusal(make_chip("a"))
+        raster_peers(tmp_path)["maja"].label(make_chip("b"))
+    assert "--masks" in raster_peers(None)["maja"].refusal(make_chip("a"))
 
 
 # --- programs --------------------------------------------------------------------------------
@@ -199,11 +208,11 @@ def test_a_network_is_scored_with_the_bands_it_is_given():
     answer = NetworkPeer("net").label(chip)
     assert answer.probabilities.sum(0) == pytest.approx(np.ones((64, 64)), abs=1e-5)
     bands = ("B02", "B03", "B04", "B08")
-    part = cut_bands(NetworkPeer("net"), bands, "net 4").label(chip)
+    part = NetworkPeer("net 4", only=bands).label(chip)
     expected = predict_array(chip.reflectance()[[SLOT[b] for b in bands]], bands, level="L2A")
     np.testing.assert_array_equal(part.codes, expected)
     assert (answer.codes != part.codes).any()
-    assert "B11" in cut_bands(NetworkPeer("n"), ("B11",), "n").refusal(make_chip("b"))
+    assert "B11" in NetworkPeer("n", only=("B11",)).refusal(make_chip("b"))
 
 
 def test_no_data_is_missing():
