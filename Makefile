@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= auto
+BESIDE := -n $(WORKERS) --dist loadgroup
 FUZZ_CASES ?= 10000
 BENCH_SIZES ?= 2745 5490 10980
 
-.PHONY: demo test fuzz check audit format sample bench reliability train npm udp docs notebooks wheel clean
+.PHONY: demo test quick fuzz check audit format sample bench reliability train npm udp docs notebooks wheel clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded sample
 	$(BIN)/kappamask demo --out demo-output
 
-test: $(INSTALLED)  ## run all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+test: $(INSTALLED)  ## run all tests on all cores, with coverage
+	$(BIN)/python -m pytest $(BESIDE) --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+quick: $(INSTALLED)  ## run what is not marked slow: a minute and a half on two idle cores
+	$(BIN)/python -m pytest $(BESIDE) --no-cov -m "not slow"
 
 fuzz: $(INSTALLED)  ## hostile input, 10 000 cases of each kind: half an hour on two idle cores
 	KAPPAMASK_FUZZ=$(FUZZ_CASES) $(BIN)/python -m pytest --no-cov tests/fuzz

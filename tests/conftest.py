@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the shared folder, and no network but loopback."""
+"""For all tests: processes beside one another, the shared folder, no network but loopback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,31 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Processes that run tests beside one another take one core each. Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # A busy machine is no failure; CI looks at the same examples every time.
 settings.register_profile("kappamask", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("kappamask")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+SLOW_FOLDERS = (HERE / "faults", HERE / "fuzz")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark what `make quick` leaves out; a file stays in one process, and with it what it makes.
+
+    Marked `apart`, its tests are shared among the processes one by one.
+    """
+    shared_out = config.pluginmanager.hasplugin("xdist")
+    for item in items:
+        if any(folder in item.path.parents for folder in SLOW_FOLDERS):
+            item.add_marker("slow")
+        if shared_out and not item.get_closest_marker("apart"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE.parent).as_posix()))
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +44,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data: real Sentinel-2 pixels that are not shipped")
     return folder
+
+
+@pytest.fixture(scope="session")
+def schemas(shared_data):
+    """What `support.stac_schemas.validate` needs: schemas of STAC and of its extensions."""
+    from support.stac_schemas import read_schemas
+
+    return read_schemas(shared_data / "stac-schemas")
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import xarray as xr
 from rasterio.errors import RasterioIOError
 from rio_cogeo.cogeo import cog_validate
 from support.labels import contents, file_size_limit, make_item, make_pair, read_item
-from test_stac_item import schemas, validate  # noqa: F401  (schemas is a fixture)
+from support.stac_schemas import validate
 
 import kappamask as km
 from kappamask.base.errors import InputError, ReadError, WriteError
@@ -91,7 +91,7 @@ def test_rioxarray_reads_reflectance_by_itself(tmp_path):
 
 
 @pytest.mark.shared
-def test_the_item_is_valid_stac_and_tells_what_came_out(tmp_path, schemas):  # noqa: F811
+def test_the_item_is_valid_stac_and_tells_what_came_out(tmp_path, schemas):
     image = make_image(method="best-pixel").load()
     path, _ = km.write_composite(image, tmp_path, source_items=sources())
     item = read_item(path)

@@ -19,6 +19,7 @@ from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes import catalogs
 from kappamask.scenes.catalogs import Holding
 
+pytestmark = pytest.mark.slow
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Pages that come with what they describe (training runs, benchmarks...): options and names only.

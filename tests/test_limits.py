@@ -30,6 +30,7 @@ from kappamask.cli import main, make_parser
 from kappamask.sample import AREA_L1C, AREA_L2A, SCENES, catalog_path
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         "forkserver" not in multiprocessing.get_all_start_methods(),
         reason="needs processes that fork",

@@ -6,6 +6,7 @@ import re
 import pytest
 from support.executed import ROOT, executed_notebooks
 
+pytestmark = pytest.mark.slow
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 PROMISED = {  # what must be seen in the outputs
     "1_area_and_date": [

@@ -64,6 +64,7 @@ def check_date(mask):
         assert set(raster.read(1).ravel().tolist()) <= {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs processes that fork"
 )

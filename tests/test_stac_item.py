@@ -1,7 +1,6 @@
 """`kappamask.outputs.stac_item`: what is said of a mask, read back as others read it."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import jsonschema
@@ -10,10 +9,7 @@ import pystac
 import pytest
 import rasterio
 import shapely
-from pystac.validation.local_validator import get_local_schema_cache
 from rasterio.warp import transform_bounds
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT7
 from rio_cogeo.cogeo import cog_validate
 from support.labels import (
     NAMES,
@@ -25,32 +21,12 @@ from support.labels import (
     read_item,
     read_unreferenced,
 )
+from support.stac_schemas import validate
 
 from kappamask import __version__
 from kappamask.outputs.masks import write_mask
 
 # --- the item -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def schemas(shared_data):
-    """Core schemas from pystac, those of the extensions from the shared folder."""
-    found = dict(get_local_schema_cache())
-    for path in (shared_data / "stac-schemas").glob("*.json"):
-        schema = json.loads(path.read_text())
-        found[schema["$id"].removesuffix("#")] = schema
-    resources = [
-        (name, Resource.from_contents(schema, default_specification=DRAFT7))
-        for name, schema in found.items()
-    ]
-    return found, Registry().with_resources(resources)
-
-
-def validate(item, schemas):
-    found, registry = schemas
-    core = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
-    for name in (core, *item["stac_extensions"]):
-        jsonschema.Draft7Validator(found[name], registry=registry).validate(item)
 
 
 def declared(item):
