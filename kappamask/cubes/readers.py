@@ -108,8 +108,10 @@ def forget_file(href: str) -> None:
 
     if not is_remote(href):
         return
-    # GDAL forgets a file when it closes it, if told so before it opens it.
+    # GDAL forgets a file when it closes it, if told so before it opens it; it need not look for
+    # the seven files that might lie beside it.
     options = {**HTTP_OPTIONS, "CPL_VSIL_CURL_NON_CACHED": "/vsi", "GDAL_HTTP_MAX_RETRY": "0"}
+    options["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR"
     with rasterio.Env(**options):
         try:
             rasterio.open(href, sharing=False).close()

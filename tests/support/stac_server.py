@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, api.collections())
         elif path == "/search":
             self.search({})
-        elif api.files and (api.files / path[1:]).is_file():
+        elif isinstance(api.files, Path) and (api.files / path[1:]).is_file():
             self.reply(200, (api.files / path[1:]).read_bytes())
         else:
             self.reply(404, {"code": "NotFound"})
