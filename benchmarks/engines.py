@@ -23,8 +23,9 @@ from pixels import make_cube
 from kappamask import load_model
 from kappamask.base.bands import NAMES
 from kappamask.base.windows import Window, plan_windows
-from kappamask.networks.model import Model, weights_of
+from kappamask.networks.model import Model
 from kappamask.networks.runners import export_onnx
+from kappamask.networks.weights import weights_of
 
 FLAGS = [1.0] * 14  # every band, L1C
 CHOICES = (

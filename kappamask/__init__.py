@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from kappamask.outputs.composite_output import write_composite
     from kappamask.outputs.masks import write_mask
     from kappamask.plot import quicklook
-    from kappamask.predict.predict import predict_array, predict_cube
+    from kappamask.predict.array import predict_array
+    from kappamask.predict.cube import predict_cube
     from kappamask.scenes import catalogs
     from kappamask.scenes.search import search
 
@@ -53,8 +54,8 @@ _ROOMS = {
     "load_cube": "cubes.cube",
     "load_model": "networks.model",
     "open_safe": "cubes.safe",
-    "predict_array": "predict.predict",
-    "predict_cube": "predict.predict",
+    "predict_array": "predict.array",
+    "predict_cube": "predict.cube",
     "quicklook": "plot.scene",
     "search": "scenes.search",
     "write_composite": "outputs.composite_output",

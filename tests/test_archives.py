@@ -13,7 +13,8 @@ import pytest
 import kappamask
 from kappamask.base.errors import ArchiveError, InputError, UnknownNameError, WriteError
 from kappamask.cli import main
-from kappamask.networks.model import load_model, read_registry
+from kappamask.networks.manifest import read_registry
+from kappamask.networks.model import load_model
 from kappamask.openeo import archives, wheels
 from kappamask.openeo.archives import ENGINES, Built, build_archives, library_members
 from kappamask.openeo.graph_parts import DEFAULT_JOB_OPTIONS
@@ -25,7 +26,7 @@ from kappamask.openeo.wheels import (
     wheel_members,
     write_zip,
 )
-from kappamask.predict.predict import predict_array
+from kappamask.predict.array import predict_array
 
 ROOT = Path(__file__).parents[1]
 UDF = ROOT / "udf/kappamask_udf.py"
@@ -409,7 +410,7 @@ def test_what_a_worker_imports_needs_numpy_only():
         "        if name.split('.')[0] in sys.argv[1].split():\n"
         "            raise ImportError(f'{name} is not on workers')\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import kappamask, kappamask.predict.chunk, kappamask.predict.predict\n"
+        "import kappamask, kappamask.predict.chunk, kappamask.predict.array\n"
         "kappamask.predict_array\n"
     )
     away = "torch onnx onnxruntime dask xarray rasterio rioxarray pystac shapely openeo safetensors"

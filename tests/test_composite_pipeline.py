@@ -79,7 +79,7 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
     def refuse(*_, **__):
         raise AssertionError("a date was labelled again")
 
-    monkeypatch.setattr("kappamask.predict.predict.predict_window", refuse)
+    monkeypatch.setattr("kappamask.predict.array.predict_window", refuse)
     words = ["--method", "best-pixel", "--target", "2019-07-15", "--bands", "B04,B08"]
     assert main(["composite", *QUERY, *words, "--out", str(summer)]) == 0
     (path,) = summer.glob("*best-pixel.tif")

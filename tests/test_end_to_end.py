@@ -14,7 +14,7 @@ import requests
 from support import bolzano
 
 from kappamask.cli import main
-from kappamask.predict.predict import predict_array
+from kappamask.predict.array import predict_array
 
 pytestmark = pytest.mark.shared
 

@@ -15,8 +15,7 @@ from kappamask.cubes.cube import load_cube
 from kappamask.openeo.graphs import cloud_labels, udf_code
 from kappamask.openeo.local import LocalEngine
 from kappamask.openeo.server.settings import Settings
-from kappamask.predict.cube_form import lattice_origin
-from kappamask.predict.predict import predict_cube
+from kappamask.predict.cube import lattice_origin, predict_cube
 from kappamask.sample import SCENES, catalog_path
 from kappamask.scenes.search import search
 

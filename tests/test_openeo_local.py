@@ -23,7 +23,8 @@ from kappamask.openeo.engine.flat_graph import GraphError
 from kappamask.openeo.engine.periods import group_by_period, period_starts
 from kappamask.openeo.graph_parts import cloud_kernel
 from kappamask.openeo.local import LocalEngine
-from kappamask.predict.predict import predict_array, predict_cube
+from kappamask.predict.array import predict_array
+from kappamask.predict.cube import predict_cube
 from kappamask.sample import SCENES, catalog_path
 from kappamask.scenes.search import search
 

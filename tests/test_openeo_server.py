@@ -30,7 +30,8 @@ from kappamask.openeo.engine.save import FORMATS
 from kappamask.openeo.graphs import cloud_free_composite, cloud_labels, cloud_mask
 from kappamask.openeo.server.discovery import FORMATS as LISTED_FORMATS
 from kappamask.openeo.server.settings import Settings
-from kappamask.predict.predict import predict_array, predict_cube
+from kappamask.predict.array import predict_array
+from kappamask.predict.cube import predict_cube
 from kappamask.sample import SCENES, catalog_path
 from kappamask.scenes.search import search
 

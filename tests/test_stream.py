@@ -34,7 +34,7 @@ from kappamask.jobs.stream.cells import Cells
 from kappamask.jobs.stream.label import label_strips
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
-from kappamask.predict.predict_window import make_task
+from kappamask.predict.array import make_task
 from kappamask.scenes.scene import BandFile, NativeScene
 
 LATTICE = Lattice(core=64, margin=32, whole=96)  # several windows in a small scene

@@ -13,9 +13,10 @@ from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, UnknownNameError, WeightsError
 from kappamask.base.legend import Label
 from kappamask.cli import main
-from kappamask.networks.model import find_entry, weights_of
+from kappamask.networks.manifest import find_entry
 from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet
+from kappamask.networks.weights import weights_of
 from kappamask.train import fit as fit_room
 from kappamask.train import validate as validate_room
 from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn

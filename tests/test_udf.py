@@ -26,9 +26,9 @@ from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.networks.model import load_model
 from kappamask.networks.runners import available_threads
+from kappamask.predict.array import predict_array
 from kappamask.predict.chunk import OUTPUT_BANDS, Digits, Wanted, find_origin, to_mask
-from kappamask.predict.cube_form import lattice_origin
-from kappamask.predict.predict import predict_array
+from kappamask.predict.cube import lattice_origin
 
 FILE = Path(__file__).parents[1] / "udf/kappamask_udf.py"
 TEXT = FILE.read_text("utf-8")

@@ -47,13 +47,13 @@ class KappaMaskAccessor:
 
     def labels(self, *, model: Any = "default") -> xr.DataArray:
         """Label the cube, lazily: `kappamask.predict_cube`."""
-        from kappamask.predict.predict import predict_cube
+        from kappamask.predict.cube import predict_cube
 
         return predict_cube(self._cube, model=model)
 
     def probabilities(self, *, model: Any = "default") -> xr.DataArray:
         """Give the probabilities of the classes, lazily: `kappamask.predict_cube`."""
-        from kappamask.predict.predict import predict_cube
+        from kappamask.predict.cube import predict_cube
 
         return predict_cube(self._cube, model=model, output="probabilities")
 

@@ -50,7 +50,7 @@ def add_models(commands: Commands) -> None:
 def run_models(_: argparse.Namespace) -> int:
     """Print the manifest: name, where its weights are, licence, training data, figures."""
     from kappamask.networks.manifest import read_registry
-    from kappamask.networks.weights_cache import is_fetched
+    from kappamask.networks.weights import is_fetched
 
     default, models = read_registry()
     for name, entry in models.items():
@@ -76,7 +76,7 @@ def run_fetch(
     """Fetch the weights of one model; `models` stands for the manifest where it is given."""
     from kappamask.base.errors import UnknownNameError
     from kappamask.networks.manifest import read_registry
-    from kappamask.networks.weights_cache import Origin, cached_path, fetch_weights, is_fetched
+    from kappamask.networks.weights import Origin, cached_path, fetch_weights, is_fetched
 
     models = read_registry()[1] if models is None else models
     if options.name not in models:

@@ -17,7 +17,7 @@ from kappamask.composites.clear import BUFFER_M, Buffers, find_clear, find_dista
 from kappamask.composites.methods import BLENDS, METHODS
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Marks, Ranking
-from kappamask.predict.cube_form import check_cube
+from kappamask.predict.cube import check_cube
 
 if TYPE_CHECKING:
     import dask.array as da

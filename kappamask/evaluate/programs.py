@@ -23,8 +23,9 @@ from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
 from kappamask.networks.manifest import ModelEntry, find_entry, get_entry, read_registry
 from kappamask.networks.model import Model, load_model
 from kappamask.networks.normalisation import Normalisation
-from kappamask.networks.runners import WeightsFile, open_torch, resolve_precision
-from kappamask.predict.predict import predict_array
+from kappamask.networks.runners import open_torch, resolve_precision
+from kappamask.networks.weights import WeightsFile
+from kappamask.predict.array import predict_array
 from kappamask.train.chips import SLOT, Chip
 
 UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}

@@ -24,7 +24,7 @@ from kappamask.outputs.label_cube import check_labels
 from kappamask.outputs.masks import is_complete, make_records, write_mask
 from kappamask.plot import quicklook
 from kappamask.plot.picture import TRUE_COLOR
-from kappamask.predict.predict import predict_cube
+from kappamask.predict.cube import predict_cube
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.items import view_of
 from kappamask.scenes.sift import sift_items

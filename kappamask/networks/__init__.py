@@ -1,4 +1,4 @@
-"""Networks: `unet` and `published` in torch, `onnx` as a graph. Row 1: imports row 0 only.
+"""Networks: `unet` and `published` in torch, `onnx` as a graph. Imports `base` only.
 
 Importing `unet` or `published` imports torch; importing `onnx` imports the package onnx.
 """
@@ -18,7 +18,3 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return import_module(f"kappamask.networks.{name}")
     raise AttributeError(f"module 'kappamask.networks' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -1,14 +1,13 @@
-"""The models' manifest: what each network is, needs and was measured to do. Row 2.
-
-Imports `normalisation`, `windows` and row 0.
-"""
+"""The models' manifest: what each network is, needs and was measured to do. Imports `base`."""
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 from kappamask.base.bands import check_level
@@ -16,7 +15,10 @@ from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.windows import LATTICE, Lattice
 from kappamask.networks.normalisation import Normalisation, PublishedNormalisation
 
-ARCHITECTURES = ("unet", "published")
+# What each kind of network is fed: its fields stand in the tables of the manifest.
+ARCHITECTURES: Mapping[str, type[Normalisation | PublishedNormalisation]] = MappingProxyType(
+    {"unet": Normalisation, "published": PublishedNormalisation}
+)
 
 
 @dataclass(frozen=True)
@@ -60,39 +62,21 @@ class ModelEntry:
     @classmethod
     def from_table(cls, name: str, table: dict[str, Any]) -> ModelEntry:
         """Read one table of the manifest."""
-        table = dict(table)
-        if table.get("architecture", "unet") not in ARCHITECTURES:
-            raise UnknownNameError.of("architecture", table["architecture"], list(ARCHITECTURES))
-        if table.get("architecture") == "published":
-            table["normalisation"] = PublishedNormalisation(
-                tuple(table.pop("features")),
-                tuple(table.pop("maximum")),
-                table.pop("added_dn", 0.0),
-            )
-        else:
-            table["normalisation"] = Normalisation(
-                tuple(table.pop("mean")), tuple(table.pop("std"))
-            )
-        for key in ("levels", "widths", "precisions"):
-            if key in table:
-                table[key] = tuple(table[key])
-        if "lattice" in table:
-            table["lattice"] = Lattice(**table["lattice"])
-        return cls(name=name, **table)
+        read: dict[str, Any] = {
+            key: tuple(of) if isinstance(of, list) else of for key, of in table.items()
+        }
+        architecture = read.get("architecture", "unet")
+        if architecture not in ARCHITECTURES:
+            raise UnknownNameError.of("architecture", architecture, list(ARCHITECTURES))
+        kind = ARCHITECTURES[architecture]
+        fed = {field.name: read.pop(field.name) for field in fields(kind) if field.name in read}
+        if "lattice" in read:
+            read["lattice"] = Lattice(**read["lattice"])
+        return cls(name=name, normalisation=kind(**fed), **read)
 
 
 @cache
-def _read_tables() -> tuple[dict[str, str], dict[str, ModelEntry]]:
-    text = resources.files("kappamask.networks").joinpath("registry.toml").read_text("utf-8")
-    tables = tomllib.loads(text)
-    models = {}
-    for name, table in tables["models"].items():
-        inherited = tables["models"].get(table.pop("same_as", None), {})
-        models[name] = ModelEntry.from_table(name, inherited | table)
-    return tables["default"], models
-
-
-def read_registry() -> tuple[dict[str, str], dict[str, ModelEntry]]:
+def read_registry() -> tuple[Mapping[str, str], Mapping[str, ModelEntry]]:
     """Read the manifest: the default model of each level, and every model by name.
 
     Examples
@@ -101,8 +85,13 @@ def read_registry() -> tuple[dict[str, str], dict[str, ModelEntry]]:
     >>> default["L2A"] in models
     True
     """
-    default, models = _read_tables()
-    return dict(default), dict(models)
+    text = resources.files("kappamask.networks").joinpath("registry.toml").read_text("utf-8")
+    tables = tomllib.loads(text)
+    models = {}
+    for name, table in tables["models"].items():
+        inherited = tables["models"].get(table.pop("same_as", None), {})
+        models[name] = ModelEntry.from_table(name, inherited | table)
+    return MappingProxyType(tables["default"]), MappingProxyType(models)
 
 
 def get_entry(name: str) -> ModelEntry:

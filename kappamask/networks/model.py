@@ -1,6 +1,5 @@
-"""A network with its inputs and its normalisation, loaded by name. Row 2.
+"""A network with its inputs and its normalisation, loaded by name. Imports `base` and this room.
 
-Imports rows 0-1, `manifest`, `weights_cache`, `normalisation`, `runners` and `windows`.
 Torch or onnxruntime is imported when a network is loaded, never before.
 """
 
@@ -9,44 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from kappamask.base.bands import NAMES, check_network_bands
 from kappamask.base.errors import InputError
 from kappamask.base.windows import Window
-from kappamask.networks.files import read_weights
-from kappamask.networks.manifest import ModelEntry, check_entry, find_entry, read_registry
-from kappamask.networks.normalisation import Normalisation, has_data
+from kappamask.networks.manifest import ModelEntry, check_entry, find_entry
+from kappamask.networks.normalisation import has_data
 from kappamask.networks.runners import (
     PRECISIONS,
     Runner,
     TorchRunner,
-    WeightsFile,
     open_onnx,
     open_torch,
     resolve_engine,
     resolve_precision,
 )
-from kappamask.networks.weights_cache import read_record
+from kappamask.networks.weights import weights_of
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
-
-__all__ = [
-    "Model",
-    "ModelEntry",
-    "Normalisation",
-    "find_entry",
-    "load_model",
-    "open_model",
-    "read_registry",
-    "read_weights",
-    "weights_of",
-]
 
 _LOADING = Lock()
 
@@ -126,15 +109,11 @@ class Model:
         held = {name for name, values in zip(bands, reflectance, strict=True) if has_data(values)}
         flags = [float(name in held) for name in NAMES]
         logits = self.runner.run(slots, [*flags, float(self.level == "L1C")])
-        crop = (
-            _shift(window.rows.crop, window.rows.pad_before),
-            _shift(window.columns.crop, window.columns.pad_before),
+        rows, columns = (
+            slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
+            for span in (window.rows, window.columns)
         )
-        return logits[:, *crop]
-
-
-def _shift(span: slice, by: int) -> slice:
-    return slice(span.start + by, span.stop + by)
+        return logits[:, rows, columns]
 
 
 def load_model(
@@ -233,29 +212,9 @@ def open_model(
     weights = weights_of(entry)
     engine = resolve_engine(engine, weights)
     precision = resolve_precision(precision, engine, entry.precisions)
-    runner: Runner
-    if engine == "onnx":
-        runner = open_onnx(weights, threads=threads)
-    else:
-        runner = open_torch(weights, precision=precision, threads=threads)
+    runner = (
+        open_onnx(weights, threads=threads)
+        if engine == "onnx"
+        else open_torch(weights, precision=precision, threads=threads)
+    )
     return Model(entry, level, runner, threads)
-
-
-def weights_of(entry: ModelEntry) -> WeightsFile:
-    """Find the weights of a model, in the installed package or where they were fetched to.
-
-    Raises
-    ------
-    WeightsError
-        If they do not come with the package and were not fetched.
-
-    Examples
-    --------
-    >>> weights_of(find_entry("default", "L2A")).path.suffix
-    '.safetensors'
-    """
-    if entry.shipped:
-        path = Path(str(resources.files("kappamask.networks").joinpath("weights", entry.file)))
-        return WeightsFile(path, entry.sha256, entry.widths, entry.architecture)
-    path, sha256 = read_record(entry)
-    return WeightsFile(path, sha256, entry.widths, entry.architecture)

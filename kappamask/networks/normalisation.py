@@ -1,4 +1,4 @@
-"""What a network is fed: fixed normalisation of 13 slots. Row 2: imports `windows`, row 0.
+"""What a network is fed: fixed normalisation of 13 slots. Imports `base`.
 
 `Normalisation` is that of our own network, `PublishedNormalisation` that of 2021. Both
 compute in the array type they are given, torch or numpy, with the same arithmetic.
@@ -6,7 +6,7 @@ compute in the array type they are given, torch or numpy, with the same arithmet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,49 @@ HIGHEST_DN = 65535.0  # the published networks' features are shares of it
 ROWS_AT_ONCE = 128  # numpy passes several times over a band: so many rows stay in the cache
 
 
+class Slots:
+    """13 slots that are filled band by band, with one band in the processor's cache at a time."""
+
+    features: tuple[str, ...]  # which band each slot is for
+
+    def fill(
+        self, slots: Any, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
+    ) -> None:
+        """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
+
+        Slots of absent bands stay as they are, zero.
+
+        Parameters
+        ----------
+        slots
+            torch.Tensor or numpy.ndarray of zeros; written in place.
+        reflectance
+            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
+        bands
+            Their names.
+        window
+            Says how many mirrored pixels are put around them.
+        """
+        write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
+        inside = tuple(
+            slice(span.pad_before, span.size - span.pad_after)
+            for span in (window.rows, window.columns)
+        )
+        for name, values in zip(bands, reflectance, strict=True):
+            slot = self.features.index(name)
+            write(slots[0, slot][inside], values, slot)
+        mirror_edges(slots, 2, window.rows)
+        mirror_edges(slots, 3, window.columns)
+
+    def _write_tensor(self, target: Tensor, values: np.ndarray, slot: int) -> None:
+        raise NotImplementedError
+
+    def _write_array(self, target: np.ndarray, values: np.ndarray, slot: int) -> None:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Normalisation:
+class Normalisation(Slots):
     """Fixed normalisation: ``(sqrt(reflectance) - mean) / std`` per band slot.
 
     The square root spreads dark ground (water, shadow) over more of the range.
@@ -35,6 +76,7 @@ class Normalisation:
 
     mean: tuple[float, ...]  # 13, in the order of `kappamask.base.bands.NAMES`
     std: tuple[float, ...]  # 13, each above 0
+    features = NAMES
 
     def __post_init__(self) -> None:
         """Check the lengths and signs."""
@@ -52,28 +94,6 @@ class Normalisation:
         scale = torch.tensor([1 / std for std in self.std])[:, None, None]
         normalised = reflectance.clamp(min=0).sqrt_().sub_(mean).mul_(scale)
         return normalised.nan_to_num_(0.0, posinf=0.0)
-
-    def fill(
-        self, slots: Any, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
-    ) -> None:
-        """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
-
-        The same arithmetic as calling it, with one band in the processor's cache at a time.
-        Slots of absent bands stay as they are, zero.
-
-        Parameters
-        ----------
-        slots
-            torch.Tensor or numpy.ndarray of zeros; written in place.
-        reflectance
-            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
-        bands
-            Their names.
-        window
-            Says how many mirrored pixels are put around them.
-        """
-        write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
-        fill_slots(slots, reflectance, [NAMES.index(name) for name in bands], window, write)
 
     def _write_tensor(self, target: Tensor, values: np.ndarray, slot: int) -> None:
         import torch
@@ -94,7 +114,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class PublishedNormalisation:
+class PublishedNormalisation(Slots):
     """The preprocessing of 2021: ``DN / 65535 / maximum`` per feature, clipped below 0 only.
 
     A cube holds reflectance with the offset settled, so ``DN = reflectance * 10000``;
@@ -127,14 +147,6 @@ class PublishedNormalisation:
             scaling[name] = band.dn_scale / full, self.added_dn * band.is_reflectance / full
         return scaling
 
-    def fill(
-        self, slots: Any, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
-    ) -> None:
-        """Normalise feature by feature into `slots` (1, 13, y, x), as `Normalisation.fill`."""
-        write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
-        places = [self.features.index(name) for name in bands]
-        fill_slots(slots, reflectance, places, window, write)
-
     def _write_tensor(self, target: Tensor, values: np.ndarray, slot: int) -> None:
         import torch
 
@@ -148,22 +160,6 @@ class PublishedNormalisation:
         band += summand
         band[~np.isfinite(band)] = 0
         np.maximum(band, np.float32(0), out=target)
-
-
-def fill_slots(
-    slots: Any,
-    layers: Sequence[np.ndarray],
-    places: Sequence[int],
-    window: Window,
-    write: Callable[[Any, np.ndarray, int], None],
-) -> None:
-    """Write each layer (y, x) into its place of `slots`, and mirror all into the padding."""
-    rows, columns = window.rows, window.columns
-    inside = _inside(rows.pad_before, rows.read), _inside(columns.pad_before, columns.read)
-    for place, values in zip(places, layers, strict=True):
-        write(slots[0, place][inside], values, place)
-    mirror_edges(slots, 2, rows)
-    mirror_edges(slots, 3, columns)
 
 
 def has_data(values: np.ndarray) -> bool:
@@ -187,8 +183,3 @@ def mirror_edges(slots: Any, axis: int, span: Span) -> None:
     order = np.pad(np.arange(size), (span.pad_before, span.pad_after), mode="symmetric")
     for padding in (slice(0, span.pad_before), slice(span.pad_before + size, span.size)):
         lines[padding] = lines[order[padding] + span.pad_before]
-
-
-def _inside(before: int, read: slice) -> slice:
-    """Where the pixels read stand in the padded window."""
-    return slice(before, before + read.stop - read.start)

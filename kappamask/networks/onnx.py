@@ -1,4 +1,4 @@
-"""The network of `unet` as an ONNX graph, built from its weights. Row 1: imports row 0 only.
+"""The network of `unet` as an ONNX graph, built from its weights. Imports `base` only.
 
 No exporter: the graph is written down here, node by node, so that the same weights
 give the same bytes on any machine and torch is not needed. Operators:

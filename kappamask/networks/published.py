@@ -1,4 +1,4 @@
-"""The U-Net that KappaMask published in 2021, in torch. Row 1: imports row 0 only.
+"""The U-Net that KappaMask published in 2021, in torch. Imports `base` and `keras_file`.
 
 Source: Domnich et al. 2021, Remote Sensing 13(20):4100, and km_predict v2.4
 `architectures.py` (Apache-2.0). Its weights are Keras', read by `keras_file`.
@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from kappamask.base.errors import InputError, WeightsError
 from kappamask.base.legend import PREDICTED
-from kappamask.networks.keras_file import BOTTLENECK, DEPTHS, N_FEATURES, N_OUTPUTS, read_keras
 
+N_FEATURES, N_OUTPUTS, BOTTLENECK = 13, 6, 2
+DEPTHS = 5
 STRIDE = 2 ** (DEPTHS - 1)  # height and width must be multiples
 
 
@@ -126,7 +127,30 @@ class FourClasses(nn.Module):
         return functional.logsigmoid(self.network.logits(x)[:, list(PREDICTED)])
 
 
-def from_arrays(weights: Mapping[str, Tensor], source: str) -> PublishedUNet:
+def list_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """List kernels (out, in, y, x) and biases (out,) in the order of Keras' graph.
+
+    Source: Domnich et al. 2021, Remote Sensing 13(20):4100; km_predict v2.4
+    `architectures.py` (Apache-2.0).
+
+    Parameters
+    ----------
+    width
+        Channels of the first level; 64 in the published network.
+
+    Examples
+    --------
+    >>> import math
+    >>> shapes = list_shapes(64)
+    >>> len(shapes), shapes["down.0.0.weight"], sum(map(math.prod, shapes.values()))
+    (48, (64, 13, 3, 3), 31038612)
+    """
+    with torch.device("meta"):  # shapes only, no numbers
+        network = PublishedUNet(width)
+    return {name: tuple(values.shape) for name, values in network.state_dict().items()}
+
+
+def from_tensors(weights: Mapping[str, Tensor], source: str) -> PublishedUNet:
     """Make the network from its weights by name; `source` names them in errors.
 
     Raises
@@ -137,7 +161,7 @@ def from_arrays(weights: Mapping[str, Tensor], source: str) -> PublishedUNet:
     first = weights.get("down.0.0.weight")
     network = PublishedUNet(1 if first is None else len(first))
     try:
-        network.load_state_dict(dict(weights))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise WeightsError(
             f"{source} does not hold the network published in 2021 ({error}): get it again"
@@ -173,5 +197,7 @@ def from_keras(path: str | Path) -> PublishedUNet:
     ...
     kappamask.base.errors.WeightsError: cannot read the weights none.hdf5...
     """
+    from kappamask.networks.keras_file import read_keras
+
     weights = {name: torch.from_numpy(array) for name, array in read_keras(path).items()}
-    return from_arrays(weights, str(path))
+    return from_tensors(weights, str(path))

@@ -1,4 +1,4 @@
-"""The own network: a U-Net whose trunk runs at 20 m and labels at 10 m. Row 1.
+"""The own network: a U-Net whose trunk runs at 20 m and labels at 10 m. Imports torch only.
 
 Background: U-Net (Ronneberger et al. 2015, arXiv:1505.04597); sub-pixel layers
 (Shi et al. 2016, arXiv:1609.05158) as stem and head, so that four 10 m pixels

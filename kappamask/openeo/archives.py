@@ -17,8 +17,9 @@ from pathlib import Path
 
 import kappamask
 from kappamask.base.errors import InputError, UnknownNameError
-from kappamask.networks.model import read_registry, weights_of
+from kappamask.networks.manifest import read_registry
 from kappamask.networks.runners import ONNX_MANIFEST, export_onnx
+from kappamask.networks.weights import weights_of
 from kappamask.openeo.graph_parts import job_options
 from kappamask.openeo.wheels import download_wheels, installed_members, wheel_members, write_zip
 

@@ -13,7 +13,7 @@ from rioxarray.exceptions import OneDimensionalRaster
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND
-from kappamask.predict.predict import lattice_origin
+from kappamask.predict.cube import lattice_origin
 
 
 def check_labels(labels: Any) -> xr.DataArray:

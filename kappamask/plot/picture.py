@@ -9,7 +9,7 @@ import numpy as np
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import count_codes
-from kappamask.predict.predict import HIGHEST_REFLECTANCE
+from kappamask.predict.array import HIGHEST_REFLECTANCE
 
 if TYPE_CHECKING:
     import xarray as xr

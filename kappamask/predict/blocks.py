@@ -1,4 +1,4 @@
-"""One dask task per date and window, each reading its own margin. Row 2: imports `windows` only.
+"""One dask task per date and window, each reading its own margin. Imports `base` only.
 
 `dask.array.map_overlap` would make ten times the tasks, and would tie windows to
 chunks; here the windows are given, and every task takes the parts it reads out of
@@ -79,14 +79,13 @@ def map_windows(
     for (t, (date, offset)), (i, row), (j, column) in product(
         enumerate(dates), enumerate(rows), enumerate(columns)
     ):
-        y_parts, x_parts = locate(source.chunks[2], row.read), locate(source.chunks[3], column.read)
+        ys, xs = locate(source.chunks[2], row.read), locate(source.chunks[3], column.read)
         blocks = [
-            [[(source.name, date, band, y, x) for band in bands] for x, _ in x_parts]
-            for y, _ in y_parts
+            [[(source.name, date, band, y, x) for x, _ in xs] for y, _ in ys] for band in bands
         ]
-        spans = ([span for _, span in y_parts], [span for _, span in x_parts])
+        parts = [[(offset, slice(None), y, x) for _, x in xs] for _, y in ys]
         key = (token, t, *(0 for _ in leading), i, j)
-        graph[key] = (_work_on_parts, packed, blocks, spans, offset, Window(row, column))
+        graph[key] = (_work_on_parts, packed, blocks, parts, Window(row, column))
     chunks = (
         (1,) * len(dates),
         *((size,) for size in leading),
@@ -150,35 +149,20 @@ def locate(sizes: Sequence[int], span: slice) -> list[tuple[int, slice]]:
 def _work_on_parts(
     work: Work,
     blocks: list[list[list[np.ndarray]]],
-    spans: tuple[list[slice], list[slice]],
-    date: int,
+    parts: list[list[tuple[Any, ...]]],
     window: Window,
 ) -> np.ndarray:
-    """Join the parts of the blocks that one window reads, and work on them."""
-    y_spans, x_spans = spans
-    if len(blocks) == len(blocks[0]) == len(blocks[0][0]) == 1:
-        scene = blocks[0][0][0][date, :, y_spans[0], x_spans[0]]  # a view: nothing is copied
-    else:
-        scene = _join([[[part[date] for part in b] for b in row] for row in blocks], spans)
+    """Join the parts of the blocks that one window reads, and work on them.
+
+    Blocks stand in a grid (band, y, x); of each column of bands the same part is read.
+    """
+    scenes = [
+        [
+            [block[part] for block, part in zip(*row, strict=True)]
+            for row in zip(grid, parts, strict=True)
+        ]
+        for grid in blocks
+    ]
+    alone = len(scenes) == len(scenes[0]) == len(scenes[0][0]) == 1
+    scene = scenes[0][0][0] if alone else np.block(scenes)  # alone a view: nothing is copied
     return work(scene, window)[None]
-
-
-def _join(
-    blocks: list[list[list[np.ndarray]]], spans: tuple[list[slice], list[slice]]
-) -> np.ndarray:
-    """Copy the parts (band, y, x) of a grid of blocks into one array, each once."""
-    bands = sum(len(part) for part in blocks[0][0])
-    height, width = (sum(span.stop - span.start for span in axis) for axis in spans)
-    scene = np.empty((bands, height, width), blocks[0][0][0].dtype)
-    top = 0
-    for row, y in zip(blocks, spans[0], strict=True):
-        left, bottom = 0, top + y.stop - y.start
-        for block, x in zip(row, spans[1], strict=True):
-            first, right = 0, left + x.stop - x.start
-            for part in block:
-                last = first + len(part)
-                scene[first:last, top:bottom, left:right] = part[:, y, x]
-                first = last
-            left = right
-        top = bottom
-    return scene

@@ -1,6 +1,6 @@
-"""What the openEO UDF does with one date of one chunk, as numpy arrays. Row 3.
+"""What the openEO UDF does with one date of one chunk, as numpy arrays.
 
-Imports `predict` and `buffer`, and neither xarray nor openeo, so that it runs on a
+Imports `array`, `networks` and `base`, and neither xarray nor openeo, so that it runs on a
 worker that has little else. `udf/kappamask_udf.py` is the thin adapter around it.
 """
 
@@ -17,7 +17,7 @@ from kappamask.base.buffer import dilate
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.networks.model import Model
-from kappamask.predict.predict import HIGHEST_REFLECTANCE, Output, predict_array
+from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, predict_array
 
 # What each output calls its bands. Names that do not clash with the optical bands of a cube
 # that they are merged into.
@@ -138,7 +138,7 @@ class Wanted:
 def find_origin(y: np.ndarray | None, x: np.ndarray | None) -> tuple[int, int]:
     """Row and column of a chunk's first pixel on the projected pixel grid, as far as it tells.
 
-    As `kappamask.predict.cube_form.lattice_origin`, which needs exact coordinates. Those of a
+    As `kappamask.predict.cube.lattice_origin`, which needs exact coordinates. Those of a
     chunk are float32, absent, or wrong: openEO's Spark driver works them out of tile
     and overlap (openeo-geotrellis-extensions, `Udf.scala`), not of the pixels.
 

@@ -30,7 +30,7 @@ from kappamask.evaluate.programs import (
 )
 from kappamask.evaluate.scenes import SIZE, cut, read_germany
 from kappamask.networks.manifest import find_entry
-from kappamask.predict.predict import predict_array
+from kappamask.predict.array import predict_array
 from kappamask.train.chips import SLOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -238,7 +238,7 @@ def test_unknown_models_are_named():
 
 
 def test_weights_of_a_training_run_give_the_labels_of_the_same_weights_shipped(tmp_path):
-    from kappamask.networks.model import read_weights, weights_of
+    from kappamask.networks.weights import read_weights, weights_of
 
     entry = find_entry("default", "L2A")
     shipped = weights_of(entry)

@@ -24,7 +24,8 @@ from fuzz.cubes import (
     pixel_model,
 )
 from kappamask.base.errors import InputError, KappaMaskError
-from kappamask.predict.predict import predict_array, predict_cube
+from kappamask.predict.array import predict_array
+from kappamask.predict.cube import predict_cube
 
 UDF = Path(__file__).parents[2] / "udf/kappamask_udf.py"
 SMALL_SIZES = [1, 2, 5, 33, 40]

@@ -8,8 +8,8 @@ from hashlib import sha256
 import h5py
 import numpy as np
 
-from kappamask.networks.keras_file import plan_layers
 from kappamask.networks.manifest import get_entry
+from kappamask.networks.published import list_shapes
 
 POOLS = (2, 4, 6, 8)  # convolutions before which the graph pools: layers without weights
 
@@ -18,10 +18,10 @@ def make_arrays(width=2, seed=0):
     """Kernels (y, x, in, out) and biases in the order of the graph; activations stay in range."""
     rng = np.random.default_rng(seed)
     arrays = []
-    for layer in plan_layers(width):
-        spread = np.sqrt(2 / (layer.kernel**2 * layer.c_in))
-        kernel = rng.normal(0, spread, layer.shape)
-        arrays.append((kernel.astype("f4"), rng.normal(0.1, 0.1, layer.c_out).astype("f4")))
+    for outputs, inputs, size, _ in list(list_shapes(width).values())[::2]:
+        spread = np.sqrt(2 / (size**2 * inputs))
+        kernel = rng.normal(0, spread, (size, size, inputs, outputs))
+        arrays.append((kernel.astype("f4"), rng.normal(0.1, 0.1, outputs).astype("f4")))
     return arrays
 
 

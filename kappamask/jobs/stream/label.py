@@ -14,7 +14,7 @@ from kappamask.base.windows import Window, plan_windows
 from kappamask.cubes.rasters import BandOnGrid, Reader
 from kappamask.jobs.stream.cells import Cells
 from kappamask.networks.runners import available_threads
-from kappamask.predict.predict_window import Task, predict_window
+from kappamask.predict.array import Task, predict_window
 from kappamask.scenes.scene import NativeScene
 
 AHEAD = 2  # windows decoded before they are needed; a core is 40 MB of DN in 13 bands

@@ -19,8 +19,8 @@ from kappamask.jobs.stream.label import Progress
 from kappamask.jobs.stream.scene import StreamOptions, mask_scene, try_each
 from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.masks import write_mask
-from kappamask.predict.predict import predict_cube
-from kappamask.predict.predict_window import make_task
+from kappamask.predict.array import make_task
+from kappamask.predict.cube import predict_cube
 from kappamask.scenes.catalogs import ResolvedAsset, resolve_assets
 from kappamask.scenes.scene import BandFile, NativeScene
 from kappamask.scenes.sift import (

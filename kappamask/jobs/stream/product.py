@@ -11,7 +11,7 @@ from kappamask.cubes.safe import choose_grid, read_product
 from kappamask.jobs.stream.label import Progress
 from kappamask.jobs.stream.scene import StreamOptions, mask_scene, try_each
 from kappamask.networks.manifest import bands_of_model
-from kappamask.predict.predict_window import make_task
+from kappamask.predict.array import make_task
 
 
 def mask_product(

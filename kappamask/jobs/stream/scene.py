@@ -22,7 +22,7 @@ from kappamask.jobs.stream.label import Progress, label_strips
 from kappamask.jobs.stream.mask_file import write_strips
 from kappamask.outputs.masks import is_complete
 from kappamask.outputs.stac_item import MaskRecord
-from kappamask.predict.predict_window import Task
+from kappamask.predict.array import Task
 from kappamask.scenes.scene import NativeScene
 from kappamask.scenes.source_items import SourceItem
 

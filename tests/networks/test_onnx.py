@@ -17,21 +17,22 @@ from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, WeightsError
 from kappamask.base.legend import Label
 from kappamask.base.windows import plan_windows
-from kappamask.networks.model import find_entry, load_model, weights_of
+from kappamask.networks import runners
+from kappamask.networks.manifest import find_entry
+from kappamask.networks.model import load_model
 from kappamask.networks.onnx import build_graph
 from kappamask.networks.runners import (
     OnnxRunner,
-    WeightsFile,
     available_threads,
-    choice,
     export_onnx,
-    in_onnx,
     is_there,
     open_onnx,
     resolve_engine,
 )
 from kappamask.networks.unet import UNet
-from kappamask.predict.predict import predict_array, predict_cube
+from kappamask.networks.weights import WeightsFile, weights_of
+from kappamask.predict.array import predict_array
+from kappamask.predict.cube import predict_cube
 
 FOUR = ["B02", "B03", "B04", "B08"]
 ENGINES = [("torch", "fp32"), ("onnx", "fp32")]
@@ -180,7 +181,7 @@ def test_an_infinite_value_in_one_band_does_not_spread(engine, precision):
 
 @given(hnp.arrays(np.float32, (4, 3, 5), elements=st.floats(-200, 200, width=32)))
 def test_argmax_and_softmax_are_those_of_torch(logits):
-    runner = OnnxRunner(session=None)
+    runner = OnnxRunner(None)
     tensor = torch.from_numpy(logits)
     np.testing.assert_array_equal(runner.argmax(logits), logits.argmax(0))
     np.testing.assert_allclose(runner.softmax(logits), tensor.softmax(0).numpy(), atol=1e-6)
@@ -244,7 +245,7 @@ def test_bad_choices_get_one_clear_error(arguments, message):
     ],
 )
 def test_auto_takes_torch_if_it_is_there_with_its_weights(monkeypatch, there, expected):
-    monkeypatch.setattr(choice, "is_there", there.__contains__)
+    monkeypatch.setattr(runners, "is_there", there.__contains__)
     assert resolve_engine("auto", weights_of(find_entry("default", "L2A"))) == expected
 
 
@@ -253,7 +254,7 @@ def test_auto_takes_onnx_where_only_its_weights_are(tmp_path):
 
 
 def test_neither_engine_is_an_error_with_a_remedy(monkeypatch):
-    monkeypatch.setattr(choice, "is_there", lambda _: False)
+    monkeypatch.setattr(runners, "is_there", lambda _: False)
     with pytest.raises(InputError, match=r"needs torch .* or onnxruntime, found neither: install"):
         load_model(precision="auto", engine="auto")
 
@@ -283,10 +284,10 @@ def test_dask_never_mixes_up_the_results_of_two_engines():
 
 def test_threads_are_at_least_one_and_heed_a_container(monkeypatch):
     assert available_threads() >= 1
-    monkeypatch.setattr(choice.os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(choice.Path, "read_text", lambda *_: "150000 100000\n")
+    monkeypatch.setattr(runners.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(runners.Path, "read_text", lambda *_: "150000 100000\n")
     assert available_threads() == 2
-    monkeypatch.setattr(choice.Path, "read_text", lambda *_: "max 100000\n")
+    monkeypatch.setattr(runners.Path, "read_text", lambda *_: "max 100000\n")
     assert available_threads() == 64
 
 
@@ -306,7 +307,7 @@ def exported(tmp_path):
 
 
 def test_an_exported_file_is_read_and_needs_nothing_else(exported, monkeypatch):
-    monkeypatch.setattr(in_onnx, "export_onnx", None)
+    monkeypatch.setattr(runners, "export_onnx", None)
     slots = np.random.default_rng(0).random((1, 13, 64, 64), dtype=np.float32)
     found = open_onnx(exported, threads=1).run(slots, [1.0] * 14)
     expected = load_model("default", "L2A", engine="onnx").runner.run(slots, [1.0] * 14)

@@ -1,38 +1,150 @@
-"""Weights that do not come with the package: fetched, converted, kept per user. Row 2.
+"""Files of weights: those that come along, and those that are fetched, converted, kept per user.
 
-Imports `manifest`, `networks` and row 0; pooch when something is fetched, h5py when
-something is converted.
+Imports `base` and `manifest`; pooch when something is fetched, h5py when it is converted.
 
-What is trusted: the file that is fetched must have the manifest's sha256, so neither the
-connection nor a mirror needs to be trusted. It is converted once to safetensors, which
-cannot run code; the hash of those, with the hash of their source, is written to a record
-beside them, and is checked whenever they are loaded. The record guards against damage:
-who may write to the cache may change both.
+What is trusted: a file whose sha256 is known, and nothing else. A file that is fetched must
+have the manifest's, so neither the connection nor a mirror needs to be trusted. It is
+converted once to safetensors, which cannot run code; the hash of those, with the hash of
+their source, is written to a record beside them, and is checked whenever they are loaded.
+The record guards against damage: who may write to the cache may change both.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
+from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kappamask.base.errors import InputError, WeightsError
 from kappamask.base.files import publish, staging
-from kappamask.networks.keras_file import import_h5py, read_keras
 from kappamask.networks.manifest import ModelEntry
 
+CAN_RUN_CODE = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickles 2 to 5
 CACHE_VARIABLE = "KAPPAMASK_CACHE"
 LARGEST = 1 << 30  # bytes; the published files have 124 MB, a server that sends more is no source
 RETRIES = 2
 TIMEOUT = 60  # seconds without a byte
 PART = 1 << 18  # bytes written at once
 Progress = Callable[[int, int], object]  # called with bytes done, bytes in all (0: not told)
+
+
+# --- files whose hash is known ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights of one network, as the manifest describes them."""
+
+    path: Path  # safetensors
+    sha256: str
+    widths: tuple[int, ...]  # channels at each depth
+    architecture: str = "unet"  # or "published"
+
+
+def refuse_code(path: Path, begin: bytes, remedy: str) -> None:
+    """Refuse what begins as a pickle or a zip does: what `torch.save` writes."""
+    if begin[:2] in CAN_RUN_CODE:
+        raise WeightsError(f"{path} is a pickle or a zip, which can run code when loaded: {remedy}")
+
+
+def read_file(path: Path, sha256: str) -> bytes:
+    """Read a file of weights, or refuse it.
+
+    Parameters
+    ----------
+    path
+        A safetensors or ONNX file. A pickle or a zip (what `torch.save` writes) is
+        refused unread.
+    sha256
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    WeightsError
+        If the file is absent, is another format, or has another hash.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read the weights {path} ({error.strerror}): reinstall kappamask"
+        ) from error
+    refuse_code(path, content, "only safetensors are read, convert it first")
+    got = hashlib.sha256(content).hexdigest()
+    if got != sha256:
+        raise WeightsError(
+            f"{path} has sha256 {got}, the manifest says {sha256}: "
+            "the file was changed or cut short, get it again"
+        )
+    return content
+
+
+def read_weights(
+    path: Path, sha256: str, kind: Literal["torch", "numpy"] = "torch"
+) -> dict[str, Any]:
+    """Read a safetensors file into torch tensors, or numpy arrays, by name.
+
+    Raises
+    ------
+    WeightsError
+        As `read_file`, and if the content is no valid safetensors file.
+    """
+    from safetensors import SafetensorError
+
+    content = read_file(path, sha256)
+    try:
+        weights: dict[str, Any] = import_module(f"safetensors.{kind}").load(content)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is no valid safetensors file ({error}): get it again"
+        ) from error
+    return weights
+
+
+def weights_of(entry: ModelEntry) -> WeightsFile:
+    """Find the weights of a model, in the installed package or where they were fetched to.
+
+    Raises
+    ------
+    WeightsError
+        If they do not come with the package and were not fetched, or the record beside
+        them is damaged or of others.
+
+    Examples
+    --------
+    >>> from kappamask.networks.manifest import find_entry
+    >>> weights_of(find_entry("default", "L2A")).path.suffix
+    '.safetensors'
+    """
+    if entry.shipped:
+        path = Path(str(resources.files("kappamask.networks").joinpath("weights", entry.file)))
+        return WeightsFile(path, entry.sha256, entry.widths, entry.architecture)
+    path = cached_path(entry)
+    if not is_fetched(entry):
+        raise WeightsError(
+            f"the weights of {entry.name} do not come with kappamask and were not fetched to "
+            f"{path.parent}: run `kappamask models fetch {entry.name}`, or without a network "
+            f"`kappamask models fetch {entry.name} --from FOLDER`, which holds {entry.file}"
+        )
+    again = f"delete it and run `kappamask models fetch {entry.name}` again"
+    try:
+        record = json.loads(record_path(path).read_text("utf-8"))
+        source, converted = record["source_sha256"], record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{record_path(path)} is damaged ({error!r}): {again}") from error
+    if source != entry.sha256 or not isinstance(converted, str):
+        raise WeightsError(f"{record_path(path)} tells of weights with sha256 {source}: {again}")
+    return WeightsFile(path, converted, entry.widths, entry.architecture)
+
+
+# --- the cache ----------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
@@ -58,6 +170,11 @@ def cached_path(entry: ModelEntry) -> Path:
     return cache_folder() / f"{Path(entry.file).stem}-{entry.sha256[:8]}.safetensors"
 
 
+def record_path(path: Path) -> Path:
+    """Where the record of converted weights lies."""
+    return path.with_suffix(".json")
+
+
 def is_fetched(entry: ModelEntry) -> bool:
     """Tell whether the weights are there; they are checked when they are loaded.
 
@@ -71,40 +188,7 @@ def is_fetched(entry: ModelEntry) -> bool:
     return path is None or (path.is_file() and record_path(path).is_file())
 
 
-def record_path(path: Path) -> Path:
-    """Where the record of converted weights lies."""
-    return path.with_suffix(".json")
-
-
-def read_record(entry: ModelEntry) -> tuple[Path, str]:
-    """Find the converted weights of a model, and the sha256 that they must have.
-
-    Raises
-    ------
-    WeightsError
-        If they were not fetched, or the record beside them is damaged or of others.
-    """
-    path = cached_path(entry)
-    if not is_fetched(entry):
-        raise WeightsError(
-            f"the weights of {entry.name} do not come with kappamask and were not fetched to "
-            f"{path.parent}: run `kappamask models fetch {entry.name}`, or without a network "
-            f"`kappamask models fetch {entry.name} --from FOLDER`, which holds {entry.file}"
-        )
-    try:
-        record = json.loads(record_path(path).read_text("utf-8"))
-        source, converted = record["source_sha256"], record["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(entry, record_path(path), f"is damaged ({error!r})") from error
-    if source != entry.sha256 or not isinstance(converted, str):
-        raise _damaged(entry, record_path(path), f"tells of weights with sha256 {source}")
-    return path, converted
-
-
-def _damaged(entry: ModelEntry, path: Path, what: str) -> WeightsError:
-    return WeightsError(
-        f"{path} {what}: delete it and run `kappamask models fetch {entry.name}` again"
-    )
+# --- fetching -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -125,10 +209,6 @@ class Origin:
                 f"a mirror is a URL that begins with http:// or https://, got {self.mirror!r}: "
                 "for a folder use --from"
             )
-
-    def url(self, entry: ModelEntry) -> str:
-        """Where the file of a model is downloaded from."""
-        return f"{self.mirror.rstrip('/')}/{entry.file}" if self.mirror else entry.url
 
 
 def fetch_weights(
@@ -160,33 +240,34 @@ def fetch_weights(
     WriteError
         If the cache folder cannot be written to.
     """
+    from kappamask.networks import keras_file
+
     if entry.shipped:
         raise InputError(f"the weights of {entry.name} come with kappamask: there is nothing to do")
     path = cached_path(entry)
     if is_fetched(entry):
         return path
-    import_h5py()  # before a hundred megabytes come
+    keras_file.import_h5py()  # before a hundred megabytes come
     origin = origin or Origin()
     with staging(path.parent, path.name) as aside:
         if origin.files is None:
             source = _download(entry, origin, aside, progress)
         else:
             source = _find_file(entry, origin.files)
-        publish(aside, convert(entry, source))
+        publish(aside, _convert(entry, path, keras_file.read_keras(source)))
     return path
 
 
-def convert(entry: ModelEntry, source: Path) -> dict[Path, bytes]:
-    """Turn the published file into safetensors and their record, by path; the record last."""
+def _convert(entry: ModelEntry, path: Path, arrays: dict[str, Any]) -> dict[Path, bytes]:
+    """Turn the published weights into safetensors and their record, by path; the record last."""
     from safetensors.numpy import save
 
-    content = save(read_keras(source), metadata={"source_sha256": entry.sha256})
+    content = save(arrays, metadata={"source_sha256": entry.sha256})
     record = {
         "model_file": entry.file,
         "source_sha256": entry.sha256,
-        "sha256": sha256(content).hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
-    path = cached_path(entry)
     return {path: content, record_path(path): (json.dumps(record, indent=1) + "\n").encode()}
 
 
@@ -214,7 +295,7 @@ def _download(entry: ModelEntry, origin: Origin, folder: Path, progress: Progres
     import pooch
     import requests
 
-    url = origin.url(entry)
+    url = f"{origin.mirror.rstrip('/')}/{entry.file}" if origin.mirror else entry.url
     source = pooch.create(
         folder,
         base_url="",
@@ -227,11 +308,17 @@ def _download(entry: ModelEntry, origin: Origin, folder: Path, progress: Progres
         f"download {entry.url} elsewhere, then run "
         f"`kappamask models fetch {entry.name} --from FOLDER`"
     )
+    # Each retry would be reported: what went wrong is told once, in the error.
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
     try:
-        with _quiet():
-            return Path(source.fetch(entry.file, downloader=downloader))
+        return Path(source.fetch(entry.file, downloader=downloader))
     except requests.RequestException as error:
-        raise WeightsError(f"cannot download {url} ({_reason(error)}): {offline}") from error
+        reason = type(error).__name__  # without the classes that it went through
+        with suppress(AttributeError):
+            reason = f"HTTP {error.response.status_code}"
+        raise WeightsError(f"cannot download {url} ({reason}): {offline}") from error
     except WeightsError:
         raise
     except ValueError as error:  # what pooch says of another hash
@@ -239,6 +326,8 @@ def _download(entry: ModelEntry, origin: Origin, folder: Path, progress: Progres
             f"what {url} sends has not the sha256 {entry.sha256} that the manifest says: it was "
             f"changed or cut short; nothing is kept: {offline}"
         ) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _stream(url: str, path: str, _: Any, *, largest: int, progress: Progress | None = None) -> None:
@@ -260,24 +349,3 @@ def _stream(url: str, path: str, _: Any, *, largest: int, progress: Progress | N
             file.write(part)
             if progress is not None:
                 progress(done, total)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pooch from reporting each retry: what went wrong is told once, in the error."""
-    import pooch
-
-    logger = pooch.get_logger()
-    before = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why a request failed, without the classes that it went through."""
-    with suppress(AttributeError):
-        return f"HTTP {error.response.status_code}"  # type: ignore[attr-defined]
-    return type(error).__name__

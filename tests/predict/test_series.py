@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from importlib import import_module
 
 import cloudpickle
 import dask.array as da
@@ -14,7 +15,7 @@ import rioxarray  # noqa: F401  registers .rio
 import xarray as xr
 
 from kappamask import load_cube, load_model, predict_cube, search
-from kappamask.networks.model import weights_of
+from kappamask.networks.weights import weights_of
 from kappamask.sample import AREA_L2A, catalog_path
 
 DATES = (1, 10, 200)
@@ -118,7 +119,7 @@ def test_a_cluster_of_processes_gives_the_same_labels_and_loads_the_network_once
     ):
         got = labels.compute().values
         loads = client.run(
-            lambda: __import__("kappamask.networks.model").model._load.cache_info().misses
+            lambda: import_module("kappamask.networks.model")._load.cache_info().misses
         )
     assert np.mean(got == expected) >= 0.999  # engines may sum in another order with other threads
     assert max(loads.values()) == 1

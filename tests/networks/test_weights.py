@@ -20,15 +20,16 @@ from kappamask.cli import main
 from kappamask.cli.models import run_fetch
 from kappamask.networks.keras_file import read_keras
 from kappamask.networks.manifest import find_entry, get_entry
-from kappamask.networks.model import load_model, open_model, weights_of
+from kappamask.networks.model import load_model, open_model
 from kappamask.networks.published import from_keras
-from kappamask.networks.weights_cache import (
+from kappamask.networks.weights import (
     Origin,
     cache_folder,
     cached_path,
     fetch_weights,
     is_fetched,
     record_path,
+    weights_of,
 )
 
 NAME = "kappamask-2021-l2a"

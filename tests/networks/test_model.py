@@ -15,15 +15,11 @@ import kappamask
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, UnknownNameError, WeightsError
 from kappamask.base.windows import plan_windows
-from kappamask.networks.model import (
-    Normalisation,
-    find_entry,
-    load_model,
-    open_model,
-    read_registry,
-    read_weights,
-)
+from kappamask.networks.manifest import find_entry, read_registry
+from kappamask.networks.model import load_model, open_model
+from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet, unshuffle
+from kappamask.networks.weights import read_weights
 
 PACKAGE = Path(kappamask.__file__).parent
 

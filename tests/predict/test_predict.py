@@ -16,7 +16,8 @@ from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
 from kappamask.base.windows import Lattice, plan_windows
 from kappamask.networks.model import load_model
-from kappamask.predict.predict import lattice_origin, predict_array, predict_cube
+from kappamask.predict.array import predict_array
+from kappamask.predict.cube import lattice_origin, predict_cube
 
 FOUR = ["B02", "B03", "B04", "B08"]
 LEFT, TOP = 600000.0, 5000000.0

@@ -1,17 +1,114 @@
-"""What a cube looks like, and how labels are dressed as one. Row 3: imports `predict_window`."""
+"""Cubes to labels, lazily: one dask task per date and window. Imports `networks` and `base`."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
-from kappamask.predict.predict_window import Task, check_reflectance_dtype
+from kappamask.base.windows import plan_axis
+from kappamask.networks.model import Model
+from kappamask.predict.array import (
+    Output,
+    Task,
+    check_reflectance_dtype,
+    make_task,
+    predict_window,
+)
+from kappamask.predict.blocks import map_windows
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def predict_cube(
+    cube: xr.DataArray,
+    *,
+    model: str | Model = "default",
+    output: Output = "labels",
+    level: str | None = None,
+) -> xr.DataArray:
+    """Label a cube, lazily: nothing is read or computed before the result is.
+
+    Parameters
+    ----------
+    cube
+        (time, band, y, x) or (band, y, x), in any order, float reflectance, NaN =
+        no data, with band names, `x` and `y` at pixel centres and a CRS
+        (``cube.rio.crs``). What `load_cube` gives.
+    model, output
+        As in `predict_array`.
+    level
+        Only needed where ``cube.attrs["level"]`` is absent.
+
+    Returns
+    -------
+    xarray.DataArray
+        Labels (time, y, x) uint8 with CF flag attributes, or probabilities
+        (time, label, y, x) float32; without `time` if the cube has none. Chunks
+        are the cores of the window lattice, one dask task each, whatever the
+        chunks of the cube; values do not depend on those.
+
+    Raises
+    ------
+    InputError
+        If dims, band names, CRS or level are missing, or the cube is empty.
+    WeightsError
+        As `predict_array`.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr, rioxarray
+    >>> cube = xr.DataArray(
+    ...     np.full((1, 4, 40, 40), 0.05, "float32"),
+    ...     dims=("time", "band", "y", "x"),
+    ...     coords={"band": ["B02", "B03", "B04", "B08"],
+    ...             "y": 5000395.0 - 10 * np.arange(40), "x": 600005.0 + 10 * np.arange(40)},
+    ...     attrs={"level": "L2A"},
+    ... ).rio.write_crs(32632)
+    >>> labels = predict_cube(cube)
+    >>> labels.dims, labels.dtype, labels.attrs["flag_meanings"].split()[0]
+    (('time', 'y', 'x'), dtype('uint8'), 'clear')
+    """
+    cube = check_cube(cube)
+    level = level or cube.attrs.get("level")
+    task = make_task(
+        [str(name) for name in cube.band.values], level=level or "", model=model, output=output
+    )
+    scene = cube if "time" in cube.dims else cube.expand_dims("time")
+    scene = scene.sel(band=list(task.bands)).transpose("time", "band", "y", "x")
+    result = _wrap_result(_predict_blocks(scene, task), scene, task)
+    return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
+
+
+def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
+    """Label (time, band, y, x) lazily, one dask task per date and window."""
+    import dask.array as da
+    from dask.base import tokenize
+
+    source = scene.data
+    if not isinstance(source, da.Array):
+        source = da.from_array(source, chunks=(1, -1, -1, -1))  # in memory: windows are views of it
+    model, entry = task.model, task.model.entry
+    row, column = lattice_origin(scene)
+    plan = (
+        plan_axis(scene.sizes["y"], origin=row, lattice=entry.lattice),
+        plan_axis(scene.sizes["x"], origin=column, lattice=entry.lattice),
+    )
+    # Two models may feed one file of weights differently.
+    computed_by = (entry.name, entry.sha256, model.level, model.precision, model.engine)
+    token = tokenize(source.name, computed_by, task.bands, plan)
+    return map_windows(
+        partial(predict_window, task),
+        source,
+        plan,
+        token=f"kappamask-{task.output}-{token}",
+        leading=task.leading,
+        dtype=task.dtype,
+    )
 
 
 def check_cube(cube: xr.DataArray) -> xr.DataArray:
@@ -34,7 +131,7 @@ def check_cube(cube: xr.DataArray) -> xr.DataArray:
         )
     if "band" not in cube.coords:
         raise InputError("a cube names its bands in cube.coords['band'], got none: assign them")
-    if not has_crs(cube):
+    if not _has_crs(cube):
         raise InputError(
             "a cube needs a coordinate reference system, got none: "
             "set it with cube.rio.write_crs('EPSG:...')"
@@ -43,7 +140,7 @@ def check_cube(cube: xr.DataArray) -> xr.DataArray:
     return cube
 
 
-def has_crs(cube: xr.DataArray) -> bool:
+def _has_crs(cube: xr.DataArray) -> bool:
     """Tell whether a cube names its CRS as CF or GDAL do; rioxarray reads and writes both.
 
     CF conventions 1.11, section 5.6 (grid mappings).
@@ -91,7 +188,7 @@ def _axis_origin(cube: xr.DataArray, dim: str) -> int:
     return round(float((centres[0] - step / 2) / step))
 
 
-def wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
+def _wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
     """Dress the blocks as a DataArray that other tools read as classes."""
     import xarray as xr
 

@@ -1,0 +1,375 @@
+"""The engines that run a network: torch or onnxruntime. Imports `base`, `weights` and the networks.
+
+An engine is imported when a network is loaded with it, never before: a back end that has
+only one of them, or a command that needs neither, does without.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kappamask.base.bands import NAMES
+from kappamask.base.errors import InputError, WeightsError
+from kappamask.networks.weights import WeightsFile, read_file, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ENGINES = ("auto", "torch", "onnx")
+PRECISIONS = ("auto", "bf16", "fp32")
+ONNX_MANIFEST = "onnx.json"  # beside the ONNX files that `kappamask udf build` exports
+# What torch is told before it is first imported: it and its threads read this once.
+ENVIRONMENT = {
+    # Large pages save the network from one page fault per 4 KiB of activations: 1.5 times faster.
+    "THP_MEM_ALLOC_ENABLE": "1",
+    # Threads that wait for one another give their core away soon, to those that decode files.
+    "GOMP_SPINCOUNT": "1000",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """One engine that holds one network. Arrays are the engine's own until it decides."""
+
+    network: Any  # a torch module, or a session of onnxruntime
+    precision: str = "fp32"  # or "bf16"
+    device: str = "cpu"  # or "cuda"
+    engine: ClassVar[str]  # "torch" or "onnx"
+    package: ClassVar[str]
+
+    @property
+    def version(self) -> str:
+        """Name and version of the engine, for people."""
+        return f"{self.package} {import_module(self.package).__version__}"
+
+    def make_slots(self, height: int, width: int) -> Any:
+        """Zeros (1, 13, height, width) for `Normalisation.fill`."""
+        raise NotImplementedError
+
+    def run(self, slots: Any, flags: Sequence[float]) -> Any:
+        """Map slots and 14 flags to logits (4, y, x)."""
+        raise NotImplementedError
+
+    def argmax(self, logits: Any) -> np.ndarray:
+        """Which of the four is largest, (y, x) integers."""
+        raise NotImplementedError
+
+    def softmax(self, logits: Any) -> np.ndarray:
+        """Probabilities (4, y, x) float32 that sum to 1."""
+        raise NotImplementedError
+
+
+# --- choice -------------------------------------------------------------------------------------
+
+
+def resolve_engine(engine: str, weights: WeightsFile) -> str:
+    """Choose the engine.
+
+    1. The one that is named;
+    2. torch, where it can be imported and its weights are there: it computes in bf16;
+    3. onnxruntime.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine, or neither can be imported.
+
+    Examples
+    --------
+    >>> resolve_engine("onnx", WeightsFile(Path("net.safetensors"), "", (8,)))
+    'onnx'
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine != "auto":
+        return engine
+    if is_there("torch") and is_there("safetensors") and weights.path.is_file():
+        return "torch"
+    if is_there("onnxruntime"):
+        return "onnx"
+    raise InputError(
+        "a network needs torch (with safetensors) or onnxruntime, found neither: install one, or "
+        "give a back end the archive that `kappamask udf build` makes"
+    )
+
+
+def is_there(package: str) -> bool:
+    """Tell whether a package can be imported; a mere folder of that name is none.
+
+    Examples
+    --------
+    >>> is_there("numpy"), is_there("tensorchord")
+    (True, False)
+    """
+    found = find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def resolve_precision(precision: str, engine: str, measured: Sequence[str] = PRECISIONS[1:]) -> str:
+    """Choose the precision that `engine` computes in, ``"bf16"`` or ``"fp32"``.
+
+    Parameters
+    ----------
+    precision
+        What is asked for.
+    engine
+        ``"torch"`` or ``"onnx"``.
+    measured
+        Precisions in which the network was shown to give the same labels.
+
+    Raises
+    ------
+    InputError
+        If there is no such precision, or the engine or the network does not have it.
+
+    Examples
+    --------
+    >>> resolve_precision("auto", "onnx")
+    'fp32'
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if engine == "onnx" and precision == "bf16":
+        raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
+    if precision not in ("auto", *measured):
+        raise InputError(
+            f"this network computes in {' or '.join(measured)}, got precision {precision!r}, in "
+            "which its labels were not compared: leave it out"
+        )
+    if precision != "auto":
+        return precision
+    if engine == "onnx" or "bf16" not in measured:
+        return "fp32"
+    prepare_torch()
+    import torch
+
+    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if torch.cuda.is_available() or any(
+        getattr(torch.cpu, probe, lambda: False)() for probe in native
+    ):
+        return "bf16"
+    return "fp32"
+
+
+def available_threads() -> int:
+    """How many processors this process may use; a container's quota counts.
+
+    Engines see all cores of the machine: in a container with two of 64, 64 threads
+    take turns.
+
+    Examples
+    --------
+    >>> available_threads() >= 1
+    True
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:  # cgroup v2: "QUOTA PERIOD" in microseconds, or "max PERIOD"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("utf-8").split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+# --- torch --------------------------------------------------------------------------------------
+
+
+def prepare_torch() -> None:
+    """Set what the user has not set; without effect once torch is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRunner(Runner):
+    """The network in torch: bf16 where the processor computes in it, channels last."""
+
+    network: nn.Module
+    engine = package = "torch"
+
+    def make_slots(self, height: int, width: int) -> Tensor:
+        """Zeros in the precision of the network; a GPU fetches them from pinned memory."""
+        import torch
+
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        shape = 1, len(NAMES), height, width
+        return torch.zeros(shape, dtype=dtype, pin_memory=self.device == "cuda")
+
+    def run(self, slots: Tensor, flags: Sequence[float]) -> Tensor:
+        """Run the network on its device."""
+        import torch
+
+        presence = torch.tensor([flags]).to(self.device, slots.dtype)
+        with torch.inference_mode():
+            logits: Tensor = self.network(slots.to(self.device, non_blocking=True), presence)[0]
+        return logits
+
+    def argmax(self, logits: Tensor) -> np.ndarray:
+        """Find the largest on the device, with all threads."""
+        return logits.argmax(0).cpu().numpy()
+
+    def softmax(self, logits: Tensor) -> np.ndarray:
+        """Compute probabilities on the device, with all threads."""
+        return logits.softmax(0).cpu().numpy()
+
+
+def open_torch(weights: WeightsFile, *, precision: str, threads: int | None = None) -> TorchRunner:
+    """Load a network into torch, batch normalisation folded.
+
+    Raises
+    ------
+    WeightsError
+        If the file is absent, damaged, not what the manifest says, or of another network.
+    """
+    prepare_torch()
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _build_network(weights, precision).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchRunner(network.requires_grad_(requires_grad=False), precision, device)
+
+
+def _build_network(weights: WeightsFile, precision: str) -> nn.Module:
+    """Build our own network in the precision asked for, or that of 2021 with its four classes."""
+    tensors = read_weights(weights.path, weights.sha256)
+    if weights.architecture == "published":
+        from kappamask.networks.published import FourClasses, from_tensors
+
+        return FourClasses(from_tensors(tensors, weights.path.name))
+    from kappamask.networks.unet import UNet
+
+    network = UNet(weights.widths)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{weights.path.name} does not hold the network that the manifest describes "
+            f"({error}): reinstall kappamask"
+        ) from error
+    network = network.fold()
+    return network.to_bf16() if precision == "bf16" else network
+
+
+# --- onnxruntime --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxRunner(Runner):
+    """The network in onnxruntime, in single precision on the processor."""
+
+    engine, package = "onnx", "onnxruntime"
+
+    def make_slots(self, height: int, width: int) -> np.ndarray:
+        """Zeros in single precision."""
+        return np.zeros((1, len(NAMES), height, width), np.float32)
+
+    def run(self, slots: np.ndarray, flags: Sequence[float]) -> np.ndarray:
+        """Run the network with the session's threads."""
+        given = {"slots": slots, "flags": np.array([flags], np.float32)}
+        logits: np.ndarray = self.network.run(["logits"], given)[0][0]
+        return logits
+
+    def argmax(self, logits: np.ndarray) -> np.ndarray:
+        """Compare one class after the other: twice as fast as `numpy.argmax`."""
+        best = logits[0].copy()
+        codes = np.zeros(best.shape, np.uint8)
+        for code in range(1, len(logits)):
+            codes[logits[code] > best] = code
+            np.maximum(best, logits[code], out=best)
+        return codes
+
+    def softmax(self, logits: np.ndarray) -> np.ndarray:
+        """Compute probabilities in single precision."""
+        probabilities: np.ndarray = np.exp(logits - logits.max(0))
+        probabilities /= probabilities.sum(0)
+        return probabilities
+
+
+def open_onnx(weights: WeightsFile, *, threads: int | None = None) -> OnnxRunner:
+    """Load a network into onnxruntime.
+
+    Raises
+    ------
+    WeightsError
+        If there is no ONNX file beside the weights and none can be made, or it is
+        damaged, not what its manifest says, or made from other weights.
+    """
+    _check_architecture(weights)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"engine 'onnx' needs onnxruntime ({error}): pip install 'kappamask[onnx]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: it warns of every processor it cannot pin
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+    content = _read_onnx(weights)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return OnnxRunner(session)
+
+
+def _check_architecture(weights: WeightsFile) -> None:
+    """Refuse networks for which no ONNX graph is written down."""
+    if weights.architecture != "unet":
+        raise InputError(
+            f"the network of {weights.path.name} runs in torch only, got engine 'onnx': "
+            "install torch and leave the engine out"
+        )
+
+
+def _read_onnx(weights: WeightsFile) -> bytes:
+    """Read the ONNX file exported from these weights; without one, make it in memory."""
+    path = weights.path.with_name(ONNX_MANIFEST)
+    manifest: Mapping[str, Mapping[str, str]] = {}  # {file: {"sha256", "source_sha256"}}
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        raise WeightsError(f"{path} is no JSON ({error}): get the archive again") from error
+    name = weights.path.with_suffix(".onnx").name
+    if name not in manifest:
+        return export_onnx(weights)
+    if manifest[name]["source_sha256"] != weights.sha256:
+        raise WeightsError(
+            f"{name} was exported from weights with sha256 {manifest[name]['source_sha256']}, the "
+            f"manifest of the models says {weights.sha256}: run `kappamask udf build` again"
+        )
+    return read_file(weights.path.with_name(name), manifest[name]["sha256"])
+
+
+def export_onnx(weights: WeightsFile) -> bytes:
+    """Make the ONNX file of a network; the same weights always give the same bytes.
+
+    Raises
+    ------
+    WeightsError
+        If the weights cannot be read, or the packages onnx and safetensors are not there.
+    """
+    _check_architecture(weights)
+    try:
+        from kappamask.networks.onnx import build_graph
+
+        arrays = read_weights(weights.path, weights.sha256, "numpy")
+    except ImportError as error:
+        raise WeightsError(
+            f"no ONNX file of {weights.path.stem} lies in {weights.path.parent}, and making one "
+            f"needs {error.name}: pip install 'kappamask[onnx]', or use an archive that "
+            "`kappamask udf build --engine onnx` makes"
+        ) from error
+    return build_graph(arrays, weights.widths)

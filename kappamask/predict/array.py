@@ -1,0 +1,262 @@
+"""Reflectance in memory to labels or probabilities, window by window. Imports `networks`, `base`.
+
+One window is one call of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from kappamask.base.bands import NEAR_INFRARED, REQUIRED, check_level, check_network_bands, get_band
+from kappamask.base.errors import InputError
+from kappamask.base.legend import PREDICTED, Label
+from kappamask.base.windows import Lattice, Span, Window, plan_windows
+from kappamask.networks.model import Model, load_model
+
+Output = Literal["labels", "probabilities"]
+HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
+LOWEST_REFLECTANCE = -1.0  # the offset leads to -0.1, the correction of the atmosphere further
+_NETWORK = Lock()  # the network uses every core: one window at a time per process
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with every window of a scene."""
+
+    model: Model
+    bands: tuple[str, ...]  # along the band axis of what is read
+    output: Output
+
+    @property
+    def required(self) -> list[int]:
+        """Where the bands stand without which a pixel has no data."""
+        nir = next(name for name in NEAR_INFRARED if name in self.bands)
+        return [self.bands.index(name) for name in (*REQUIRED, nir)]
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Shape of the result before (y, x)."""
+        return () if self.output == "labels" else (len(PREDICTED),)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the result."""
+        return np.dtype(np.uint8 if self.output == "labels" else np.float32)
+
+
+def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: Output) -> Task:
+    """Check what is asked for once, before any pixel is read.
+
+    The network is fed its own bands, or, where it takes any, every band of reflectance.
+
+    Raises
+    ------
+    InputError
+        If the output, the level or the model's level is wrong, or bands are missing.
+    """
+    if output not in get_args(Output):
+        raise InputError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
+    level = check_level(level)
+    given = check_network_bands(bands, level)
+    loaded = load_model(model, level) if isinstance(model, str) else model
+    if loaded.level != level:
+        raise InputError(f"the model was loaded for {loaded.level}, the input is {level}")
+    absent = [name for name in loaded.bands if name not in given]
+    if absent:
+        raise InputError(
+            f"model {loaded.entry.name!r} needs {', '.join(loaded.bands)}; missing "
+            f"{', '.join(absent)}, got {', '.join(given)}: load them too, "
+            "load_cube(..., bands=load_model(...).bands), or choose the default model"
+        )
+    fed = loaded.bands or tuple(name for name in given if get_band(name).is_reflectance)
+    return Task(loaded, fed, output)
+
+
+def check_reflectance_dtype(dtype: np.dtype[Any]) -> None:
+    """Refuse integers: they are DN, whose scale and offset only the caller knows."""
+    if dtype.kind != "f":
+        raise InputError(
+            f"reflectance is floating point with 1.0 = 100 %, got {dtype}, which looks like DN: "
+            "pass (DN + offset) / 10000 with NaN for no data (offset -1000 from baseline 04.00)"
+        )
+
+
+def predict_array(
+    reflectance: np.ndarray,
+    bands: Sequence[str],
+    *,
+    level: str,
+    model: str | Model = "default",
+    output: Output = "labels",
+    origin: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """Label one scene held in memory.
+
+    Parameters
+    ----------
+    reflectance
+        (band, y, x) floating point, 1.0 = 100 %, offsets applied, NaN = no data (or what a
+        `numpy.ma.MaskedArray` masks), one resolution, best at 10 m.
+    bands
+        Names along the first axis, in any order; B02, B03, B04 and B08 (or B8A)
+        at least, more is better. A published model needs all of `Model.bands`; AOT
+        is in 1, WVP in cm.
+    level
+        ``"L1C"`` or ``"L2A"``.
+    model
+        Name of a model of the manifest, or one that `load_model` gave.
+    output
+        ``"labels"``, or ``"probabilities"`` of the four classes clear, cloud
+        shadow, semi-transparent, cloud.
+    origin
+        Row and column of the first pixel on the projected pixel grid
+        (`lattice_origin` of a cube). Windows are anchored to that grid, so that
+        a shifted area gets the same labels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Labels (y, x) uint8, codes of `Label`; or probabilities (4, y, x) float32
+        that sum to 1, NaN where data is missing. A pixel is missing where B02,
+        B03, B04 or the near infrared (B08, else B8A) has no data.
+
+    Raises
+    ------
+    InputError
+        If the shape, type, bands or level is wrong, or values above 10 or below -1 show
+        that DN, or what stands for no data, were passed as reflectance.
+    UnknownNameError
+        If a band or model is unknown.
+    WeightsError
+        If the model's weights were not fetched (`kappamask models fetch NAME`), or
+        are damaged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scene = np.full((4, 64, 64), 0.05, dtype="float32")
+    >>> scene[:, :, 32:] = np.nan
+    >>> labels = predict_array(scene, ["B02", "B03", "B04", "B08"], level="L2A")
+    >>> labels.shape, labels.dtype, set(labels[:, 32:].ravel().tolist())
+    ((64, 64), dtype('uint8'), {5})
+    """
+    if isinstance(reflectance, np.ma.MaskedArray) and reflectance.dtype.kind == "f":
+        reflectance = reflectance.filled(np.nan)  # the values below a mask are no data
+    reflectance = np.asarray(reflectance)
+    if reflectance.ndim != 3 or reflectance.shape[0] != len(bands):
+        raise InputError(
+            "reflectance must be (band, y, x) with one name per band, got shape "
+            f"{reflectance.shape} and {len(bands)} names: transpose it or name every band"
+        )
+    check_reflectance_dtype(reflectance.dtype)
+    if any(int(first) != first for first in origin):
+        raise InputError(f"an origin is a whole row and column, got {origin}: see lattice_origin")
+    task = make_task(bands, level=level, model=model, output=output)
+    height, width = reflectance.shape[1:]
+    kept = [list(bands).index(name) for name in task.bands]
+    result = np.empty((*task.leading, height, width), task.dtype)
+    for window in plan_windows(height, width, origin=origin, lattice=task.model.entry.lattice):
+        rows, columns = window.rows, window.columns
+        layers = [reflectance[index, rows.read, columns.read] for index in kept]
+        result[..., rows.core, columns.core] = predict_window(task, layers, window)
+    return result
+
+
+def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:
+    """Label the core of one window.
+
+    Parameters
+    ----------
+    task
+        Model, band names and output.
+    layers
+        One (y, x) array per band of the pixels that `window` reads.
+    window
+        Core, margin and padding.
+
+    Returns
+    -------
+    numpy.ndarray
+        (y, x) uint8 or (4, y, x) float32 of the core.
+    """
+    with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
+        layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
+    layers = [_check_layer(*named) for named in zip(layers, task.bands, strict=True)]
+    valid = np.isfinite(layers[task.required[0]])
+    for index in task.required[1:]:
+        valid &= np.isfinite(layers[index])
+    core = valid[window.rows.crop, window.columns.crop]
+    nothing = int(Label.MISSING) if task.output == "labels" else np.nan
+    result = np.full((*task.leading, *core.shape), nothing, task.dtype)
+    if not core.any():
+        return result
+    lattice = task.model.entry.lattice
+    (rows, inside_rows), (columns, inside_columns) = (
+        _trim_span(span, np.flatnonzero(valid.any(axis)), lattice)
+        for span, axis in ((window.rows, 1), (window.columns, 0))
+    )
+    # Writable: torch warns of memory that is not, though nothing is written there.
+    layers = [
+        np.require(layer[inside_rows, inside_columns], requirements=("C", "W")) for layer in layers
+    ]
+    runner = task.model.runner
+    with _NETWORK:
+        logits = task.model.logits(layers, task.bands, Window(rows, columns))
+        if task.output == "probabilities":
+            predicted = runner.softmax(logits)
+        else:
+            predicted = np.array(PREDICTED, np.uint8)[runner.argmax(logits)]
+    top, left = rows.start - window.rows.start, columns.start - window.columns.start
+    height, width = predicted.shape[-2:]
+    result[..., top : top + height, left : left + width] = predicted
+    result[..., ~core] = nothing
+    return result
+
+
+def _trim_span(span: Span, valid: np.ndarray, lattice: Lattice) -> tuple[Span, slice]:
+    """Leave out what was read beside the valid pixels, and mirror there as at an array's edge.
+
+    A network that meets no data draws a line of thin cloud along it. The grid of the
+    network stays where it was. `valid` are indices among the pixels read; what is left of
+    these comes with the span.
+    """
+    inside = slice(int(valid[0]), int(valid[-1]) + 1)
+    before, after = inside.start, span.read_stop - span.read_start - inside.stop
+    read_start, read_stop = span.read_start + before, span.read_stop - after
+    pad_before, pad_after = span.pad_before, span.pad_after
+    if before:
+        pad_before = (pad_before + before) % lattice.stride + lattice.mirror
+    if after:
+        pad_after = (pad_after + after) % lattice.stride + lattice.mirror
+    start, stop = max(span.start, read_start), min(span.stop, read_stop)
+    return Span(start, stop, read_start, read_stop, pad_before, pad_after), inside
+
+
+def _check_layer(layer: np.ndarray, name: str) -> np.ndarray:
+    """Refuse finite values that no reflectance has; give NaN for infinite ones.
+
+    Of every band: a value far out in one spoils what the network says of all pixels around.
+    """
+    limited = get_band(name).is_reflectance
+    for find, limit in ((np.fmax, HIGHEST_REFLECTANCE), (np.fmin, LOWEST_REFLECTANCE)):
+        found = find.reduce(layer, axis=None)
+        if np.isinf(found):
+            layer = np.where(np.isfinite(layer), layer, np.float32(np.nan))
+            found = find.reduce(layer, axis=None)
+        if limited and abs(found) > abs(limit) and found * limit > 0:
+            looks = (
+                "looks like DN: pass (DN + offset) / 10000 "
+                "(offset -1000 from baseline 04.00, else 0)"
+                if limit > 0
+                else "looks like a number for no data: pass NaN there"
+            )
+            raise InputError(
+                f"reflectance lies between 0 and about 2 (1.0 = 100 %), got {found:g} in {name}, "
+                f"which {looks}"
+            )
+    return layer
