@@ -13,8 +13,9 @@ from support.labels import make_pair
 import kappamask as km
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
+from kappamask.composites import METHODS
 from kappamask.composites.blocks import LEAST_PX, split_chunks
-from kappamask.composites.methods import METHODS
+from kappamask.composites.methods import BLENDS, PICKS
 from kappamask.composites.periods import COMPOSED, split_dates
 from kappamask.composites.ranking import Ranking
 from kappamask.openeo.engine import periods as openeo_periods
@@ -332,6 +333,10 @@ def test_a_target_date_a_sure_network_and_coverage_each_decide_where_the_rest_is
     assert (chosen(image, cube) == 1).all()
     told = labels.assign_coords(clear_fraction=("time", [0.1, 0.2, 0.9, 0.3]))
     assert (chosen(km.composite(cube, told, **options), cube).ravel()[1:] == 2).all()
+
+
+def test_every_method_of_the_table_is_made_by_a_function():
+    assert set(METHODS) == {*BLENDS, *PICKS}
 
 
 # --- what it is ---------------------------------------------------------------------------------
