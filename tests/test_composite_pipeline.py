@@ -11,9 +11,7 @@ import rasterio
 
 import kappamask as km
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
-from kappamask.cli import composite as command
 from kappamask.cli import main
-from kappamask.composites import clear, methods
 from kappamask.jobs import composite_pipeline, pipeline
 from kappamask.jobs.composite_pipeline import CompositeOptions, compose_items, read_masks
 from kappamask.sample import AREA_L2A, catalog_path
@@ -149,11 +147,6 @@ def test_masks_of_another_grid_are_refused(summer):
         read_masks(masks, cube.isel(x=slice(1, None)).rio.write_transform())
     with pytest.raises(ReadError, match="its STAC item beside it"):
         read_masks([summer / "none.tif"], cube)
-
-
-def test_the_words_of_the_command_are_those_of_the_functions():
-    assert set(command.METHODS) == set(methods.METHODS)
-    assert clear.BUFFER_M == {"cloud": command.CLOUD_M, "shadow": command.SHADOW_M}
 
 
 def test_help_is_fast_and_has_an_example():

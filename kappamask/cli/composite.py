@@ -11,10 +11,7 @@ from typing import Any
 from kappamask.base.errors import InputError
 from kappamask.cli.query import EXAMPLE, add_labelling, add_query, area_of, search_items
 from kappamask.cli.terminal import Commands, add_command, say, show_progress
-
-# As in kappamask.composites, which would take xarray to import; a test compares them.
-METHODS = ("median", "mean", "geomedian", "best-pixel", "medoid", "first-clear", "max-ndvi")
-CLOUD_M, SHADOW_M = 60.0, 40.0
+from kappamask.composites import BUFFER_M, METHODS
 
 
 def add_composite(commands: Commands) -> None:
@@ -42,7 +39,7 @@ def add_composite(commands: Commands) -> None:
         help="day, week, dekad, month, season, year, or a pandas frequency such as 2MS; "
         "without it, one image of all dates",
     )
-    for name, metres in (("cloud", CLOUD_M), ("shadow", SHADOW_M)):
+    for name, metres in BUFFER_M.items():
         parser.add_argument(
             f"--buffer-{name}",
             type=float,

@@ -1,15 +1,14 @@
-"""Where the ground is seen, and how far away the next cloud is. Row 5: imports rows 0-2.
+"""Where the ground is seen, and how far away the next cloud is.
 
 One dask task per date and chunk, which reads as much beside its chunk as the distance asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from kappamask.base.buffer import within
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
 from kappamask.base.windows import Span, Window
+from kappamask.composites import BUFFER_M
 from kappamask.predict.blocks import map_windows
 
 if TYPE_CHECKING:
     import dask.array as da
 
-BUFFER_M: Mapping[str, float] = MappingProxyType({"cloud": 60, "shadow": 40})
 CLOUDS = (Label.CLOUD, Label.SEMI_TRANSPARENT)  # what the buffer of clouds is put around
+Step = tuple[float, float]  # height and width of a pixel in metres
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Buffers:
         return cls(**given)
 
 
-def clear_array(labels: np.ndarray, buffers: Buffers, step: tuple[float, float]) -> np.ndarray:
+def clear_array(labels: np.ndarray, buffers: Buffers, step: Step) -> np.ndarray:
     """Find the pixels that are clear and far enough from clouds and shadows.
 
     Parameters
@@ -84,7 +84,7 @@ def clear_array(labels: np.ndarray, buffers: Buffers, step: tuple[float, float])
     return clear
 
 
-def distance_array(labels: np.ndarray, reach: float, step: tuple[float, float]) -> np.ndarray:
+def distance_array(labels: np.ndarray, reach: float, step: Step) -> np.ndarray:
     """Measure the metres to the nearest cloud or shadow, at most `reach`: float32 (y, x).
 
     Examples
@@ -102,24 +102,20 @@ def distance_array(labels: np.ndarray, reach: float, step: tuple[float, float]) 
     return capped
 
 
-def find_clear(labels: da.Array, buffers: Buffers, step: tuple[float, float]) -> da.Array:
+def find_clear(labels: da.Array, buffers: Buffers, step: Step) -> da.Array:
     """Apply `clear_array` to lazy labels (time, y, x), whatever their chunks."""
     work = partial(clear_array, buffers=buffers, step=step)
     return _map_labels(work, labels, max(buffers.cloud, buffers.shadow), step, bool)
 
 
-def find_distance(labels: da.Array, reach: float, step: tuple[float, float]) -> da.Array:
+def find_distance(labels: da.Array, reach: float, step: Step) -> da.Array:
     """Apply `distance_array` to lazy labels (time, y, x), whatever their chunks."""
     work = partial(distance_array, reach=reach, step=step)
     return _map_labels(work, labels, reach, step, np.float32)
 
 
 def _map_labels(
-    work: Callable[[np.ndarray], np.ndarray],
-    labels: da.Array,
-    metres: float,
-    step: tuple[float, float],
-    dtype: Any,
+    work: partial[np.ndarray], labels: da.Array, metres: float, step: Step, dtype: Any
 ) -> da.Array:
     from dask.base import tokenize
 
@@ -130,7 +126,7 @@ def _map_labels(
         cut_axis(sizes, overlap=int(np.ceil(metres / size)))
         for sizes, size in zip(labels.chunks[1:], step, strict=True)
     )
-    token = f"clear-{tokenize(labels.name, work.func, work.keywords)}"  # type: ignore[attr-defined]
+    token = f"clear-{tokenize(labels.name, work.func, work.keywords)}"
     return map_windows(on_window, labels[:, None], (rows, columns), token=token, dtype=dtype)
 
 

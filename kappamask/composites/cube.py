@@ -1,4 +1,4 @@
-"""`composite`: cubes and their labels to cloud-free images. Row 5: imports rows 0-4."""
+"""`composite`: cubes and their labels to cloud-free images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import xarray as xr
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, Label
-from kappamask.composites.blocks import Rank, compose_periods, find_method
-from kappamask.composites.clear import BUFFER_M, Buffers, find_clear, find_distance
-from kappamask.composites.methods import BLENDS, METHODS
+from kappamask.composites import BUFFER_M, METHODS
+from kappamask.composites.blocks import compose_periods
+from kappamask.composites.clear import Buffers, Step, find_clear
+from kappamask.composites.methods import BLENDS, check_method
 from kappamask.composites.periods import Period, split_dates
-from kappamask.composites.ranking import Marks, Ranking
-from kappamask.predict.cube import check_cube
+from kappamask.composites.ranking import Ranking
+from kappamask.predict.cube import check_cube, check_same
 
 if TYPE_CHECKING:
     import dask.array as da
 
 CLEAR_FRACTION = "clear_fraction"  # a coordinate of labels that spares `coverage` reading them
+SAME = "be of the same dates and pixels"
 
 
 def composite(  # noqa: PLR0913  the public contract fixes the first five
@@ -114,17 +116,11 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
     cube, labels = check_stack(cube, labels)
     buffers = Buffers.read(buffer_m)
     bands = [str(name) for name in cube["band"].values]
-    chosen = find_method(method, bands)
+    check_method(method, bands)
     step = _metres(cube, needed=method == "best-pixel" or any(vars(buffers).values()))
     periods = split_dates(cube["time"].values, period)
     codes = lazy(labels, cube)
-    rank = None
-    if method == "best-pixel":
-        ranking = ranking or Ranking()
-        marks = _make_marks(labels, codes, step, ranking, probabilities)
-        rank = Rank(ranking, marks, cube["time"].values)
-    clear = find_clear(codes, buffers, step)
-    packed = compose_periods(lazy(cube, cube), clear, periods, chosen, rank)
+    stacks = [lazy(cube, cube), find_clear(codes, buffers, step)]
     attrs: dict[str, Any] = {
         "level": cube.attrs.get("level") or labels.attrs.get("level"),
         "method": method,
@@ -134,9 +130,22 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         "kappamask_model": labels.attrs.get("kappamask_model"),
         "kappamask_model_sha256": labels.attrs.get("kappamask_model_sha256"),
     }
-    if rank is not None:
-        said = vars(rank.ranking) | {"probabilities": rank.marks.probability is not None}
+    if method == "best-pixel":
+        ranking = ranking or Ranking()
+        clear = None
+        if probabilities is not None and ranking.probability:
+            clear = _probability_of_clear(probabilities, labels, codes)
+        near = [ranking.near(cube["time"].values[one.dates], one) for one in periods]
+        share = labels.coords.get(CLEAR_FRACTION)
+        coverage = None if share is None else share.values.astype(float)
+        stacks.append(
+            ranking.mark_dates(
+                codes, np.concatenate(near), step, coverage=coverage, probability=clear
+            )
+        )
+        said = vars(ranking) | {"probabilities": clear is not None}
         attrs["ranking"] = json.dumps(said, default=str)
+    packed = compose_periods(stacks, periods, method=method, bands=bands)
     known = {name: value for name, value in attrs.items() if value is not None}
     return _dress(packed, cube, periods, known)
 
@@ -201,7 +210,7 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
             f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
             f"{times[:3]}: set cube['time'] to the sensing times"
         )
-    _check_same(cube, labels)
+    check_same(cube, labels, SAME, dims=("time", "y", "x"))
     cube, labels = cube.transpose("time", "band", "y", "x"), labels.transpose("time", "y", "x")
     order = np.argsort(times, kind="stable")
     if (order != np.arange(times.size)).any():
@@ -220,22 +229,7 @@ def _with_time(array: Any) -> xr.DataArray:
     return array
 
 
-def _check_same(cube: xr.DataArray, labels: xr.DataArray) -> None:
-    """Refuse labels of other dates or pixels: xarray would silently keep what they share."""
-    for dim in ("time", "y", "x"):
-        ours, theirs = cube.sizes[dim], labels.sizes[dim]
-        same = ours == theirs
-        if same and dim in cube.coords and dim in labels.coords:
-            one, other = cube[dim].values, labels[dim].values
-            same = (one == other).all() if dim == "time" else np.allclose(one, other, rtol=1e-9)
-        if not same:
-            raise InputError(
-                f"cube and labels must be of the same dates and pixels, got {ours} and {theirs} "
-                f"along {dim}, or other coordinates: pass the cube that was labelled"
-            )
-
-
-def _metres(cube: xr.DataArray, *, needed: bool) -> tuple[float, float]:
+def _metres(cube: xr.DataArray, *, needed: bool) -> Step:
     """Height and width of a pixel in metres; of a single row or column, those of the other."""
     crs = cube.rio.crs
     if needed and not crs.is_projected:
@@ -268,28 +262,6 @@ def lazy(array: xr.DataArray, cube: xr.DataArray) -> da.Array:
     return data
 
 
-def _make_marks(
-    labels: xr.DataArray,
-    codes: da.Array,
-    step: tuple[float, float],
-    ranking: Ranking,
-    probabilities: xr.DataArray | None,
-) -> Marks:
-    import dask.array as da
-
-    metres = find_distance(codes, ranking.reach_m, step) if ranking.distance else None
-    coverage = None
-    if ranking.coverage and CLEAR_FRACTION in labels.coords:
-        coverage = da.asarray(labels[CLEAR_FRACTION].values.astype(float))
-    elif ranking.coverage:
-        count = (codes == int(Label.CLEAR)).sum(axis=(1, 2))
-        coverage = count / float(codes.shape[1] * codes.shape[2])
-    clear = None
-    if probabilities is not None and ranking.probability:
-        clear = _probability_of_clear(probabilities, labels, codes)
-    return Marks(metres, clear, coverage)
-
-
 def _probability_of_clear(
     probabilities: xr.DataArray, labels: xr.DataArray, codes: da.Array
 ) -> da.Array:
@@ -302,7 +274,7 @@ def _probability_of_clear(
         )
     found = found.sel(label=name).transpose("time", "y", "x")
     found = found.isel(time=np.argsort(found["time"].values, kind="stable"))
-    _check_same(found, labels)
+    check_same(found, labels, SAME, dims=("time", "y", "x"))
     return lazy(found, found).rechunk(codes.chunks)
 
 
@@ -313,30 +285,23 @@ def _dress(
     packed: da.Array, cube: xr.DataArray, periods: Sequence[Period], attrs: dict[str, Any]
 ) -> xr.Dataset:
     """Unpack the layers of `compose_periods` and say what they are."""
-    bands = cube.sizes["band"]
-    observations = packed[:, bands].astype(np.uint16)
-    times = cube["time"].values.astype("M8[ns]")
-    plane = ("time", "y", "x")
-    reflectance_attrs = {"units": "1", "long_name": "cloud-free reflectance"} | {
-        name: attrs[name] for name in ("level", "method") if name in attrs
-    }
+    observations = packed[:, -2].astype(np.uint16)
+    times = np.append(cube["time"].values, np.datetime64("NaT")).astype("M8[ns]")  # last: NO_DATE
+    dates = packed[:, -1].map_blocks(lambda index: times[index.astype(int)], dtype="M8[ns]")
+    about = {"units": "1", "long_name": "cloud-free reflectance"}
+    about |= {name: attrs[name] for name in ("level", "method") if name in attrs}
     if attrs["method"] in BLENDS and attrs["method"] != "geomedian":
-        reflectance_attrs["cell_methods"] = f"time: {attrs['method']}"  # those that CF knows
-    about_dates = "date of the pixel, or the middle date of those blended"
+        about["cell_methods"] = f"time: {attrs['method']}"  # those that CF knows
+    counted = {"long_name": "dates that could be used", "units": "1"}
+    dated = {"long_name": "date of the pixel, or the middle date of those blended"}
+    never = {"long_name": "pixels without a date that could be used", "units": "1"}
+    plane = ("time", "y", "x")
     dataset = xr.Dataset(
         {
-            "reflectance": (("time", "band", "y", "x"), packed[:, :bands], reflectance_attrs),
-            "observations": (
-                plane,
-                observations,
-                {"long_name": "dates that could be used", "units": "1"},
-            ),
-            "date": (plane, _look_up(packed[:, bands + 1], times), {"long_name": about_dates}),
-            "never_clear": (
-                ("time",),
-                (observations == 0).sum(axis=(1, 2)),
-                {"long_name": "pixels without a date that could be used", "units": "1"},
-            ),
+            "reflectance": (("time", "band", "y", "x"), packed[:, :-2], about),
+            "observations": (plane, observations, counted),
+            "date": (plane, dates, dated),
+            "never_clear": (("time",), (observations == 0).sum(axis=(1, 2)), never),
         },
         coords={
             **{
@@ -353,10 +318,9 @@ def _dress(
 
 def _time_coordinates(cube: xr.DataArray, periods: Sequence[Period]) -> dict[str, Any]:
     """Name start and end of each period, and the items that its dates come from."""
-    starts = np.array([period.start for period in periods], "M8[ns]")
     bounds = np.array([(period.start, period.end) for period in periods], "M8[ns]")
     found: dict[str, Any] = {
-        "time": ("time", starts, {"bounds": "time_bounds"}),
+        "time": ("time", bounds[:, 0], {"bounds": "time_bounds"}),
         "time_bounds": (("time", "bounds"), bounds),
         "date_count": ("time", [period.count for period in periods]),
     }
@@ -365,15 +329,3 @@ def _time_coordinates(cube: xr.DataArray, periods: Sequence[Period]) -> dict[str
         joined = [" ".join(map(str, ids[period.dates])) for period in periods]
         found["source_items"] = ("time", joined)
     return found
-
-
-def _look_up(index: da.Array, times: np.ndarray) -> da.Array:
-    import dask.array as da
-
-    known = np.append(times, np.datetime64("NaT"))  # NO_DATE, -1, is the last one
-
-    def dates(index: np.ndarray) -> np.ndarray:
-        found: np.ndarray = known[index.astype(int)]
-        return found
-
-    return da.map_blocks(dates, index, dtype="M8[ns]", meta=np.empty((0, 0, 0), "M8[ns]"))

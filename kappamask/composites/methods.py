@@ -1,4 +1,4 @@
-"""One pixel of many dates. Row 5: numpy, and geomad for the geometric median.
+"""One pixel of many dates: the table of methods. Numpy, and geomad for the geometric median.
 
 All functions take blocks of values float32 (time, band, y, x) in order of time, and `usable`
 bool (time, y, x). They go date by date where sums are made: the result of a pixel must not
@@ -7,10 +7,11 @@ depend on the block that it lies in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from kappamask.base.bands import NEAR_INFRARED
 from kappamask.base.errors import InputError
 
 
@@ -61,17 +62,11 @@ def import_geomedian() -> Callable[..., np.ndarray]:
     return nangeomedian_pcm  # type: ignore[no-any-return]
 
 
-# --- one date for all bands: these give indices (y, x), meaningless where nothing is usable -----
+# --- one date for all bands: marks (time, y, x), of which the highest chooses it -----------------
 
 
-def first_clear(values: np.ndarray, usable: np.ndarray) -> np.ndarray:  # noqa: ARG001
-    """Choose the earliest date."""
-    index: np.ndarray = usable.argmax(axis=0)
-    return index
-
-
-def medoid(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Choose the date whose spectrum has the least sum of distances to all other dates.
+def centrality(values: np.ndarray, usable: np.ndarray, bands: Sequence[str]) -> np.ndarray:  # noqa: ARG001
+    """Mark how near in reflectance a date is to all others: the highest is the medoid.
 
     Flood 2013, Seasonal composite Landsat TM/ETM+ images using the medoid,
     doi:10.3390/rs5126481.
@@ -86,28 +81,48 @@ def medoid(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
             apart = np.where(usable[one] & usable[other], np.sqrt(squared), 0)
             sums[one] += apart
             sums[other] += apart
-    return highest(-sums, usable)
+    return -sums
 
 
-def highest(score: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Choose the date of the highest score (time, y, x); the earliest of several."""
-    index: np.ndarray = np.where(usable, score, -np.inf).argmax(axis=0)
-    return index
-
-
-def ndvi(values: np.ndarray, red: int, near_infrared: int) -> np.ndarray:
-    """Compute the vegetation index (time, y, x).
+def ndvi(values: np.ndarray, usable: np.ndarray, bands: Sequence[str]) -> np.ndarray:  # noqa: ARG001
+    """Compute the vegetation index.
 
     It is the lowest there is where either band is 0 or less: there is no plant, but a shadow
     so deep that the correction of the atmosphere took too much, and an index of 1 or above.
     """
-    bright, dark = values[:, near_infrared], values[:, red]
+    near_infrared = next(name for name in NEAR_INFRARED if name in bands)
+    bright, dark = values[:, bands.index(near_infrared)], values[:, bands.index("B04")]
     index = np.full(dark.shape, -np.inf, np.float32)
     np.divide(bright - dark, bright + dark, out=index, where=(bright > 0) & (dark > 0))
     return index
 
 
-# --- what the dates have in common ---------------------------------------------------------------
+Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Marks = Callable[[np.ndarray, np.ndarray, Sequence[str]], np.ndarray]
+BLENDS: dict[str, Blend] = {"median": median, "mean": mean, "geomedian": geomedian}
+PICKS: dict[str, Marks | None] = {
+    "best-pixel": None,  # its marks are made by `ranking`, which sees more than a block
+    "medoid": centrality,
+    "first-clear": lambda _, usable, __: usable,  # the earliest of equals
+    "max-ndvi": ndvi,
+}
+
+
+def check_method(method: str, bands: Sequence[str]) -> None:
+    """Refuse a method whose bands or library are absent.
+
+    Raises
+    ------
+    InputError
+        It says which.
+    """
+    if method == "geomedian":
+        import_geomedian()
+    if method == "max-ndvi" and not ("B04" in bands and set(NEAR_INFRARED) & set(bands)):
+        raise InputError(
+            f"method 'max-ndvi' needs B04 and B08 (or B8A), got {', '.join(bands)}: "
+            "load these bands too, or take another method"
+        )
 
 
 def middle_date(usable: np.ndarray) -> np.ndarray:
@@ -121,9 +136,3 @@ def middle_date(usable: np.ndarray) -> np.ndarray:
     so_far = usable.cumsum(axis=0)
     index: np.ndarray = (so_far >= (so_far[-1] + 1) // 2).argmax(axis=0)
     return index
-
-
-Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
-BLENDS: dict[str, Blend] = {"median": median, "mean": mean, "geomedian": geomedian}
-PICKS = ("best-pixel", "medoid", "first-clear", "max-ndvi")
-METHODS = (*BLENDS, *PICKS)

@@ -1,4 +1,4 @@
-"""How good each date is for a best-pixel composite. Row 5: imports rows 0-2."""
+"""How good each date is for a best-pixel composite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
+from kappamask.composites.clear import Step, find_distance
 from kappamask.composites.periods import Period
 from kappamask.scenes.dates import parse_dates
 
@@ -62,34 +64,49 @@ class Ranking:
         marks: np.ndarray = np.exp(-0.5 * (days / self.spread_days) ** 2)
         return marks
 
+    def mark_dates(
+        self,
+        codes: da.Array,
+        near: np.ndarray,
+        step: Step,
+        *,
+        coverage: np.ndarray | None = None,
+        probability: da.Array | None = None,
+    ) -> da.Array:
+        """Add all marks up, lazily: float32 (time, y, x).
+
+        Parameters
+        ----------
+        codes
+            uint8 class codes (time, y, x).
+        near
+            What `near` gave for each date (time,).
+        step
+            Height and width of a pixel in metres.
+        coverage
+            Clear share of each date (time,); None counts it.
+        probability
+            Of clear, float32 (time, y, x), if it is known.
+        """
+        import dask.array as da
+
+        total = da.asarray((self.date * near).astype(np.float32))[:, None, None]
+        if self.coverage:
+            if coverage is None:
+                pixels = float(codes.shape[1] * codes.shape[2])
+                coverage = (codes == int(Label.CLEAR)).sum(axis=(1, 2)) / pixels
+            total = total + (self.coverage * coverage).astype(np.float32)[:, None, None]
+        if self.distance:
+            metres = find_distance(codes, self.reach_m, step)
+            total = total + metres * np.float32(self.distance / self.reach_m)
+        if self.probability and probability is not None:
+            # no data has no probability, and its label is missing anyway
+            total = total + da.nan_to_num(probability) * np.float32(self.probability)
+        return da.broadcast_to(total, codes.shape)
+
 
 def _start_of(target: Any) -> np.datetime64:
     start = parse_dates(target).start
     if start is None:
         raise InputError(f"a target is one date, got {target!r}, which has no start")
     return np.datetime64(start.replace(tzinfo=None), "ns")
-
-
-@dataclass(frozen=True)
-class Marks:
-    """The lazy parts of a ranking, of all dates of a cube; None where a part has no weight."""
-
-    metres: da.Array | None  # float32 (time, y, x), up to `reach_m`
-    probability: da.Array | None  # float32 (time, y, x)
-    coverage: da.Array | None  # float64 (time,)
-
-    def score(self, ranking: Ranking, dates: slice, near: np.ndarray) -> da.Array:
-        """Add the marks of some dates up: float32 (time, y, x) or (time, 1, 1)."""
-        import dask.array as da
-
-        total = da.asarray((ranking.date * near).astype(np.float32))[:, None, None]
-        if self.coverage is not None:
-            share = (ranking.coverage * self.coverage[dates]).astype(np.float32)
-            total = total + share[:, None, None]
-        if self.metres is not None:
-            total = total + self.metres[dates] * np.float32(ranking.distance / ranking.reach_m)
-        if self.probability is not None:
-            # no data has no probability, and its label is missing anyway
-            clear = da.nan_to_num(self.probability[dates])
-            total = total + clear * np.float32(ranking.probability)
-        return total

@@ -19,9 +19,9 @@ from rasterio.windows import Window
 
 from kappamask.base.errors import ReadError
 from kappamask.base.legend import Label
-from kappamask.composites.blocks import find_method
-from kappamask.composites.clear import BUFFER_M
+from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
+from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.cube import load_cube
 from kappamask.jobs.pipeline import MaskOptions, mask_items
@@ -112,7 +112,7 @@ def compose_items(
     folder = Path(folder)
     check_recipe(options.method, options.period, options.buffer_m)
     cube = _load(items, area, options)
-    find_method(options.method, [str(name) for name in cube["band"].values])
+    check_method(options.method, [str(name) for name in cube["band"].values])
     made = mask_items(items, area, folder / MASKS, options=options.masks, progress=progress)
     report = CompositeReport(masks=made.masks, failed=made.failed)
     if not made.masks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,27 @@ def check_cube(cube: xr.DataArray) -> xr.DataArray:
         )
     check_reflectance_dtype(cube.dtype)
     return cube
+
+
+def check_same(cube: xr.DataArray, labels: xr.DataArray, rule: str, *, dims: Sequence[str]) -> None:
+    """Refuse labels of other dates or pixels: xarray would silently keep what they share.
+
+    Raises
+    ------
+    InputError
+        If sizes or coordinates differ along one of `dims`; `rule` says what the two must do.
+    """
+    for dim in dims:
+        ours, theirs = cube.sizes[dim], labels.sizes[dim]
+        same = ours == theirs
+        if same and dim in cube.coords and dim in labels.coords:
+            one, other = cube[dim].values, labels[dim].values
+            same = (one == other).all() if dim == "time" else np.allclose(one, other, rtol=1e-9)
+        if not same:
+            raise InputError(
+                f"cube and labels must {rule}, got {ours} and {theirs} along {dim}, or other "
+                "coordinates: pass the cube that was labelled"
+            )
 
 
 def _has_crs(cube: xr.DataArray) -> bool:
