@@ -110,7 +110,8 @@ def test_no_item_is_read_twice(tmp_path, monkeypatch):
     viewed = []
 
     class CountedView(items.View):
-        def __post_init__(self):
+        def __init__(self, *fields):
+            super().__init__(*fields)
             viewed.append(self.id)
 
     monkeypatch.setattr(items, "View", CountedView)
