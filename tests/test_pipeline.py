@@ -1,6 +1,7 @@
 """The main job: a failed date is named, the others are kept, a second run completes."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from kappamask.base.errors import ItemError, ReadError, WriteError
 from kappamask.jobs.pipeline import MaskOptions, Series, mask_items, may_pass
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes.search import search
+from kappamask.scenes.sources import scene_of
 
 
 @pytest.fixture
@@ -145,6 +147,10 @@ def test_a_pause_is_made_for_servers_only(items, tmp_path):
     cube = xr.DataArray(
         [0, 0], dims="time", coords={"source_items": ("time", [items[0].id, "far"])}
     )
-    far = {"id": "far", "properties": {}, "assets": {"blue": {"href": "https://x.example/B02.tif"}}}
-    series = Series(cube, cube, [items[0], far], tmp_path, MaskOptions())
+    near = scene_of(items[0])
+    remote = {
+        name: replace(file, href="https://x.example/B.tif") for name, file in near.files.items()
+    }
+    far = replace(near, id="far", files=remote)
+    series = Series(cube, cube, [near, far], tmp_path, MaskOptions())
     assert [series.is_remote(index) for index in (0, 1)] == [False, True]

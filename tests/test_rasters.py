@@ -13,6 +13,13 @@ from kappamask.scenes.scene import BandFile
 SIZES = st.sampled_from([10, 20, 60])
 
 
+def make_file(*, gsd, left, shape, dn_offset):
+    """One band whose upper edge lies at 0."""
+    height, width = shape
+    grid = {"gsd": gsd, "left": left, "top": 0, "height": height, "width": width}
+    return BandFile(band="B02", href="B02.jp2", dn_offset=dn_offset, scale=1e-4, **grid)
+
+
 class ArrayReader:
     """DN of one band in memory; refuses to read beyond it."""
 
@@ -53,7 +60,7 @@ def test_every_window_is_what_lies_there(data, gsd, resolution):
     dn = (dn * 1000).astype(np.uint16)
     left, top = (data.draw(st.integers(-12, 12)) * fine for _ in range(2))
     height, width = (data.draw(st.integers(1, 14)) for _ in range(2))
-    file = BandFile("B02", "", gsd, 0, 0, *dn.shape, -1000, 1e-4)
+    file = make_file(gsd=gsd, left=0, shape=dn.shape, dn_offset=-1000)
     grid = Grid(32632, resolution, left, top, height, width)
     rows, columns = (
         slice(*sorted(data.draw(st.tuples(st.integers(0, size - 1), st.just(size)))))
@@ -65,6 +72,6 @@ def test_every_window_is_what_lies_there(data, gsd, resolution):
 
 
 def test_pixels_that_do_not_meet_edge_on_edge_are_refused():
-    file = BandFile("B02", "", 10, 5, 0, 9, 9, 0, 1e-4)
+    file = make_file(gsd=10, left=5, shape=(9, 9), dn_offset=0)
     with pytest.raises(InputError, match="edge on edge"):
         BandOnGrid.fit(file, Grid(32632, 10, 0, 0, 4, 4))

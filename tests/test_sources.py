@@ -1,4 +1,4 @@
-"""`kappamask.scenes.source_items`: which items made a date."""
+"""`kappamask.scenes.sources`: which items made a date."""
 
 import json
 
@@ -6,24 +6,28 @@ import numpy as np
 import pytest
 from support.labels import SOURCE, derived_from, make_item, make_labels, random_codes
 
+from kappamask import load_cube, search
 from kappamask.base.errors import InputError, ItemError
+from kappamask.jobs.pipeline import MaskOptions, mask_items
 from kappamask.outputs.masks import write_mask
-from kappamask.scenes.source_items import read_source
+from kappamask.sample import AREA_L2A, catalog_path
+from kappamask.scenes import items
+from kappamask.scenes.sources import source_of
 
 # --- sources --------------------------------------------------------------------------------
 
 
 def test_ids_on_the_labels_say_which_items_made_a_date(tmp_path):
-    items = [
+    given = [
         make_item("S2A_32TPS_20220602_0_L2A", "2022-06-02T10:15:59Z"),
         make_item("S2A_32TPT_20220602_0_L2A", "2022-06-02T10:15:45Z"),
         make_item("S2B_32TPS_20220607_0_L2A", "2022-06-07T10:15:59Z"),
     ]
-    first, second, third = (item["id"] for item in items)
+    first, second, third = (item["id"] for item in given)
     labels = make_labels(random_codes((2, 9, 9))).assign_coords(
         source_items=("time", [f"{first} {second}", third])
     )
-    pair, single = write_mask(labels, tmp_path, source_items=items)
+    pair, single = write_mask(labels, tmp_path, source_items=given)
     assert derived_from(pair) == [f"https://stac.example/items/{name}" for name in (first, second)]
     assert derived_from(single) == [f"https://stac.example/items/{third}"]
     # A tile stands in the name only where it is the only one.
@@ -40,12 +44,12 @@ def test_without_ids_an_item_belongs_to_its_solar_day(tmp_path):
     labels = make_labels(
         random_codes((2, 9, 9)), crs="EPSG:32760", corner=(6e5, 5e6), first="2022-06-02T22:10"
     )
-    items = [
+    given = [
         make_item("same-solar-day", "2022-06-03T00:05:00Z"),
         make_item("next", "2022-06-07T22:10:10Z"),
         make_item("not-used", "2022-06-03T13:00:00Z"),
     ]
-    first, second = write_mask(labels, tmp_path, source_items=items)
+    first, second = write_mask(labels, tmp_path, source_items=given)
     assert derived_from(first) == ["https://stac.example/items/same-solar-day"]
     assert derived_from(second) == ["https://stac.example/items/next"]
 
@@ -53,11 +57,11 @@ def test_without_ids_an_item_belongs_to_its_solar_day(tmp_path):
 def test_two_sensing_times_of_one_day_each_keep_their_nearest_item(tmp_path):
     labels = make_labels(random_codes((2, 9, 9)))
     labels["time"] = np.array(["2022-06-02T10:15:59", "2022-06-02T10:16:13"], "datetime64[ns]")
-    items = [
+    given = [
         make_item("late", "2022-06-02T10:16:13.5Z"),
         make_item("early", "2022-06-02T12:15:58+02:00"),
     ]
-    first, second = write_mask(labels, tmp_path, source_items=items)
+    first, second = write_mask(labels, tmp_path, source_items=given)
     assert derived_from(first) == ["https://stac.example/items/early"]
     assert derived_from(second) == ["https://stac.example/items/late"]
 
@@ -84,7 +88,7 @@ def test_real_items_give_tile_time_and_address(shared_data):
     for path in (shared_data / "stac-items").rglob("*.json"):
         document = json.loads(path.read_text())
         if document.get("type") == "Feature":
-            read[document["id"]] = read_source(document)
+            read[document["id"]] = source_of(document)
     assert len(read) > 90
     assert all(source.time is not None for source in read.values())
     tiles = {
@@ -96,3 +100,24 @@ def test_real_items_give_tile_time_and_address(shared_data):
     }
     assert {name: read[name].tile for name in tiles} == tiles
     assert read["S2B_20EPT_20250731_0_L1C"].href.startswith("https://earth-search.aws.")
+
+
+# --- one reading ----------------------------------------------------------------------------
+
+
+def test_no_item_is_read_twice(tmp_path, monkeypatch):
+    found = search(AREA_L2A, "2019-07", catalog=catalog_path(), level="L2A")
+    viewed = []
+
+    class CountedView(items.View):
+        def __init__(self, *fields):
+            super().__init__(*fields)
+            viewed.append(self.id)
+
+    monkeypatch.setattr(items, "View", CountedView)
+    ids = sorted(item.id for item in found)
+    load_cube(found, AREA_L2A)
+    assert sorted(viewed) == ids
+    viewed.clear()
+    mask_items(found, AREA_L2A, tmp_path, options=MaskOptions(pictures=False))
+    assert sorted(viewed) == ids

@@ -35,7 +35,7 @@ from kappamask.jobs.stream.label import label_strips
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
 from kappamask.predict.array import make_task
-from kappamask.scenes.scene import BandFile, NativeScene
+from kappamask.scenes.scene import BandFile, Scene
 
 LATTICE = Lattice(core=64, margin=32, whole=96)  # several windows in a small scene
 SCENE = Recipe(shape=(240, 360))
@@ -183,13 +183,24 @@ class ZeroReader:
 def empty_scene(height, width=512):
     """Describe a scene that `ZeroReader` reads, and its grid."""
     files = {
-        name: BandFile(name, "", band.gsd, LEFT, TOP, height * 10 // band.gsd,
-                       width * 10 // band.gsd, 0, 1e-4)
+        name: BandFile(
+            band=name,
+            href=f"{name}.jp2",
+            dn_offset=0,
+            scale=1e-4,
+            gsd=band.gsd,
+            left=LEFT,
+            top=TOP,
+            height=height * 10 // band.gsd,
+            width=width * 10 // band.gsd,
+        )
         for name, band in BY_NAME.items()
         if "L1C" in band.levels
-    }  # fmt: skip
+    }
     time = np.datetime64("2017-04-30T10:30:21", "ns")
-    scene = NativeScene("S2A_a", time, "L1C", "32UPV", "sentinel-2a", EPSG, files)
+    scene = Scene(
+        "S2A_a", time, "L1C", tile="32UPV", platform="sentinel-2a", epsg=EPSG, files=files
+    )
     return scene, Grid(EPSG, 10, LEFT, TOP, height, width)
 
 

@@ -167,7 +167,7 @@ def read_patiently(
     name: str,
     forget: Callable[[bool], object],
     errors: tuple[type[Exception], ...] = (RuntimeError, OSError),
-    proxy: Callable[[], str | None] = lambda: None,
+    proxy: str | None = None,
 ) -> T:
     """Read from a file, again if its server may recover; files of this machine once.
 
@@ -185,7 +185,7 @@ def read_patiently(
     errors
         What `read` raises where it cannot.
     proxy
-        Tells what the server is asked through.
+        What the server is asked through.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def read_patiently(
         except ReadError:
             raise  # it can be read and is not what it should be
         except errors as error:
-            answer = ask(href, proxy=proxy())
+            answer = ask(href, proxy=proxy)
             if tried == PATIENCE.tries or not answer.may_change:
                 raise ReadError(
                     f"cannot read {name} at {without_query(href)}: "

@@ -7,27 +7,22 @@ numbers with an engine, turn them into reflectance, join items of one solar day.
 from __future__ import annotations
 
 import logging
-import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.bands import AUXILIARY, BANDS
+from kappamask.base.bands import AUXILIARY, BANDS, NAMES, check_names
 from kappamask.base.dn import to_reflectance
-from kappamask.base.errors import UnknownNameError
+from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNameError
 from kappamask.base.grid import Grid, snap_chunks
 from kappamask.base.windows import LATTICE
-from kappamask.cubes.engines import ENGINES, Source, read_dn
+from kappamask.cubes.engines import ENGINES, read_dn
+from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.sift import (
-    Resolve,
-    Scene,
-    check_scenes,
-    choose_bands,
-    choose_grid,
-    read_scene,
-)
+from kappamask.scenes.scene import Bounds, Scene
+from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -52,7 +47,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     Parameters
     ----------
     items
-        pystac Items or their dicts, of one processing level.
+        pystac Items, their dicts or scenes (`kappamask.scenes.sources.scene_of`), of one
+        processing level.
     area
         What to cut out: a bbox in degrees, a GeoJSON geometry or file, or a shapely
         geometry; its bounding rectangle on the grid is loaded. None: all of the items.
@@ -101,7 +97,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     (('time', 'band', 'y', 'x'), dtype('float32'), 'L1C')
     """
     scenes = sorted(
-        (read_scene(item, bands, resolve=resolve) for item in items),
+        (scene_of(item, bands, resolve=resolve) for item in items),
         key=lambda scene: (scene.time, scene.id),
     )
     level = check_scenes(scenes)
@@ -109,8 +105,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     if engine not in ENGINES:
         raise UnknownNameError.of("engine", engine, list(ENGINES))
     grid = choose_grid(scenes, area, resolution=resolution, crs=crs)
-    sources = [to_source(scene) for scene in scenes]
-    kept, dn = read_dn(sources, names, grid, chunks=snap_chunks(grid, chunks), engine=engine)
+    kept, dn = read_dn(scenes, names, grid, chunks=snap_chunks(grid, chunks), engine=engine)
     if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
     scenes = [scenes[index] for index in kept]
@@ -120,31 +115,98 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     return build_cube(mosaics, [[scenes[i] for i in group] for group in groups], names, grid, level)
 
 
-def find_place(href: str) -> str:
-    """Give a path that begins in the working folder from the root: odc-stac takes no other.
+def check_scenes(scenes: Sequence[Scene]) -> str:
+    """Check that there is something to load, of one level; return the level."""
+    if not scenes:
+        raise NoItemsError("a cube needs at least one item, got none: widen area or dates")
+    levels = {scene.level: scene.id for scene in scenes}
+    if len(levels) > 1:
+        raise InputError(
+            "the items of a cube are of one processing level, got "
+            f"{' and '.join(f'{level} ({name})' for level, name in levels.items())}: "
+            "search one level at a time"
+        )
+    return str(scenes[0].level)
 
-    Examples
-    --------
-    >>> find_place("https://host/B02.tif"), find_place("/vsizip/a.zip/B02.jp2")
-    ('https://host/B02.tif', '/vsizip/a.zip/B02.jp2')
-    >>> find_place("B02.tif").endswith("/B02.tif")
-    True
+
+def choose_bands(scenes: Sequence[Scene], bands: Sequence[str] | None, level: str) -> list[str]:
+    """Keep the caller's order, or list every reflectance band that a scene holds."""
+    if bands is not None:
+        return list(check_names(bands, level))
+    return [name for name in NAMES if any(name in scene.files for scene in scenes)]
+
+
+def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float, crs: Any) -> Grid:
+    """Settle CRS, origin and size of the cube; edges lie on the items' own pixel edges.
+
+    The CRS is, in this order: 1. the caller's; 2. the one of most items.
     """
-    return href if "://" in href or href.startswith("/") else os.path.abspath(href)  # noqa: PTH100
+    if not resolution > 0:
+        raise InputError(f"resolution is metres per pixel, above 0, got {resolution!r}")
+    epsg = _projected(crs) if crs is not None else _commonest_crs(scenes)
+    reach = [bounds for scene in scenes if (bounds := scene.bounds_in(epsg))]
+    if area is None:
+        if not reach:
+            raise ItemError(f"item {scenes[0].id} does not tell its extent: pass area=...")
+        wanted = _union(reach)
+    else:
+        wanted = project_bounds(parse_area(area), epsg)
+        if reach and not any(_overlap(bounds, wanted) for bounds in reach):
+            raise NoItemsError(
+                f"the area lies outside all {len(scenes)} items ({scenes[0].id}...): "
+                f"got {_rounded(wanted)}, the items cover {_rounded(_union(reach))} "
+                f"in EPSG:{epsg}: search with the same area"
+            )
+    anchor = reach[0] if reach else (0.0, 0.0, 0.0, 0.0)
+    return Grid.covering(wanted, epsg=epsg, resolution=resolution, anchor=(anchor[0], anchor[3]))
 
 
-def to_source(scene: Scene) -> Source:
-    """Say which files an engine opens, and where they lie."""
-    return Source(
-        id=scene.id,
-        time=scene.time,
-        footprint=scene.footprint,
-        crs=scene.crs,
-        hrefs={name: find_place(asset.href) for name, asset in scene.assets.items()},
-        keys={name: asset.key for name, asset in scene.assets.items()},
-        placement=scene.placement,
-        gdal_options=scene.gdal_options,
-    )
+def _projected(crs: Any) -> int:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        found = CRS.from_user_input(crs)
+    except CRSError:
+        found = None
+    epsg = found.to_epsg() if found else None
+    if found is None or epsg is None or not found.is_projected:
+        raise InputError(
+            f"a cube needs a projected CRS in metres with an EPSG code, got {crs!r}: "
+            "give a UTM zone such as 'EPSG:32632'"
+        )
+    return int(epsg)
+
+
+def _commonest_crs(scenes: Sequence[Scene]) -> int:
+    counts = Counter(scene.epsg for scene in scenes if scene.epsg)
+    if not counts:
+        raise ItemError(f"item {scenes[0].id} does not tell its CRS (proj:code): pass crs=...")
+    epsg, most = counts.most_common(1)[0]
+    _projected(epsg)
+    if len(counts) > 1:
+        LOG.warning(
+            "items lie in %d CRS: the cube is in EPSG:%d as %d of %d items are, the others are "
+            "warped",
+            len(counts),
+            epsg,
+            most,
+            len(scenes),
+        )
+    return epsg
+
+
+def _union(all_bounds: Sequence[Bounds]) -> Bounds:
+    left, bottom, right, top = zip(*all_bounds, strict=True)
+    return min(left), min(bottom), max(right), max(top)
+
+
+def _overlap(one: Bounds, other: Bounds) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _rounded(bounds: Bounds) -> tuple[int, ...]:
+    return tuple(round(value) for value in bounds)
 
 
 def apply_offsets(dn: da.Array, scenes: Sequence[Scene], names: Sequence[str]) -> da.Array:
@@ -155,9 +217,9 @@ def apply_offsets(dn: da.Array, scenes: Sequence[Scene], names: Sequence[str]) -
     offset, scale = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     for i, scene in enumerate(scenes):
         for j, name in enumerate(names):
-            if name in scene.assets:
-                offset[i, j] = scene.assets[name].dn_offset
-                scale[i, j] = scene.assets[name].scale
+            if name in scene.files:
+                offset[i, j] = scene.files[name].dn_offset
+                scale[i, j] = scene.files[name].scale
     per_block = [da.from_array(values, chunks=(1, -1, 1, 1)) for values in (offset, scale)]
     return da.map_blocks(to_reflectance, dn, *per_block, dtype=np.float32)
 

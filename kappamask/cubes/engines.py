@@ -1,4 +1,4 @@
-"""Digital numbers of many items on one grid. Row 3: imports `readers`, `windows` and row 0.
+"""Digital numbers of many scenes on one grid. Imports `rasters`, `scenes` and `base`.
 
 Two engines behind one door: stackstac (frozen, yet fast and small) and odc-stac.
 Both are handed plain items made here, so that no metadata of a catalogue (scale,
@@ -8,81 +8,61 @@ offset, a bbox broken at the antimeridian) can reach them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kappamask.base.errors import ItemError, KappaMaskError
 from kappamask.base.grid import Chunks, Grid
-from kappamask.base.retry import PROXY
-from kappamask.cubes.readers import HTTP_OPTIONS, Claim, Href, odc_driver, stackstac_reader
+from kappamask.cubes.rasters import Access, find_place
+from kappamask.scenes.scene import BandFile, Scene
 
 if TYPE_CHECKING:
     import dask.array as da
 
 
-@dataclass(frozen=True)
-class Source:
-    """The files of one item, as an engine needs them."""
+def to_item(scene: Scene, name: str) -> dict[str, Any]:
+    """Write a plain STAC item: hrefs and grids, nothing else."""
+    from shapely.geometry import shape
 
-    id: str
-    time: np.datetime64
-    footprint: Any  # GeoJSON geometry, degrees
-    crs: int | None
-    hrefs: dict[str, str]  # by band
-    keys: dict[str, str]  # by band: what its asset is called in the item
-    placement: dict[str, dict[str, Any]]  # by band: proj:transform, proj:shape
-    gdal_options: dict[str, str]
+    code = {"proj:epsg": scene.epsg, "proj:code": f"EPSG:{scene.epsg}"} if scene.epsg else {}
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
+        "id": name,
+        "geometry": scene.footprint,
+        "bbox": list(shape(scene.footprint).bounds),
+        "properties": {"datetime": f"{scene.time}Z", **code},
+        "links": [],
+        "assets": {
+            band: {"href": find_place(file.href), "roles": ["data"], **code, **_grid_of(file)}
+            for band, file in scene.files.items()
+        },
+    }
 
-    def claim(self, band: str) -> Claim:
-        """Tell what the item says of the file of a band."""
-        placed = self.placement[band]
-        bounds = None
-        if len(placed) == 2:
-            a, _, left, _, e, top = placed["proj:transform"][:6]
-            height, width = placed["proj:shape"]
-            bounds = (left, top + e * height, left + a * width, top)
-        name = f"asset {self.keys[band]!r} ({band}) of item {self.id}"
-        return Claim(name, self.crs, bounds)
 
-    def to_item(self) -> dict[str, Any]:
-        """Write a plain STAC item: hrefs and grids, nothing else."""
-        from shapely.geometry import shape
-
-        code = {"proj:epsg": self.crs, "proj:code": f"EPSG:{self.crs}"} if self.crs else {}
-        return {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "stac_extensions": ["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
-            "id": self.id,
-            "geometry": self.footprint,
-            "bbox": list(shape(self.footprint).bounds),
-            "properties": {"datetime": f"{self.time}Z", **code},
-            "links": [],
-            "assets": {
-                name: {
-                    "href": Href(href, self.claim(name)),
-                    "roles": ["data"],
-                    **code,
-                    **self.placement[name],
-                }
-                for name, href in self.hrefs.items()
-            },
-        }
+def _grid_of(file: BandFile) -> dict[str, Any]:
+    if file.bounds is None:
+        return {}
+    return {
+        "proj:transform": [file.gsd, 0, file.left, 0, -file.gsd, file.top],
+        "proj:shape": [file.height, file.width],
+    }
 
 
 def read_dn(
-    sources: Sequence[Source], bands: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
+    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
 ) -> tuple[list[int], da.Array]:
-    """Read DN of every source onto the grid, lazily.
+    """Read DN of every scene onto the grid, lazily.
 
     Parameters
     ----------
-    sources
+    scenes
         In the order wanted.
     bands
-        Names along the second axis; a source that lacks one has 0 there.
+        Names along the second axis; a scene that lacks one has 0 there.
     grid, chunks
         Of the result.
     engine
@@ -91,8 +71,8 @@ def read_dn(
     Returns
     -------
     tuple
-        Indices of the sources that reach the grid, and (source, band, y, x) uint16
-        with all bands of a source in one chunk, 0 = no data.
+        Indices of the scenes that reach the grid, and (scene, band, y, x) uint16
+        with all bands of a scene in one chunk, 0 = no data.
 
     Raises
     ------
@@ -101,39 +81,37 @@ def read_dn(
     """
     resampling = "average" if grid.resolution > 10 else "nearest"
     try:
-        kept, dn = ENGINES[engine](sources, bands, grid, chunks, resampling)
+        kept, dn = ENGINES[engine](scenes, bands, grid, chunks, resampling)
     except KappaMaskError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of the engine's own
         raise ItemError(
             f"engine {engine!r} must understand the items, got {type(error).__name__}: {error} "
-            f"for {', '.join(source.id for source in sources):.200}: correct them, or try the "
+            f"for {', '.join(scene.id for scene in scenes):.200}: correct them, or try the "
             "other engine"
         ) from error
     return kept, dn.rechunk({0: 1, 1: -1})
 
 
-def numbered(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Write plain items whose ids are their places: two sources may have one id.
+def numbered(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """Write plain items whose ids are their places: two scenes may have one id.
 
     An engine would take them for one, and the offset of the one for that of the other.
     """
-    return [{**source.to_item(), "id": str(index)} for index, source in enumerate(sources)]
+    return [to_item(scene, str(index)) for index, scene in enumerate(scenes)]
 
 
 def _read_stackstac(
-    sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
 ) -> tuple[list[int], da.Array]:
     import dask.array as da
     import stackstac
     from rasterio.enums import Resampling
     from stackstac.rio_reader import DEFAULT_GDAL_ENV
 
-    options = {key: value for source in sources for key, value in source.gdal_options.items()}
-    if proxy := PROXY.get():
-        options |= {"GDAL_HTTP_PROXY": proxy, "GDAL_HTTPS_PROXY": proxy}
+    access = Access.to(scenes)
     stack = stackstac.stack(
-        numbered(sources),
+        numbered(scenes),
         assets=list(bands),
         epsg=grid.epsg,
         resolution=grid.resolution,
@@ -148,12 +126,12 @@ def _read_stackstac(
         xy_coords="center",
         properties=False,
         band_coords=False,
-        gdal_env=DEFAULT_GDAL_ENV.updated(always={**HTTP_OPTIONS, **options}),
+        gdal_env=DEFAULT_GDAL_ENV.updated(always=access.options),
         errors_as_nodata=(),
-        reader=stackstac_reader(),
+        reader=partial(stackstac_reader, access),
     )
     kept = [int(name) for name in stack.id.values]  # it drops what misses the grid
-    held = [str(name) for name in stack.band.values]  # and bands that no source has there
+    held = [str(name) for name in stack.band.values]  # and bands that no scene has there
     layers = [
         stack.data[:, held.index(name)]
         if name in held
@@ -164,7 +142,7 @@ def _read_stackstac(
 
 
 def _read_odc(
-    sources: Sequence[Source], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
 ) -> tuple[list[int], da.Array]:
     import odc.stac
     import pystac
@@ -172,11 +150,8 @@ def _read_odc(
     from odc.geo.geobox import GeoBox
 
     step = grid.resolution
-    options = {key: value for source in sources for key, value in source.gdal_options.items()}
-    odc.stac.configure_rio(cloud_defaults=True, **HTTP_OPTIONS, **options)
-    claims = {href: source.claim(name) for source in sources for name, href in source.hrefs.items()}
     cube = odc.stac.load(
-        [pystac.Item.from_dict(item) for item in numbered(sources)],
+        [pystac.Item.from_dict(item) for item in numbered(scenes)],
         bands=list(bands),
         geobox=GeoBox(
             (grid.height, grid.width),
@@ -190,14 +165,76 @@ def _read_odc(
         groupby="id",
         preserve_original_order=True,
         use_overviews=False,  # they may be made by decimation; a mean is a mean of all pixels
-        driver=odc_driver(claims),
+        driver=odc_driver(Access.to(scenes)),
         stac_cfg={"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}}},
     )
     stacked = cube[list(bands)].to_array("band").transpose("time", "band", "y", "x")
-    return list(range(len(sources))), stacked.data
+    return list(range(len(scenes))), stacked.data
 
 
-Engine = Callable[
-    [Sequence[Source], Sequence[str], Grid, Chunks, str], "tuple[list[int], da.Array]"
-]
+def stackstac_reader(access: Access, **arguments: Any) -> Any:
+    """Make one of stackstac's readers, whose class is known only once that is imported."""
+    import rasterio
+    from stackstac.rio_reader import AutoParallelRioReader
+
+    class PatientReader(AutoParallelRioReader):  # type: ignore[misc]
+        def read(self, window: Any, **options: Any) -> np.ndarray:
+            read = super().read
+            return access.read(lambda: read(window, **options), self.url, forget=self._forget)
+
+        def _forget(self, cached: bool) -> None:
+            self.close()
+            if cached:
+                with self.gdal_env.open:
+                    access.forget(self.url)
+
+        def _open(self) -> Any:
+            # The header is read once: GDAL remembers it for stackstac's own opening.
+            with self.gdal_env.open, rasterio.open(self.url, sharing=False) as raster:
+                access.check(raster, self.url)
+            return super()._open()
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _remake_reader, (access.only(self.url), self.__getstate__())
+
+    return PatientReader(**arguments)
+
+
+def _remake_reader(access: Access, state: dict[str, Any]) -> Any:
+    return stackstac_reader(access, **state)
+
+
+def odc_driver(access: Access) -> Any:
+    """Make odc-stac's driver, which is known only once that is imported."""
+    import rasterio
+    from odc.loader._rio import RioDriver, RioReader
+
+    class PatientRioReader(RioReader):  # type: ignore[misc]
+        def read(self, *arguments: Any, **options: Any) -> Any:
+            href, read = self._src.uri, super().read
+
+            def checked() -> Any:
+                with rasterio.open(href, sharing=False) as raster:
+                    access.check(raster, href)
+                return read(*arguments, **options)
+
+            forget = access.forget
+            return access.read(checked, href, forget=lambda cached: cached and forget(href))
+
+    class PatientDriver(RioDriver):  # type: ignore[misc]
+        def capture_env(self) -> dict[str, Any]:
+            # Only of what this driver reads: `odc.stac.configure_rio` would change the process.
+            captured = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", **super().capture_env()}
+            return {**captured, **access.options}
+
+        def open(self, src: Any, ctx: Any) -> Any:
+            return PatientRioReader(src, ctx)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return odc_driver, (access,)
+
+    return PatientDriver()
+
+
+Engine = Callable[[Sequence[Scene], Sequence[str], Grid, Chunks, str], "tuple[list[int], da.Array]"]
 ENGINES: dict[str, Engine] = {"stackstac": _read_stackstac, "odc": _read_odc}

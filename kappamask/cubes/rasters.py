@@ -1,15 +1,17 @@
-"""Files of single bands, read window by window onto a grid. Row 3: imports `engines` and below.
+"""Files of single bands, read with patience: alone onto a grid that they fit, or for an engine.
 
-Without warping: the pixel edges of a file lie on those of the grid, or between whole
-numbers of its pixels. What is read is exactly what `load_cube` gives.
+A file that is not what its scene says is refused: pixels in the wrong place would be labelled,
+and wrong. Imports `scenes` and `base`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import get_ident
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import rasterio
@@ -19,12 +21,153 @@ from rasterio.windows import Window
 from kappamask.base.dn import average_dn, repeat_pixels
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.grid import Grid
-from kappamask.base.retry import read_patiently
-from kappamask.cubes.readers import HTTP_OPTIONS, forget_file
-from kappamask.scenes.scene import BandFile
+from kappamask.base.retry import PROXY, is_remote, read_patiently, without_query
+from kappamask.scenes.scene import BandFile, Scene
 
+T = TypeVar("T")
+# GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,
+# which waits as long as a busy server asks for. GDAL does not.
+HTTP_OPTIONS = {
+    "CPL_VSIL_CURL_USE_HEAD": "NO",  # half the requests where files are opened
+    "GDAL_HTTP_MAX_RETRY": "0",
+    "GDAL_HTTP_TIMEOUT": "120",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_LOW_SPEED_TIME": "20",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+}
 # OpenJPEG decodes the JP2 tiles that a window touches in so many threads.
 GDAL_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+DTYPES = ("uint8", "uint16", "int16")  # that Sentinel-2 layers are stored in
+# A remote file of another format, such as VRT, may name files of this machine.
+REMOTE_FORMATS = ("COG", "GTiff", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG")
+
+
+# --- how files are opened ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a scene says of one of its files."""
+
+    name: str  # of scene and file, for messages
+    file: BandFile | None = None
+
+    def check(self, raster: Any, href: str) -> None:
+        """Compare with the open file.
+
+        Raises
+        ------
+        ReadError
+            If it is no layer of Sentinel-2, or lies elsewhere than the scene says.
+        """
+        if is_remote(href) and raster.driver not in REMOTE_FORMATS:
+            self._refuse(href, "is GeoTIFF or JPEG 2000 where it is remote", f"got {raster.driver}")
+        got = f"got {raster.height} x {raster.width} pixels of {raster.dtypes[0]}"
+        if raster.count != 1 or raster.dtypes[0] not in DTYPES:
+            self._refuse(href, "must hold one band of uint16", f"{got} in {raster.count} bands")
+        if raster.crs is None:
+            self._refuse(href, "must say where it lies", f"{got} without a CRS")
+        if self.file is None or not self.file.epsg:
+            return
+        code, bounds = raster.crs.to_epsg(), self.file.bounds
+        if code and code != self.file.epsg:
+            self._refuse(href, f"is in EPSG:{self.file.epsg} as its item says", f"got EPSG:{code}")
+        if bounds:
+            off = np.abs(np.subtract(tuple(raster.bounds), bounds)).max()
+            if off > max(map(abs, raster.res)):
+                self._refuse(
+                    href,
+                    f"lies at {_rounded(bounds)} as its item says (proj:transform, proj:shape)",
+                    f"{got} at {_rounded(raster.bounds)}",
+                )
+
+    def _refuse(self, href: str, rule: str, got: str) -> None:
+        raise ReadError(
+            f"{self.name} {rule}, {got} at {without_query(href)}: item and file do not belong "
+            "together, leave the item out"
+        )
+
+
+def _rounded(bounds: Any) -> tuple[int, ...]:
+    return tuple(round(edge) for edge in bounds)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the files of scenes are read, wherever they are read: it travels with the tasks."""
+
+    claims: Mapping[str, Sequence[Claim]]  # by address; a file that two scenes name fits both
+    options: Mapping[str, str]  # of GDAL
+
+    @classmethod
+    def to(cls, scenes: Sequence[Scene]) -> Access:
+        """Tell what scenes say of each file, and what their catalogues want of GDAL."""
+        claims: defaultdict[str, list[Claim]] = defaultdict(list)
+        options = dict(HTTP_OPTIONS)
+        for scene in scenes:
+            options |= scene.profile.gdal_options if scene.profile else {}
+            for file in scene.files.values():
+                name = f"asset {file.key!r} ({file.band}) of item {scene.id}"
+                claims[find_place(file.href)].append(Claim(name, file))
+        if proxy := PROXY.get():
+            options |= {"GDAL_HTTP_PROXY": proxy, "GDAL_HTTPS_PROXY": proxy}
+        return cls(dict(claims), options)
+
+    def only(self, href: str) -> Access:
+        """Leave out what concerns other files."""
+        return replace(self, claims={href: self._claims(href)})
+
+    def check(self, raster: Any, href: str) -> None:
+        """Refuse an open file that is not what a scene says: `Claim.check`."""
+        for claim in self._claims(href):
+            claim.check(raster, href)
+
+    def read(self, read: Callable[[], T], href: str, *, forget: Callable[[bool], object]) -> T:
+        """Read from a file with patience: `read_patiently`."""
+        return read_patiently(
+            read,
+            href,
+            name=self._claims(href)[0].name,
+            forget=forget,
+            # Attributes: stackstac takes it that a file has a CRS; one that is cut short has none.
+            errors=(RasterioError, RuntimeError, OSError, AttributeError),
+            proxy=self.options.get("GDAL_HTTP_PROXY"),
+        )
+
+    def forget(self, href: str) -> None:
+        """Drop what GDAL remembers of a file on a server: that it is absent, and its bytes."""
+        if not is_remote(href):
+            return
+        # GDAL forgets a file when it closes it, if told so before it opens it; it need not look
+        # for the seven files that might lie beside it.
+        forgetting = {
+            "CPL_VSIL_CURL_NON_CACHED": "/vsi",
+            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        }
+        with rasterio.Env(**{**self.options, **forgetting}):
+            try:
+                rasterio.open(href, sharing=False).close()
+            except (RasterioError, OSError):
+                return
+
+    def _claims(self, href: str) -> Sequence[Claim]:
+        return self.claims.get(href, (Claim("a file"),))
+
+
+def find_place(href: str) -> str:
+    """Give a path that begins in the working folder from the root: odc-stac takes no other.
+
+    Examples
+    --------
+    >>> find_place("https://host/B02.tif"), find_place("/vsizip/a.zip/B02.jp2")
+    ('https://host/B02.tif', '/vsizip/a.zip/B02.jp2')
+    >>> find_place("B02.tif").endswith("/B02.tif")
+    True
+    """
+    return href if "://" in href or href.startswith("/") else os.path.abspath(href)  # noqa: PTH100
+
+
+# --- whole pixels, without warping ---------------------------------------------------------
 
 
 class Reader(Protocol):
@@ -46,6 +189,8 @@ class FileReader:
 
     def __init__(self, files: Mapping[str, BandFile]) -> None:
         self.files = files
+        claims = {file.href: (Claim(f"band {band}", file),) for band, file in files.items()}
+        self.access = Access(claims, HTTP_OPTIONS)
         self._open: dict[tuple[int, str], Any] = {}
 
     def __enter__(self) -> Self:
@@ -77,34 +222,29 @@ class FileReader:
 
     def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
         """Open and use a file, again if it lies on a server that may recover."""
+        href = self.files[band].href
 
         def read() -> Any:
-            with rasterio.Env(**GDAL_OPTIONS, **HTTP_OPTIONS):
+            with rasterio.Env(**GDAL_OPTIONS, **self.access.options):
                 return use(self._opened(band))
 
-        return read_patiently(
-            read,
-            self.files[band].path,
-            name=f"band {band}",
-            forget=lambda cached: self._forget(band, cached=cached),
-            errors=(RasterioError, RuntimeError, OSError),
-        )
+        def forget(cached: bool) -> None:
+            if raster := self._open.pop((get_ident(), band), None):
+                raster.close()
+            if cached:
+                self.access.forget(href)
 
-    def _forget(self, band: str, *, cached: bool) -> None:
-        if raster := self._open.pop((get_ident(), band), None):
-            raster.close()
-        if cached:
-            forget_file(self.files[band].path)
+        return self.access.read(read, href, forget=forget)
 
     def _opened(self, band: str) -> Any:
         key = get_ident(), band
         if key not in self._open:
             file = self.files[band]
-            raster = rasterio.open(file.path)
+            raster = rasterio.open(file.href)
             if raster.shape != (file.height, file.width) or raster.dtypes[0] != "uint16":
                 raster.close()
                 raise ReadError(
-                    f"{file.path} must hold {file.height} x {file.width} pixels of uint16, got "
+                    f"{file.href} must hold {file.height} x {file.width} pixels of uint16, got "
                     f"{raster.height} x {raster.width} of {raster.dtypes[0]}: download it again"
                 )
             self._open[key] = raster

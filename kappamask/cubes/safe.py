@@ -19,7 +19,7 @@ from kappamask.base.windows import LATTICE
 from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.safe.product import Product, read_product
-from kappamask.scenes.scene import NativeScene
+from kappamask.scenes.scene import Scene
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -109,7 +109,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     return build_cube(read_lazily(scenes, names, grid, chunks), product, scenes, names, grid)
 
 
-def choose_grid(scenes: Sequence[NativeScene], area: Any, *, resolution: float) -> Grid:
+def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float) -> Grid:
     """Settle the pixels: those of the granules, as far as they meet the area's rectangle."""
     lefts, bottoms, rights, tops = zip(*(scene.bounds for scene in scenes), strict=True)
     left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
@@ -123,9 +123,7 @@ def choose_grid(scenes: Sequence[NativeScene], area: Any, *, resolution: float) 
     )
 
 
-def read_lazily(
-    scenes: Sequence[NativeScene], names: Sequence[str], grid: Grid, chunks: int
-) -> da.Array:
+def read_lazily(scenes: Sequence[Scene], names: Sequence[str], grid: Grid, chunks: int) -> da.Array:
     """Make (time, band, y, x) of which each chunk reads its own window."""
     import dask.array as da
     from dask.base import tokenize
@@ -142,7 +140,7 @@ def read_lazily(
 
 
 def read_chunk(
-    scenes: Sequence[NativeScene], names: Sequence[str], grid: Grid, *, block_info: Any = None
+    scenes: Sequence[Scene], names: Sequence[str], grid: Grid, *, block_info: Any = None
 ) -> np.ndarray:
     """Read (1, 1, y, x) of one band; where scenes overlap the first with data wins."""
     _, (first, _), *axes = block_info[None]["array-location"]
@@ -159,7 +157,7 @@ def read_chunk(
 def build_cube(
     data: da.Array,
     product: Product,
-    scenes: Sequence[NativeScene],
+    scenes: Sequence[Scene],
     names: Sequence[str],
     grid: Grid,
 ) -> xr.DataArray:

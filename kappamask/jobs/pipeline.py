@@ -26,9 +26,8 @@ from kappamask.plot import quicklook
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.predict.cube import predict_cube
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.items import view_of
-from kappamask.scenes.sift import sift_items
-from kappamask.scenes.signing import renew
+from kappamask.scenes.scene import Scene
+from kappamask.scenes.sources import read_scenes, renew
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -114,8 +113,8 @@ def mask_items(
     """
     options = options or MaskOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    items, unreadable = sift_items(items, bands_of_model(options.model), resolve=resolve)
-    series = open_series(items, area, Path(folder), options)
+    scenes, unreadable = read_scenes(items, bands_of_model(options.model), resolve=resolve)
+    series = open_series(scenes, area, Path(folder), options)
     dates = series.cube.sizes["time"]
     check_folder(series.folder.absolute(), "masks")  # or every date would fail for it
     made: dict[int, Made] = {}
@@ -124,7 +123,7 @@ def mask_items(
     for attempt in range(1 + options.retries):
         if attempt and any(series.is_remote(index) for index in waiting):
             time.sleep(spread(options.retry_wait * 2 ** (attempt - 1)))
-            series = open_series([renew(item) for item in items], area, Path(folder), options)
+            series = open_series([renew(scene) for scene in scenes], area, Path(folder), options)
         for position, index in enumerate(waiting, 1):
             try:
                 result = series.make(index)
@@ -161,53 +160,51 @@ class Series:
 
     cube: xr.DataArray  # (time, band, y, x)
     labels: xr.DataArray  # (time, y, x)
-    items: Sequence[Any]
+    scenes: Sequence[Scene]
     folder: Path
     options: MaskOptions
 
     @cached_property
-    def items_by_id(self) -> dict[str, Any]:
-        """Of several items of one id the last, as `write_mask` takes it."""
-        return {view_of(item).id: item for item in self.items}
+    def scenes_by_id(self) -> dict[str, Scene]:
+        """Of several scenes of one id the last, as `write_mask` takes it."""
+        return {scene.id: scene for scene in self.scenes}
 
     def date(self, index: int) -> str:
         """Name one date."""
         return str(self.cube.time.values[index].astype("M8[s]"))
 
-    def items_of(self, index: int) -> list[Any]:
-        """Find the items of one date: with all of them, each date would look through all."""
+    def scenes_of(self, index: int) -> list[Scene]:
+        """Find the scenes of one date: with all of them, each date would look through all."""
         ids = str(self.cube["source_items"].values[index]).split()
-        return [self.items_by_id[name] for name in ids]
+        return [self.scenes_by_id[name] for name in ids]
 
     def is_remote(self, index: int) -> bool:
         """Tell whether files of one date lie on a server, which may need a pause."""
-        views = map(view_of, self.items_of(index))
-        hrefs = [href for view in views for href, _ in view.assets.values()]
-        return any(map(is_remote, hrefs))
+        files = [file for scene in self.scenes_of(index) for file in scene.files.values()]
+        return any(is_remote(file.href) for file in files)
 
     def make(self, index: int) -> Made:
         """Label one date, write it and draw it, unless that is done."""
-        labels, items = self.labels.isel(time=[index]), self.items_of(index)
-        (record,) = make_records(check_labels(labels), items)
+        labels, scenes = self.labels.isel(time=[index]), self.scenes_of(index)
+        (record,) = make_records(check_labels(labels), scenes)
         skipped = is_complete(self.folder.absolute() / f"{record.name}.tif", record)
-        (mask,) = write_mask(labels, self.folder, source_items=items, overwrite=False)
+        (mask,) = write_mask(labels, self.folder, source_items=scenes, overwrite=False)
         if not self.options.pictures:
             return Made(mask, None, skipped)
         scene = self.cube.isel(time=index)
         return Made(mask, draw(scene, mask, title=self.options.title), skipped)
 
 
-def open_series(items: Sequence[Any], area: Any, folder: Path, options: MaskOptions) -> Series:
-    """Load and label items lazily."""
+def open_series(scenes: Sequence[Scene], area: Any, folder: Path, options: MaskOptions) -> Series:
+    """Load and label scenes lazily."""
     cube = load_cube(
-        items,
+        scenes,
         area,
         resolution=options.resolution,
         bands=bands_of_model(options.model),
         engine=options.engine,
-        resolve=partial(resolve_assets, dn_offset=options.dn_offset),
     )
-    return Series(cube, predict_cube(cube, model=options.model), items, folder, options)
+    return Series(cube, predict_cube(cube, model=options.model), scenes, folder, options)
 
 
 def may_pass(error: KappaMaskError) -> bool:

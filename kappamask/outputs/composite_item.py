@@ -15,7 +15,7 @@ from rasterio.transform import array_bounds
 from kappamask import __version__
 from kappamask.base.bands import BY_NAME
 from kappamask.outputs.stac_item import MEDIA_TYPE, build_links, footprint, grid_fields
-from kappamask.scenes.source_items import SourceItem
+from kappamask.scenes.scene import Scene
 
 EXTENSIONS = {
     "eo": "2.0.0", "file": "2.1.0", "grid": "1.1.0",
@@ -42,7 +42,7 @@ class CompositeRecord:
     recipe: dict[str, Any]  # method, period, buffers, ranking, as `composite` says them
     model: str | None
     model_sha256: str | None
-    sources: tuple[SourceItem, ...]
+    sources: tuple[Scene, ...]
 
     @property
     def name(self) -> str:

@@ -35,7 +35,8 @@ from kappamask.outputs.raster_writer import (
     write_layers,
 )
 from kappamask.outputs.stac_item import build_links
-from kappamask.scenes.source_items import SourceItem, read_source, sources_of_dates
+from kappamask.scenes.scene import Scene
+from kappamask.scenes.sources import source_of, sources_of_dates
 
 RECIPE = ("method", "period", "buffer_cloud_m", "buffer_shadow_m", "ranking")
 Progress = Callable[[str, int, int], object]
@@ -184,10 +185,10 @@ def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, Co
     }
 
 
-def _sources(image: xr.Dataset, items: Iterable[Any] | None) -> list[tuple[SourceItem, ...]]:
+def _sources(image: xr.Dataset, items: Iterable[Any] | None) -> list[tuple[Scene, ...]]:
     if "source_items" in image.coords or items is None:
         return sources_of_dates(image["observations"], items)
-    known = [read_source(item) for item in items]
+    known = [source_of(item) for item in items]
     return [
         tuple(source for source in known if start <= source.time <= end)
         for start, end in image["time_bounds"].values

@@ -21,7 +21,7 @@ from kappamask.base.legend import LEGEND
 from kappamask.base.limits import limits_named, refuse_limit
 from kappamask.outputs.label_cube import check_labels, count_codes
 from kappamask.outputs.stac_item import NODATA, MaskRecord, build_item, build_links, grid_fields
-from kappamask.scenes.source_items import sources_of_dates
+from kappamask.scenes.sources import sources_of_dates
 
 BLOCK = 512  # pixels; the tile of the COG layout
 # What one unreadable date raises while it is computed; the other dates are still written.

@@ -21,7 +21,7 @@ from kappamask import __version__
 from kappamask.base.errors import InputError, redact
 from kappamask.base.legend import LEGEND, Label
 from kappamask.scenes.area import cut_at_antimeridian
-from kappamask.scenes.source_items import SourceItem
+from kappamask.scenes.scene import Scene
 
 NODATA = int(Label.MISSING)
 MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -56,7 +56,7 @@ class Described(Protocol):
         """Name of the model that made its labels."""
 
     @property
-    def sources(self) -> tuple[SourceItem, ...]:
+    def sources(self) -> tuple[Scene, ...]:
         """The items it was made from."""
 
 
@@ -71,7 +71,7 @@ class MaskRecord:
     level: str  # "L1C" or "L2A"
     model: str | None
     model_sha256: str | None
-    sources: tuple[SourceItem, ...]
+    sources: tuple[Scene, ...]
 
     @property
     def name(self) -> str:
@@ -231,7 +231,7 @@ def build_links(record: Described, *, folder: Path) -> list[dict[str, str]]:
 
     Examples
     --------
-    >>> source = SourceItem("S2A_a", tile="32TPS")
+    >>> source = Scene("S2A_a", tile="32TPS")
     >>> time, grid = np.datetime64("2022-06-02"), (CRS.from_epsg(32632), Affine.scale(10), (2, 3))
     >>> record = MaskRecord(time, *grid, "L2A", None, None, (source,))
     >>> record.name
@@ -255,7 +255,7 @@ def build_links(record: Described, *, folder: Path) -> list[dict[str, str]]:
     return links
 
 
-def _link_href(source: SourceItem, folder: Path) -> str:
+def _link_href(source: Scene, folder: Path) -> str:
     # 1. an id, if the item does not say where it lies  2. a local file, so that the
     #    two folders can move together  3. the address, without what signs it
     if source.href is None:

@@ -38,6 +38,21 @@ class View:
     collection: str | None
     properties: Mapping[str, Any]
     assets: Mapping[str, tuple[str, Mapping[str, Any]]]  # key: (href, other fields)
+    geometry: Any
+    item: Any  # what is viewed
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The addresses that the item links to, by what they are to it; the first of each.
+
+        Raises
+        ------
+        ItemError
+            If a pystac.Item holds what is no link, such as one to a number.
+        """
+        if isinstance(self.item, Mapping):
+            return links_of(self.item)
+        return links_of(document_of(self.item))
 
     def said(self, names: Iterable[str]) -> Iterator[str]:
         """Yield what the item says under these properties, in order; "id" is its own id."""
@@ -84,7 +99,8 @@ def view_of(item: Any) -> View:
         )
     assets = {key: (_href_of(asset), asset.extra_fields) for key, asset in item.assets.items()}
     properties = {"datetime": item.datetime} | item.properties
-    return View(str(item.id), _text(item.collection_id), properties, assets)
+    geometry = getattr(item, "geometry", None)
+    return View(str(item.id), _text(item.collection_id), properties, assets, geometry, item)
 
 
 def document_of(item: Any) -> Mapping[str, Any]:
@@ -148,6 +164,8 @@ def _view_of_dict(item: Mapping[str, Any]) -> View:
         _text(item.get("collection")),
         properties,
         {key: (_join(own, href) if href else "", known[key]) for key, href in hrefs.items()},
+        item.get("geometry"),
+        item,
     )
 
 
@@ -326,6 +344,29 @@ def generation_time(item: Any) -> datetime | None:
     view = view_of(item)
     named = _found(r"_T\d{2}[A-Z]{3}_(\d{8}T\d{6})", view.said(_PRODUCTS))
     return next(_times((*view.said(_GENERATED), *named, *view.said(("created",)))), None)
+
+
+def sun_of(item: Any) -> tuple[float, float] | None:
+    """Tell azimuth (from north) and elevation of the sun, degrees; None where it is not told.
+
+    Examples
+    --------
+    >>> said = {"s2:mean_solar_azimuth": 151.0, "s2:mean_solar_zenith": 26.5}
+    >>> sun_of({"id": "x", "properties": said, "assets": {}})
+    (151.0, 63.5)
+    """
+    said = view_of(item).properties
+    azimuth = said.get("view:sun_azimuth", said.get("s2:mean_solar_azimuth"))
+    elevation, zenith = said.get("view:sun_elevation"), said.get("s2:mean_solar_zenith")
+    if elevation is None and _is_angle(zenith):
+        elevation = 90 - zenith
+    if not (_is_angle(azimuth) and _is_angle(elevation)):
+        return None
+    return float(azimuth), float(elevation)
+
+
+def _is_angle(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -360 <= value <= 360
 
 
 def _found(pattern: str, texts: Iterable[str]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def _is_known(epsg: int) -> bool:
 
 
 def read_placement(fields: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Read ``proj:transform`` and ``proj:shape``, as far as they are given.
+    """Read ``proj:transform`` and ``proj:shape`` in the words of `BandFile`, if both are given.
 
     Raises
     ------
@@ -75,8 +75,7 @@ def read_placement(fields: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     Traceback (most recent call last):
     kappamask.base.errors.ItemError: item x, asset 'red': proj:shape is rows and columns, ...
     """
-    placed = {key: fields[key] for key in ("proj:transform", "proj:shape") if fields.get(key)}
-    shape, transform = placed.get("proj:shape"), placed.get("proj:transform")
+    shape, transform = fields.get("proj:shape") or None, fields.get("proj:transform") or None
     if shape is not None and not _is_shape(shape):
         raise ItemError(
             f"{where}: proj:shape is rows and columns, whole numbers above 0, got {shape!r:.60}: "
@@ -87,7 +86,10 @@ def read_placement(fields: Mapping[str, Any], *, where: str) -> dict[str, Any]:
             f"{where}: proj:transform is (step, 0, left, 0, -step, top) in metres, with north up, "
             f"got {transform!r:.80}: correct the item or leave it out"
         )
-    return placed
+    if shape is None or transform is None:
+        return {}
+    step, _, left, _, _, top = transform[:6]
+    return {"gsd": step, "left": left, "top": top, "height": shape[0], "width": shape[1]}
 
 
 def _is_shape(shape: Any) -> bool:
@@ -107,7 +109,7 @@ def _is_transform(transform: Any) -> bool:
     ):
         return False
     a, b, _, d, e, _ = transform[:6]
-    return bool(b == d == 0 and a > 0 > e and min(a, -e) > 1e-6)
+    return bool(b == d == 0 and a > 1e-6 and abs(a + e) <= 1e-6 * a)
 
 
 def read_footprint(geometry: Any, *, where: str) -> Any:

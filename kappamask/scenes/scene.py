@@ -1,28 +1,62 @@
-"""A scene in files of single bands: where its pixels lie and what their DN mean."""
+"""A scene, read once from whatever gives it: what was seen, where and when, in which files.
+
+Every source makes these values and all that follows uses them; imports `base` only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from kappamask.base.bands import get_band
 from kappamask.base.dn import to_reflectance
+from kappamask.base.errors import InputError
+
+Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BandFile:
-    """The file of one band: where its pixels lie and what its DN mean."""
+    """The file of one band: where it lies, where its pixels lie, and what its numbers mean.
+
+    The physical value of a digital number (DN) is ``(dn + dn_offset) * scale``: reflectance
+    (1.0 = 100 %), aerosol optical thickness (AOT) or water vapour in cm (WVP).
+    """
 
     band: str  # canonical name
-    path: str  # as GDAL opens it
-    gsd: float  # metres per pixel
-    left: float  # projected coordinates of the upper left corner
-    top: float
-    height: int  # pixels
-    width: int
+    key: str = ""  # what its source calls it, such as the key of an asset
+    href: str  # as the source gives it, or as GDAL opens it; absolute where that is known
     dn_offset: int  # added to the DN: 0 or -1000
-    scale: float  # physical value per DN
+    scale: float  # physical value per DN: 1e-4 for reflectance, 1e-3 for AOT and WVP
+    gsd: float  # metres per pixel
+    nodata: int = 0  # DN that stands for no data, before the offset
+    epsg: int | None = None  # None, here and below: known when the file is opened
+    left: float | None = None  # projected coordinates of the upper left corner
+    top: float | None = None
+    height: int | None = None  # pixels
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers: a wrong one shifts every pixel of the cube."""
+        if not isinstance(self.dn_offset, int) or not -10000 <= self.dn_offset <= 0:
+            raise InputError(
+                f"dn_offset of {self.band} is the integer 0 or -1000, got {self.dn_offset!r}"
+            )
+        if get_band(self.band).is_reflectance is False and self.dn_offset != 0:
+            raise InputError(f"{self.band} takes no offset, got dn_offset={self.dn_offset}")
+        if not self.href or not self.scale > 0 or not self.gsd > 0:
+            raise InputError(f"an asset needs an href, a scale and a gsd above 0, got {self!r}")
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Outer edges of its pixels; None where its source does not tell them."""
+        if self.left is None or self.top is None or self.height is None or self.width is None:
+            return None
+        bottom, right = self.top - self.height * self.gsd, self.left + self.width * self.gsd
+        return self.left, bottom, right, self.top
 
     def to_reflectance(self, dn: np.ndarray) -> np.ndarray:
         """Apply offset and scale; NaN where DN is 0."""
@@ -30,23 +64,54 @@ class BandFile:
 
 
 @dataclass(frozen=True)
-class NativeScene:
-    """One scene in files of single bands, each at its own pixel size."""
+class Scene:
+    """One scene: an item of a catalogue, a granule of a SAFE product, files of one's own.
+
+    What a source does not tell is None; of a scene that is only named, all but its id is.
+    """
 
     id: str
-    time: np.datetime64  # sensing start, UTC
-    level: str  # "L1C" or "L2A"
-    tile: str | None  # MGRS, "32TPS"
-    platform: str | None  # "sentinel-2a"
-    epsg: int
-    files: Mapping[str, BandFile]
+    time: np.datetime64 | None = None  # sensing time, UTC, to the nanosecond
+    level: str | None = None  # "L1C" or "L2A"
+    tile: str | None = None  # MGRS tile, "32TPS"
+    platform: str | None = None  # "sentinel-2a"
+    baseline: str | None = None  # processing baseline, "05.09"
+    href: str | None = None  # where the item itself lies
+    epsg: int | None = None  # that its files are in
+    footprint: Any = field(default=None, repr=False)  # GeoJSON geometry, degrees
+    sun: tuple[float, float] | None = None  # mean azimuth (from north) and elevation, degrees
+    files: Mapping[str, BandFile] = field(default_factory=dict)  # by band
+    profile: Any = field(default=None, repr=False)  # of the catalogue; see `catalogs.Profile`
+    item: Any = field(default=None, repr=False, compare=False)  # what it was read from, to copy
 
     @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top of the area that every file covers."""
-        edges = [
-            (f.left, f.top - f.height * f.gsd, f.left + f.width * f.gsd, f.top)
-            for f in self.files.values()
-        ]
+    def bounds(self) -> Bounds | None:
+        """The area that every file covers, from the grids of the files that tell theirs.
+
+        Never from the bbox of an item, which is broken at the antimeridian.
+        """
+        edges = [file.bounds for file in self.files.values() if file.bounds]
+        if not edges or not self.epsg:
+            return None
         left, bottom, right, top = zip(*edges, strict=True)
         return max(left), max(bottom), min(right), min(top)
+
+    def bounds_in(self, epsg: int) -> Bounds | None:
+        """`bounds` in another CRS."""
+        if (bounds := self.bounds) is None or self.epsg == epsg:
+            return bounds
+        from pyproj import Transformer
+
+        there = Transformer.from_crs(self.epsg, epsg, always_xy=True)
+        left, bottom, right, top = there.transform_bounds(*bounds, densify_pts=21)
+        return left, bottom, right, top
+
+    @property
+    def solar_day(self) -> np.datetime64:
+        """The local date: one hour per 15 degrees east of Greenwich."""
+        from shapely.geometry import shape
+
+        longitude = shape(self.footprint).representative_point().x
+        shift = np.timedelta64(round(longitude / 15 * 3600), "s")
+        day: np.datetime64 = (self.time + shift).astype("M8[D]")
+        return day

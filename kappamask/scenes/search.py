@@ -20,10 +20,9 @@ from shapely.geometry.base import BaseGeometry
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError
 from kappamask.scenes.area import cut_at_antimeridian, parse_area
-from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
+from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of, signer
 from kappamask.scenes.dates import parse_dates
 from kappamask.scenes.items import baseline_of, generation_time, level_of, sensing_time, tile_of
-from kappamask.scenes.signing import signer
 from kappamask.scenes.stac import Query, Source
 
 logger = logging.getLogger(__name__)

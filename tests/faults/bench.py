@@ -22,7 +22,7 @@ from faults.table import REFUSED, SKIPPED, SURVIVED, Fault
 from kappamask.base import retry as patience
 from kappamask.base.errors import KappaMaskError
 from kappamask.cli.mask import mask_and_tell
-from kappamask.cubes import readers
+from kappamask.cubes import rasters
 from kappamask.scenes import catalogs
 from kappamask.scenes import stac as stac_source
 
@@ -49,15 +49,15 @@ def hurried(limit_s: float = 0.8) -> Iterator[None]:
     """Make all waits short: what is waited for is the same."""
     connection = replace(stac_source.CONNECTION, timeout_s=limit_s, retries=2, backoff_s=0.02)
     hurry = patience.Patience(wait_s=0.05, timeout_s=limit_s)
-    options = {"GDAL_HTTP_TIMEOUT": str(limit_s), "GDAL_HTTP_RETRY_DELAY": "0.02"}
-    before = stac_source.CONNECTION, patience.PATIENCE, dict(readers.HTTP_OPTIONS)
+    options = {"GDAL_HTTP_TIMEOUT": str(limit_s)}
+    before = stac_source.CONNECTION, patience.PATIENCE, dict(rasters.HTTP_OPTIONS)
     stac_source.CONNECTION, patience.PATIENCE = connection, hurry
-    readers.HTTP_OPTIONS.update(options)
+    rasters.HTTP_OPTIONS.update(options)
     try:
         yield
     finally:
         stac_source.CONNECTION, patience.PATIENCE = before[:2]
-        readers.HTTP_OPTIONS.update(before[2])
+        rasters.HTTP_OPTIONS.update(before[2])
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from faults.server import Trouble, serve
 from kappamask.base import retry as patience
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import Answer, ask, read_patiently
-from kappamask.cubes.rasters import FileReader
-from kappamask.cubes.readers import Claim, Href
-from kappamask.scenes.scene import BandFile
-from kappamask.scenes.signing import renew
+from kappamask.cubes.rasters import Access, FileReader
+from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.sources import renew, scene_of
 
 PATH = f"/{item_id(DATES[0])}/B02.tif"
 WHOLE = slice(0, SIZE), slice(0, SIZE)
@@ -27,7 +26,9 @@ def world():
 
 
 def reader(world, *, height=SIZE):
-    file = BandFile("B02", world.url + world.place + PATH, 10, LEFT, TOP, height, SIZE, -1000, 1e-4)
+    href = world.url + world.place + PATH
+    grid = {"gsd": 10, "left": LEFT, "top": TOP, "height": height, "width": SIZE}
+    file = BandFile(band="B02", href=href, dn_offset=-1000, scale=1e-4, **grid)
     return FileReader({"B02": file})
 
 
@@ -85,12 +86,15 @@ def test_waits_of_many_readers_differ():
     assert len({patience.spread(1.0) for _ in range(20)}) == 20
 
 
-def test_an_address_carries_its_claim_to_other_processes():
-    href = Href("https://host/x.tif", Claim("asset 'blue'", 32632, (0, 0, 1, 1)))
-    there = pickle.loads(pickle.dumps(href))  # noqa: S301  packed on this line
-    assert (there, there.claim) == (href, href.claim)
+def test_what_a_scene_says_of_its_files_travels_to_other_processes(world):
+    scene = scene_of(world.items[0])
+    access = Access.to([scene])
+    there = pickle.loads(pickle.dumps(access))  # noqa: S301  packed on this line
+    assert there == access
+    href = scene.files["B02"].href
+    assert list(there.only(href).claims) == [href]
 
 
 def test_what_nobody_signs_is_not_renewed(world):
-    assert renew(world.items[0]) is world.items[0]
-    assert renew({"id": "x", "properties": {}, "assets": {}})["id"] == "x"
+    for scene in (scene_of(world.items[0]), Scene("x")):
+        assert renew(scene) is scene

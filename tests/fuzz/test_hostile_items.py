@@ -28,14 +28,13 @@ from kappamask.scenes.items import (
     view_of,
 )
 from kappamask.scenes.search import search
-from kappamask.scenes.sift import read_scene
-from kappamask.scenes.source_items import read_source
+from kappamask.scenes.sources import scene_of, source_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
 READERS = (
     view_of, level_of, baseline_of, tile_of, sensing_time, generation_time, profile_of,
-    resolve_assets, read_source,
+    resolve_assets, source_of,
 )  # fmt: skip
 
 
@@ -74,7 +73,7 @@ def check_readers(document):
     time, said = answer(sensing_time, document), times_said(document)
     if time is not None and said is not None:
         assert abs(time - said) < timedelta(seconds=1)
-    scene = answer(read_scene, document, None, resolve=resolve_assets)
+    scene = answer(scene_of, document, None, resolve=resolve_assets)
     if scene is not None:
         assert scene.time.astype("M8[us]").item() == time.replace(tzinfo=None)
         assert scene.solar_day.astype("M8[D]") - scene.time.astype("M8[D]") in (-1, 0, 1)
@@ -150,13 +149,13 @@ def test_a_link_to_a_number_and_an_asset_that_is_none_are_refused_or_left_out():
     item = copy.deepcopy(sample_items()[1])
     item["links"] = [{"rel": "self", "href": 5}]
     with pytest.raises(ItemError, match="document of JSON"):  # AttributeError of pystac's
-        read_source(as_pystac(item))
+        source_of(as_pystac(item))
     item = copy.deepcopy(sample_items()[1])
     item["links"] = [{"rel": "self", "href": "https://host.example/items/x.json"}]
     key = resolve_assets(item)["B08"].key
     item["assets"][key] = None  # took the item's own address for that of the pixels
     assert "B08" not in resolve_assets(item)
-    read_scene(item, None, resolve=resolve_assets)
+    scene_of(item, None, resolve=resolve_assets)
 
 
 @pytest.mark.parametrize("engine", ["stackstac", "odc"])
@@ -179,7 +178,7 @@ def test_a_corner_that_is_no_number_is_refused():
     item = copy.deepcopy(sample_items()[1])
     item["geometry"]["coordinates"][0][2][1] = "NaN"  # a warning of numpy's
     with pytest.raises(ItemError, match="GeoJSON surface"):
-        read_scene(item, None, resolve=resolve_assets)
+        scene_of(item, None, resolve=resolve_assets)
 
 
 def test_two_items_of_one_id_keep_their_own_offsets():
@@ -251,7 +250,7 @@ def test_a_field_that_cannot_be_is_named(path, value):
 @pytest.mark.parametrize("links", ["x", [None], [{"rel": "self"}], {"a": 1}])
 def test_links_that_are_none_are_passed_over(links):  # AttributeError, KeyError
     item = sample_items()[2] | {"links": links}
-    assert read_source(item).href is None
+    assert source_of(item).href is None
     assert resolve_assets(item)
 
 

@@ -123,7 +123,7 @@ def cell_shape(block: tuple[int, int], band: BandOnGrid) -> tuple[int, int]:
     --------
     >>> from kappamask.scenes.scene import BandFile
     >>> from kappamask.cubes.rasters import BandOnGrid
-    >>> file = BandFile("B02", "B02.jp2", 10, 0, 0, 10980, 10980, 0, 1e-4)
+    >>> file = BandFile(band="B02", href="B02.jp2", gsd=10, dn_offset=0, scale=1e-4)
     >>> cell_shape((1024, 1024), BandOnGrid(file, None, None))
     (1024, 1024)
     >>> cell_shape((1, 10980), BandOnGrid(file, None, None))  # strips

@@ -15,14 +15,14 @@ from kappamask.cubes.rasters import BandOnGrid, Reader
 from kappamask.jobs.stream.cells import Cells
 from kappamask.networks.runners import available_threads
 from kappamask.predict.array import Task, predict_window
-from kappamask.scenes.scene import NativeScene
+from kappamask.scenes.scene import Scene
 
 AHEAD = 2  # windows decoded before they are needed; a core is 40 MB of DN in 13 bands
 Progress = Callable[[str, int, int], object]
 
 
 def label_strips(
-    scene: NativeScene,
+    scene: Scene,
     grid: Grid,
     task: Task,
     reader: Reader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,13 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.grid import Grid
-from kappamask.cubes.cube import group_by_solar_day, load_cube
+from kappamask.cubes.cube import (
+    check_scenes,
+    choose_bands,
+    choose_grid,
+    group_by_solar_day,
+    load_cube,
+)
 from kappamask.cubes.rasters import BandOnGrid
 from kappamask.jobs.stream.label import Progress
 from kappamask.jobs.stream.scene import StreamOptions, mask_scene, try_each
@@ -21,17 +28,9 @@ from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.masks import write_mask
 from kappamask.predict.array import make_task
 from kappamask.predict.cube import predict_cube
-from kappamask.scenes.catalogs import ResolvedAsset, resolve_assets
-from kappamask.scenes.scene import BandFile, NativeScene
-from kappamask.scenes.sift import (
-    Scene,
-    check_scenes,
-    choose_bands,
-    choose_grid,
-    read_scene,
-    scene_bounds,
-)
-from kappamask.scenes.source_items import read_source
+from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.scene import Scene
+from kappamask.scenes.sources import scene_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,26 +85,24 @@ def mask_files(
     options = options or StreamOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
     bands, size = bands_of_model(options.model_name), options.resolution
-    read = [(read_scene(item, bands, resolve=resolve), item) for item in items]
-    read.sort(key=lambda pair: (pair[0].time, pair[0].id))
-    scenes = [scene for scene, _ in read]
+    scenes = [scene_of(item, bands, resolve=resolve) for item in items]
+    scenes.sort(key=lambda scene: (scene.time, scene.id))
     level = check_scenes(scenes)
     names = choose_bands(scenes, bands, level)
     grid = choose_grid(scenes, area, resolution=size, crs=None)
-    read = [pair for pair in read if reaches(pair[0], grid)]
-    scenes = [scene for scene, _ in read]
+    scenes = [scene for scene in scenes if reaches(scene, grid)]
 
     @cache
     def labels() -> xr.DataArray:
-        cube = load_cube(items, area, resolution=size, bands=bands, resolve=resolve)
+        cube = load_cube(scenes, area, resolution=size, bands=bands)
         return predict_cube(cube, model=options.model)
 
     jobs = {}
     for group in group_by_solar_day(scenes):
-        first, item = read[group[0]]
-        scene = native_scene(first, item, names, grid) if len(group) == 1 else None
+        first = scenes[group[0]]
+        scene = local_scene(first, names, grid) if len(group) == 1 else None
         if scene is None:
-            work = partial(_mask_cube, labels, first.time, folder, items, options)
+            work = partial(_mask_cube, labels, first.time, folder, scenes, options)
         else:
             task = make_task(names, level=level, model=options.model, output="labels")
             work = partial(
@@ -115,7 +112,6 @@ def mask_files(
                 task,
                 folder,
                 overwrite=options.overwrite,
-                source=read_source(item),
                 progress=progress,
             )
         jobs[str(first.time)[:19]] = work
@@ -123,75 +119,46 @@ def mask_files(
 
 
 def _mask_cube(
-    labels: Any, time: np.datetime64, folder: Any, items: Sequence[Any], options: StreamOptions
+    labels: Any, time: np.datetime64, folder: Any, scenes: Sequence[Scene], options: StreamOptions
 ) -> Path:
     one = labels().sel(time=[time])
-    (path,) = write_mask(one, folder, source_items=items, overwrite=options.overwrite)
+    (path,) = write_mask(one, folder, source_items=scenes, overwrite=options.overwrite)
     return path
 
 
 def reaches(scene: Scene, grid: Grid) -> bool:
     """Tell whether a scene meets the grid; `load_cube` leaves out those that do not."""
-    bounds = scene_bounds(scene, grid.epsg)
+    bounds = scene.bounds_in(grid.epsg)
     if bounds is None:
         return True
     left, bottom, right, top = grid.bounds
     return bounds[0] < right and left < bounds[2] and bounds[1] < top and bottom < bounds[3]
 
 
-def native_scene(scene: Scene, item: Any, names: Sequence[str], grid: Grid) -> NativeScene | None:
-    """View an item as files of single bands.
+def local_scene(scene: Scene, names: Sequence[str], grid: Grid) -> Scene | None:
+    """View a scene as files on this machine that are read as they are.
 
     Returns
     -------
-    NativeScene or None
+    Scene or None
         None if it has to be read by `load_cube`: a band is absent, a file lies elsewhere,
         its pixels do not meet those of the grid, or the item does not tell where they lie.
     """
-    files = {
-        name: band_file(scene, name, scene.assets[name]) for name in names if name in scene.assets
-    }
-    kept = {name: file for name, file in files.items() if file is not None}
-    if scene.crs != grid.epsg or len(kept) < len(names):
+    files = {}
+    for name in names:
+        file = scene.files.get(name)
+        path = local_path(file.href) if file and file.bounds else None
+        if file is None or path is None:
+            return None
+        files[name] = replace(file, href=path)
+    if scene.epsg != grid.epsg:
         return None
     try:
-        for file in kept.values():
+        for file in files.values():
             BandOnGrid.fit(file, grid)
     except InputError:
         return None
-    source = read_source(item)
-    return NativeScene(
-        id=scene.id,
-        time=scene.time,
-        level=scene.level,
-        tile=source.tile,
-        platform=source.platform,
-        epsg=grid.epsg,
-        files=kept,
-    )
-
-
-def band_file(scene: Scene, name: str, asset: ResolvedAsset) -> BandFile | None:
-    """Say where the pixels of an asset lie; None if that is not known or not simple."""
-    placed = scene.placement.get(name, {})
-    path = local_path(asset.href)
-    if path is None or len(placed) < 2:
-        return None
-    step_x, skew_x, left, skew_y, step_y, top = placed["proj:transform"][:6]
-    if skew_x or skew_y or step_x <= 0 or step_y != -step_x:
-        return None
-    height, width = placed["proj:shape"]
-    return BandFile(
-        band=name,
-        path=path,
-        gsd=step_x,
-        left=left,
-        top=top,
-        height=height,
-        width=width,
-        dn_offset=asset.dn_offset,
-        scale=asset.scale,
-    )
+    return replace(scene, files=files)
 
 
 def local_path(href: str) -> str | None:

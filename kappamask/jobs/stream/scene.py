@@ -23,8 +23,7 @@ from kappamask.jobs.stream.mask_file import write_strips
 from kappamask.outputs.masks import is_complete
 from kappamask.outputs.stac_item import MaskRecord
 from kappamask.predict.array import Task
-from kappamask.scenes.scene import NativeScene
-from kappamask.scenes.source_items import SourceItem
+from kappamask.scenes.scene import Scene
 
 CACHE = 64 * 2**20  # bytes that GDAL keeps of what it decoded; by default 5 % of the memory
 
@@ -46,14 +45,13 @@ class StreamOptions:
 
 
 def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have worked out
-    scene: NativeScene,
+    scene: Scene,
     grid: Grid,
     task: Task,
     folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     reader: Reader | None = None,
-    source: SourceItem | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Label one scene and write its mask: COG, class names and, last, STAC item.
@@ -72,8 +70,6 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
         False keeps a mask that is complete, of the same scene, model and grid.
     reader
         None: GDAL reads the files.
-    source
-        What the STAC item links to; None: the scene by its id.
     progress
         Called after each window with the scene's id, windows done, windows in all.
 
@@ -98,7 +94,7 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
             f"a scene is labelled in its own CRS, got EPSG:{scene.epsg} and a grid in "
             f"EPSG:{grid.epsg}: use load_cube, which warps"
         )
-    record = make_record(scene, grid, task, source=source)
+    record = make_record(scene, grid, task)
     path = Path(folder).absolute() / f"{record.name}.tif"
     if not overwrite and is_complete(path, record):
         return path
@@ -110,12 +106,9 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
     return path
 
 
-def make_record(
-    scene: NativeScene, grid: Grid, task: Task, *, source: SourceItem | None = None
-) -> MaskRecord:
+def make_record(scene: Scene, grid: Grid, task: Task) -> MaskRecord:
     """Say what the mask of a scene is."""
     step = grid.resolution
-    known = SourceItem(scene.id, scene.tile, time=scene.time, platform=scene.platform)
     return MaskRecord(
         time=scene.time,
         crs=CRS.from_epsg(grid.epsg),
@@ -124,7 +117,7 @@ def make_record(
         level=scene.level,
         model=task.model.entry.name,
         model_sha256=task.model.entry.sha256,
-        sources=(source or known,),
+        sources=(scene,),
     )
 
 

@@ -26,7 +26,8 @@ from kappamask.base.retry import PROXY
 from kappamask.cubes.cube import load_cube
 from kappamask.openeo.engine.flat_graph import GraphError
 from kappamask.openeo.engine.outlet import check_url, open_outlet
-from kappamask.scenes.catalogs import ResolvedAsset, resolve_assets
+from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.scene import BandFile
 from kappamask.scenes.search import search
 
 COLLECTIONS = {"SENTINEL2_L2A": "L2A", "SENTINEL2_L1C": "L1C"}
@@ -253,7 +254,7 @@ def build(
     area: Any,
     bands: list[str] | None,
     *,
-    resolve: Callable[..., dict[str, ResolvedAsset]],
+    resolve: Callable[..., dict[str, BandFile]],
     check: Callable[[str], None] | None = None,
 ) -> xr.DataArray:
     """Load items as openEO's back ends do: (t, bands, y, x), digital numbers.
@@ -280,11 +281,11 @@ def build(
 
 
 def checked(
-    resolve: Callable[..., dict[str, ResolvedAsset]], check: Callable[[str], None] | None
-) -> Callable[..., dict[str, ResolvedAsset]]:
+    resolve: Callable[..., dict[str, BandFile]], check: Callable[[str], None] | None
+) -> Callable[..., dict[str, BandFile]]:
     """Let `check` see every href that `resolve` finds."""
 
-    def look(*arguments: Any, **options: Any) -> dict[str, ResolvedAsset]:
+    def look(*arguments: Any, **options: Any) -> dict[str, BandFile]:
         found = resolve(*arguments, **options)
         for asset in found.values() if check else ():
             check(asset.href)  # type: ignore[misc]  # there is one
@@ -306,7 +307,7 @@ def load_scene_classes(
     It goes through `load_cube` under the name of another layer that takes no offset.
     """
 
-    def resolve(item: pystac.Item, bands: Any = None) -> dict[str, ResolvedAsset]:
+    def resolve(item: pystac.Item, bands: Any = None) -> dict[str, BandFile]:
         del bands
         key = scl_key(item)
         if key is None:
@@ -315,7 +316,9 @@ def load_scene_classes(
                 "leave the band out",
                 code="ProcessParameterInvalid",
             )
-        return {"AOT": ResolvedAsset("AOT", key, item.assets[key].href, 0, scale=1.0, gsd=20.0)}
+        href = item.assets[key].href
+        file = BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)
+        return {"AOT": file}
 
     look = checked(resolve, check)
     cube = load_cube(items, area, bands=["AOT"], chunks=CHUNK, resolve=look)

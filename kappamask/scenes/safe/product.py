@@ -15,7 +15,7 @@ from kappamask.base.errors import InputError, NoItemsError, ReadError
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.safe.archive import Archive, open_archive
 from kappamask.scenes.safe.metadata import ProductMetadata, TileMetadata, parse_product, parse_tile
-from kappamask.scenes.scene import BandFile, NativeScene
+from kappamask.scenes.scene import BandFile, Scene
 
 LOG = logging.getLogger(__name__)
 RESOLUTIONS = (10, 20, 60)  # metres; each is a whole multiple of those before it
@@ -71,7 +71,7 @@ class Product:
         area: Any = None,
         tile: str | None = None,
         dn_offset: int | None = None,
-    ) -> list[NativeScene]:
+    ) -> list[Scene]:
         """Say what is to be read, granule by granule; parameters as of `open_safe`."""
         if resolution not in RESOLUTIONS:
             raise InputError(
@@ -254,7 +254,7 @@ def choose_bands(
 
 def make_scene(
     product: Product, granule: Granule, held: Mapping[str, int], *, dn_offset: int | None
-) -> NativeScene:
+) -> Scene:
     """Say of every file where its pixels lie and what its DN mean."""
     metadata, tile = product.metadata, granule.metadata
     files = {}
@@ -271,8 +271,10 @@ def make_scene(
         height, width = tile.shapes[gsd]
         files[name] = BandFile(
             band=name,
-            path=product.archive.gdal_path(granule.names[name, gsd]),
+            key=granule.names[name, gsd],
+            href=product.archive.gdal_path(granule.names[name, gsd]),
             gsd=gsd,
+            epsg=tile.epsg,
             left=tile.left,
             top=tile.top,
             height=height,
@@ -280,13 +282,18 @@ def make_scene(
             dn_offset=offset,
             scale=metadata.scale_of(name),
         )
-    return NativeScene(
+    ring = metadata.footprint
+    footprint = {"type": "Polygon", "coordinates": [ring]} if len(ring) > 3 else None
+    return Scene(
         # An old product's name tells no tile, and several granules share it.
         id=metadata.name if tile_in(f"{metadata.name}_") else tile.id,
         time=metadata.time,
         level=metadata.level,
         tile=tile.tile,
         platform=metadata.platform,
+        baseline=metadata.baseline,
+        footprint=footprint,
+        sun=(tile.sun_azimuth, 90 - tile.sun_zenith),
         epsg=tile.epsg,
         files=files,
     )
