@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kappamask.cubes.safe import open_safe
     from kappamask.networks.model import load_model
     from kappamask.outputs.cf_files import write_netcdf, write_zarr
-    from kappamask.outputs.composite_output import write_composite
+    from kappamask.outputs.composites import write_composite
     from kappamask.outputs.masks import write_mask
     from kappamask.plot import quicklook
     from kappamask.predict.array import predict_array
@@ -58,7 +58,7 @@ _ROOMS = {
     "predict_cube": "predict.cube",
     "quicklook": "plot.scene",
     "search": "scenes.search",
-    "write_composite": "outputs.composite_output",
+    "write_composite": "outputs.composites",
     "write_mask": "outputs.masks",
     "write_netcdf": "outputs.cf_files",
     "write_zarr": "outputs.cf_files",

@@ -16,7 +16,7 @@ from support.stac_schemas import validate
 import kappamask as km
 from kappamask.base.errors import InputError, ReadError, WriteError
 from kappamask.base.legend import LEGEND
-from kappamask.outputs import composite_output, raster_writer
+from kappamask.outputs import cog
 
 BANDS = ("B02", "B04", "B08")
 DAYS = ("2022-06-02", "2022-06-20", "2022-08-03")
@@ -145,24 +145,15 @@ def test_south_up_is_written_north_up(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_complete_periods_are_kept_and_others_are_made_again(tmp_path, monkeypatch):
+def test_complete_periods_are_kept_and_others_are_made_again(tmp_path):
     paths = km.write_composite(make_image(), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
-    def write(image, **options):
-        written = []
-        original = composite_output.write_period
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                composite_output,
-                "write_period",
-                lambda image, record, *rest, **more: (
-                    written.append(record.name[10:18]),
-                    original(image, record, *rest, **more),
-                ),
-            )
-            assert km.write_composite(image, tmp_path, overwrite=False, **options) == paths
-        return written
+    def write(image):
+        old = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+        assert km.write_composite(image, tmp_path, overwrite=False) == paths
+        new = {path.name: path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.json"))}
+        return [name[10:18] for name, time in new.items() if old.get(name) != time]
 
     assert write(make_image()) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
@@ -204,7 +195,7 @@ def test_a_file_that_does_not_hold_what_was_written_is_found(tmp_path, monkeypat
     def forget(self, *_):
         self.checksums.append(([1], rasterio.windows.Window(0, 0, 5, 5), 1))
 
-    monkeypatch.setattr(raster_writer.BlockTarget, "__setitem__", forget)
+    monkeypatch.setattr(cog.Draft, "__setitem__", forget)
     with pytest.raises(WriteError, match="does not hold what was written"):
         km.write_composite(make_image(), tmp_path)
     assert not list(tmp_path.iterdir())

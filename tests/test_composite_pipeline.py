@@ -89,14 +89,14 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
 
 
 def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkeypatch, capsys):
-    write_mask = pipeline.write_mask
+    write_record = pipeline.write_record
 
-    def fail_once(labels, *rest, **options):
-        if "2019-07-11" in str(labels.time.values[0]):
+    def fail_once(record, *rest, **options):
+        if "2019-07-11" in record.timestamp:
             raise ReadError("B04.tif is truncated")
-        return write_mask(labels, *rest, **options)
+        return write_record(record, *rest, **options)
 
-    monkeypatch.setattr(pipeline, "write_mask", fail_once)
+    monkeypatch.setattr(pipeline, "write_record", fail_once)
     arguments = ["composite", *QUERY, "--no-pictures", "--out", str(tmp_path)]
     assert main(arguments) == 1
     said = capsys.readouterr()

@@ -25,7 +25,7 @@ from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.cube import load_cube
 from kappamask.jobs.pipeline import MaskOptions, mask_items
-from kappamask.outputs.composite_output import write_composite
+from kappamask.outputs.composites import write_composite
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.scenes.catalogs import resolve_assets

@@ -21,7 +21,8 @@ from kappamask.base.retry import is_remote, spread
 from kappamask.cubes.cube import load_cube
 from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.label_cube import check_labels
-from kappamask.outputs.masks import is_complete, make_records, write_mask
+from kappamask.outputs.masks import make_records
+from kappamask.outputs.records import is_complete, write_record
 from kappamask.plot import quicklook
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.predict.cube import predict_cube
@@ -187,8 +188,9 @@ class Series:
         """Label one date, write it and draw it, unless that is done."""
         labels, scenes = self.labels.isel(time=[index]), self.scenes_of(index)
         (record,) = make_records(check_labels(labels), scenes)
-        skipped = is_complete(self.folder.absolute() / f"{record.name}.tif", record)
-        (mask,) = write_mask(labels, self.folder, source_items=scenes, overwrite=False)
+        folder = self.folder.absolute()
+        skipped = is_complete(record, folder)
+        mask = write_record(record, labels.data[0], folder, overwrite=False)
         if not self.options.pictures:
             return Made(mask, None, skipped)
         scene = self.cube.isel(time=index)

@@ -1,39 +1,186 @@
-"""Masks on disk: one GeoTIFF and one STAC item per date. Row 6: never imports `plot`."""
+"""Masks on disk: one GeoTIFF and one STAC item per date. Imports `records`, never `plot`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.sax.saxutils import escape
 
 import numpy as np
 import xarray as xr
-from rasterio.io import MemoryFile
 
 from kappamask import __version__
-from kappamask.base.errors import InputError, ItemError, ReadError
-from kappamask.base.files import check_folder, publish, staging
-from kappamask.base.legend import LEGEND
-from kappamask.base.limits import limits_named, refuse_limit
+from kappamask.base.errors import InputError
+from kappamask.base.files import check_folder
+from kappamask.base.legend import LEGEND, Label
+from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
 from kappamask.outputs.label_cube import check_labels, count_codes
-from kappamask.outputs.stac_item import NODATA, MaskRecord, build_item, build_links, grid_fields
+from kappamask.outputs.records import Record, grid_fields, told, write_each, write_record
 from kappamask.scenes.sources import sources_of_dates
 
-BLOCK = 512  # pixels; the tile of the COG layout
-# What one unreadable date raises while it is computed; the other dates are still written.
-DATE_ERRORS = (ItemError, OSError, RuntimeError)
-COG = {
-    "driver": "COG",
-    "dtype": "uint8",
-    "count": 1,
-    "nodata": NODATA,
-    "compress": "DEFLATE",
-    "overview_resampling": "MODE",  # a class code has no mean
-}
+NODATA = int(Label.MISSING)
+
+
+@dataclass(frozen=True)
+class MaskRecord(Record):
+    """All that is known of one mask before it is computed.
+
+    Its pixels are uint8 class codes (y, x), lazy or loaded, or `Strips` of them.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("mask",)
+
+    time: np.datetime64  # UTC
+
+    @property
+    def name(self) -> str:
+        """Of the files, without suffix; also the item's id.
+
+        The time comes first, as in a Sentinel-2 product's own name, so that names sort
+        by date whether or not a tile is known.
+
+        Examples
+        --------
+        >>> from kappamask.scenes.scene import Scene
+        >>> source = Scene("S2A_a", tile="32TPS")
+        >>> MaskRecord(None, "L2A", None, None, (source,), np.datetime64("2022-06-02")).name
+        'kappamask_20220602T000000_T32TPS_L2A'
+        """
+        stamp = re.sub("[-:]", "", self.timestamp[:19])
+        tile = [f"T{self.tile}"] if self.tile else []
+        return "_".join(["kappamask", stamp, *tile, self.level])
+
+    @property
+    def timestamp(self) -> str:
+        """The sensing time as RFC 3339 wants it."""
+        return f"{np.datetime_as_string(self.time, unit='us')}Z"
+
+    @property
+    def credit(self) -> str:
+        """The sentence that the Copernicus licence asks for."""
+        return f"Contains modified Copernicus Sentinel data {self.timestamp[:4]}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Time, grid and model."""
+        return {"datetime": self.timestamp, **grid_fields(self.placement), **self.optional}
+
+    def layers(self, pixels: Any) -> list[Layer]:
+        """Say how class codes are stored: with palette, class names and tags."""
+        import dask.array as da
+
+        tags = {
+            "TIFFTAG_SOFTWARE": f"kappamask {__version__}",
+            "TIFFTAG_COPYRIGHT": self.credit,
+            "datetime": self.timestamp,
+            "level": self.level,
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "source_items": " ".join(source.id for source in self.sources),
+        }
+        return [
+            Layer(
+                self.file_name("mask"),
+                pixels if isinstance(pixels, Strips) else da.asarray(pixels)[None],
+                ("label",),
+                nodata=NODATA,
+                resampling="MODE",  # a class code has no mean
+                tags={name: value for name, value in tags.items() if value},
+                band_tags={
+                    "flag_values": ", ".join(str(int(entry.label)) for entry in LEGEND),
+                    "flag_meanings": " ".join(entry.name for entry in LEGEND),
+                },
+                colors={int(entry.label): (*entry.rgb, 255) for entry in LEGEND},
+                blocksize=_block_size(*self.placement.shape),
+                compact=True,
+            )
+        ]
+
+    def measure(self, paths: Sequence[Path]) -> np.ndarray:
+        """Count the pixels of each class code: integers (6,)."""
+        where = f"on {self.timestamp}"
+        return sum(  # type: ignore[return-value]  # there is at least one block
+            count_codes(block, where=where) for block in read_blocks(paths[0])
+        )
+
+    def properties(self, found: np.ndarray) -> dict[str, Any]:
+        """Say the record and the cloud cover in the words of STAC.
+
+        ``eo:cloud_cover`` is the percentage of the pixels with data that are labelled cloud
+        or semi-transparent cloud; a mask without any data has none.
+        """
+        platforms = {source.platform for source in self.sources}
+        seen = found.sum() - found[Label.MISSING]
+        cloudy = found[[Label.CLOUD, Label.SEMI_TRANSPARENT]].sum()
+        about, processing = self.describe(
+            f"Cloud mask of {self.timestamp[:10]}",
+            self.credit,
+            f"Sentinel-2 {self.level} reflectance labelled pixel by pixel with "
+            f"{self.model or 'an unnamed model'} by kappamask {__version__}",
+        )
+        optional = {
+            "platform": platforms.pop() if len(platforms) == 1 else None,
+            "eo:cloud_cover": round(100 * float(cloudy / seen), 4) if seen else None,
+            **self.optional,
+        }
+        return {
+            "datetime": self.timestamp,
+            **about,
+            **grid_fields(self.placement),
+            **processing,
+            **told(optional),
+        }
+
+    def assets(self, found: np.ndarray) -> dict[str, dict[str, Any]]:
+        """Say what the file holds, class by class."""
+        total = float(found.sum())
+        classes = [
+            {
+                "value": int(entry.label),
+                "name": entry.name,
+                "title": entry.title,
+                "description": entry.description,
+                "color_hint": entry.color,
+                "nodata": int(entry.label) == NODATA,
+                "percentage": round(100 * float(found[entry.label]) / total, 4),
+                "count": int(found[entry.label]),
+            }
+            for entry in LEGEND
+        ]
+        mask = {
+            "title": "Cloud mask",
+            "roles": ["data", "cloud", "cloud-shadow"],
+            "data_type": "uint8",
+            "nodata": NODATA,
+            "file:checksum": None,  # their places: the same labels give the same bytes as ever
+            "file:size": None,
+            "classification:classes": classes,
+        }
+        return {"mask": mask}
+
+    def companions(self) -> dict[str, str]:
+        """Class names as GDAL reads them: TIFF has no place for them, so they lie beside it."""
+        names = "".join(f"      <Category>{escape(entry.title)}</Category>\n" for entry in LEGEND)
+        text = (
+            '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
+            f"{names}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
+        )
+        return {f"{self.file_name('mask')}.aux.xml": text}
+
+
+def _block_size(rows: int, columns: int) -> int:
+    """512 pixels, unless that would look untiled to `rio cogeo validate`: then less.
+
+    The validator takes a level that is taller than 512 pixels and exactly one block
+    wide for a raster in strips; GDAL's own does so only above 1024.
+    """
+    widths = {columns >> level for level in range(rows.bit_length()) if rows >> level > BLOCK}
+    return next((size for size in (BLOCK, 256, 128, 64, 32) if size not in widths), BLOCK)
 
 
 def write_mask(
@@ -114,38 +261,23 @@ def write_mask(
     folder = Path(folder).absolute()
     records = make_records(labels, source_items)
     check_folder(folder, "masks")  # before the first network call
-    paths: list[Path] = []
-    failed: dict[str, Exception] = {}
-    for index, record in enumerate(records):
-        path = folder / f"{record.name}.tif"
-        if overwrite or not is_complete(path, record):
-            try:
-                values = labels.isel(time=index).to_numpy()
-            except (MemoryError, *DATE_ERRORS) as error:
-                refuse_limit(error)  # the other dates are as large
-                failed[record.timestamp] = error
-                continue
-            write_date(values, path, record)
-        paths.append(path)
-    if failed:
-        reasons = "; ".join(f"{date}: {error}" for date, error in failed.items())
-        raise ReadError(
-            f"every date must be readable, got errors in {len(failed)} of {len(records)}: "
-            f"{reasons}. The others are written: repeat with overwrite=False to try only these "
-            "again"
-        ) from next(iter(failed.values()))
-    return paths
+    work = {
+        record.timestamp: partial(
+            write_record, record, labels.isel(time=index).data, folder, overwrite=overwrite
+        )
+        for index, record in enumerate(records)
+    }
+    return write_each(work, unit="date")
 
 
 def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[MaskRecord]:
     """Say of each date of a checked label cube what is known before it is computed."""
     times = labels["time"].values
+    placement = Placement(labels.rio.crs, labels.rio.transform(), labels.rio.shape)
     records = [
         MaskRecord(
             time=time,
-            crs=labels.rio.crs,
-            transform=labels.rio.transform(),
-            shape=labels.rio.shape,
+            placement=placement,
             level=labels.attrs["level"],
             model=labels.attrs.get("kappamask_model"),
             model_sha256=labels.attrs.get("kappamask_model_sha256"),
@@ -160,127 +292,3 @@ def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[Mask
             "group the items by solar day or drop the duplicates"
         )
     return records
-
-
-def is_complete(path: Path, record: MaskRecord) -> bool:
-    """Tell whether this very mask was written before: time, grid, model and sources agree."""
-    wanted = {
-        "datetime": record.timestamp,
-        "kappamask:model": record.model,
-        "kappamask:model_sha256": record.model_sha256,
-        **grid_fields(record),
-    }
-    links = build_links(record, folder=path.parent)
-    try:
-        item = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        known = item["properties"]
-        return bool(
-            all(known.get(name) == value for name, value in wanted.items())
-            # Titles hold the ids of the sources; addresses change with the server that is asked.
-            and [link["title"] for link in item["links"]] == [link["title"] for link in links]
-            and item["assets"]["mask"]["file:size"] == path.stat().st_size
-        )
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        return False
-
-
-def write_date(values: np.ndarray, path: Path, record: MaskRecord) -> None:
-    """Write one date."""
-    counts = count_codes(values, where=f"on {record.timestamp}")
-    with limits_named(), staging(path.parent, path.name) as aside:
-        publish_mask(aside, encode_cog(values, record), counts, path, record)
-
-
-def publish_mask(
-    aside: Path, cog: bytes, counts: np.ndarray, path: Path, record: MaskRecord
-) -> None:
-    """Write raster, class names and, last, the item that vouches for them.
-
-    Parameters
-    ----------
-    aside
-        What `staging` lends.
-    cog
-        Content of the GeoTIFF.
-    counts
-        Pixels per class code, integers (6,).
-    path
-        Of the GeoTIFF.
-    record
-        What the mask is.
-    """
-    digest = hashlib.sha256(cog).hexdigest()
-    item = build_item(record, counts, folder=path.parent, sha256=digest, size=len(cog))
-    text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
-    names = path.with_name(f"{path.name}.aux.xml")
-    seal = path.with_suffix(".json")
-    publish(aside, {path: cog, names: _category_names().encode(), seal: text.encode()})
-
-
-def encode_cog(values: np.ndarray, record: MaskRecord) -> bytes:
-    """Encode labels (y, x) as a cloud-optimised GeoTIFF with palette, class names and tags.
-
-    In memory, where it is a few MB: Python then writes it and hears of a full disk,
-    which GDAL may only log while it closes a file.
-    """
-    with MemoryFile() as memory:
-        with memory.open(**COG, **cog_grid(record)) as raster:
-            raster.write(values, 1)
-            describe_raster(raster, record)
-        return bytes(memory.read())
-
-
-def cog_grid(record: MaskRecord) -> dict[str, Any]:
-    """Say size, blocks and place of a mask in the words of rasterio."""
-    rows, columns = record.shape
-    return {
-        "width": columns,
-        "height": rows,
-        "blocksize": _block_size(rows, columns),
-        "crs": record.crs,
-        "transform": record.transform,
-    }
-
-
-def describe_raster(raster: Any, record: MaskRecord) -> None:
-    """Give an open raster its palette, class names and tags."""
-    raster.write_colormap(1, {int(entry.label): (*entry.rgb, 255) for entry in LEGEND})
-    raster.set_band_description(1, "label")
-    raster.update_tags(**_tags(record))
-    raster.update_tags(
-        1,
-        flag_values=", ".join(str(int(entry.label)) for entry in LEGEND),
-        flag_meanings=" ".join(entry.name for entry in LEGEND),
-    )
-
-
-def _block_size(rows: int, columns: int) -> int:
-    """512 pixels, unless that would look untiled to `rio cogeo validate`: then less.
-
-    The validator takes a level that is taller than 512 pixels and exactly one block
-    wide for a raster in strips; GDAL's own does so only above 1024.
-    """
-    widths = {columns >> level for level in range(rows.bit_length()) if rows >> level > BLOCK}
-    return next((size for size in (BLOCK, 256, 128, 64, 32) if size not in widths), BLOCK)
-
-
-def _tags(record: MaskRecord) -> dict[str, str]:
-    tags = {
-        "TIFFTAG_SOFTWARE": f"kappamask {__version__}",
-        "TIFFTAG_COPYRIGHT": record.credit,
-        "datetime": record.timestamp,
-        "level": record.level,
-        "model": record.model,
-        "model_sha256": record.model_sha256,
-        "source_items": " ".join(source.id for source in record.sources),
-    }
-    return {name: value for name, value in tags.items() if value}
-
-
-def _category_names() -> str:
-    """Class names as GDAL reads them: TIFF has no place for them, so they lie beside it."""
-    names = "".join(f"      <Category>{escape(entry.title)}</Category>\n" for entry in LEGEND)
-    return (
-        '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
-        f"{names}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
-    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio import Affine
 from rasterio.crs import CRS
@@ -19,9 +20,9 @@ from kappamask.base.grid import Grid
 from kappamask.base.limits import limits_named
 from kappamask.cubes.rasters import FileReader, Reader
 from kappamask.jobs.stream.label import Progress, label_strips
-from kappamask.jobs.stream.mask_file import write_strips
-from kappamask.outputs.masks import is_complete
-from kappamask.outputs.stac_item import MaskRecord
+from kappamask.outputs.cog import Placement, Strips
+from kappamask.outputs.masks import MaskRecord
+from kappamask.outputs.records import is_complete, write_record
 from kappamask.predict.array import Task
 from kappamask.scenes.scene import Scene
 
@@ -95,15 +96,15 @@ def mask_scene(  # noqa: PLR0913  what `mask_product` and `mask_files` have work
             f"EPSG:{grid.epsg}: use load_cube, which warps"
         )
     record = make_record(scene, grid, task)
-    path = Path(folder).absolute() / f"{record.name}.tif"
-    if not overwrite and is_complete(path, record):
+    folder = Path(folder).absolute()
+    path = folder / f"{record.name}.tif"
+    if not overwrite and is_complete(record, folder):
         return path
-    check_folder(path.parent, path.name)  # before the first pixel is read
+    check_folder(folder, path.name)  # before the first pixel is read
     with limits_named(), rasterio.Env(GDAL_CACHEMAX=CACHE), FileReader(scene.files) as files:
         strips = label_strips(scene, grid, task, reader or files, progress=progress)
         with closing(strips):  # its threads end before the files are closed
-            write_strips(strips, path, record)
-    return path
+            return write_record(record, Strips(strips, np.dtype(np.uint8)), folder)
 
 
 def make_record(scene: Scene, grid: Grid, task: Task) -> MaskRecord:
@@ -111,9 +112,11 @@ def make_record(scene: Scene, grid: Grid, task: Task) -> MaskRecord:
     step = grid.resolution
     return MaskRecord(
         time=scene.time,
-        crs=CRS.from_epsg(grid.epsg),
-        transform=Affine(step, 0.0, grid.left, 0.0, -step, grid.top),
-        shape=(grid.height, grid.width),
+        placement=Placement(
+            CRS.from_epsg(grid.epsg),
+            Affine(step, 0.0, grid.left, 0.0, -step, grid.top),
+            (grid.height, grid.width),
+        ),
         level=scene.level,
         model=task.model.entry.name,
         model_sha256=task.model.entry.sha256,

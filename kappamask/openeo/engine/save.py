@@ -1,4 +1,4 @@
-"""`save_result`: lazy cubes to files, block by block. Row 6: imports `raster_writer` and below.
+"""`save_result`: lazy cubes to files, block by block. Row 6: imports `outputs.cog` and below.
 
 Everything that a cube needs is computed in one go, so that what dates or files share
 is computed once; a block is written as soon as it is there. Files appear whole.
@@ -20,7 +20,7 @@ from kappamask.base.errors import KappaMaskError
 from kappamask.base.files import staging
 from kappamask.base.legend import LEGEND, Label
 from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, GraphError
-from kappamask.outputs.raster_writer import BlockError, Layer, Placement, write_layers
+from kappamask.outputs.cog import BlockError, Layer, Placement, write_layers
 from kappamask.predict.chunk import OUTPUT_BANDS
 
 

@@ -1,0 +1,441 @@
+"""What an output is, its STAC item, whether it is there, and how it is written. Imports `scenes`.
+
+Masks and composites differ in their `Record` only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import shapely
+from pyproj import Transformer
+from shapely.geometry import MultiPolygon, Polygon, mapping
+from shapely.geometry.polygon import orient
+
+from kappamask import __version__
+from kappamask.base.errors import (
+    InputError,
+    KappaMaskError,
+    ReadError,
+    ResourceError,
+    WriteError,
+    redact,
+)
+from kappamask.base.files import move_in, staging
+from kappamask.base.limits import limits_named
+from kappamask.outputs.cog import (
+    BlockError,
+    Layer,
+    Placement,
+    Strips,
+    describe_file,
+    write_layers,
+)
+from kappamask.scenes.area import cut_at_antimeridian
+from kappamask.scenes.scene import Scene
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], object]
+MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+EXTENSIONS = {  # of the STAC item: prefix of their fields, version
+    "classification": ("classification:", "2.0.0"),
+    "eo": ("eo:", "2.0.0"),
+    "file": ("file:", "2.1.0"),
+    "grid": ("grid:", "1.1.0"),
+    "processing": ("processing:", "1.2.0"),
+    "projection": ("proj:", "2.0.0"),
+    "raster": ("raster:", "2.0.0"),
+}
+EDGE_PIECES = 8  # per side of a footprint; 110 km in UTM then lie within 3 m of the true edge
+
+
+@dataclass(frozen=True)
+class Record(ABC):
+    """All that is known of one output before it is computed."""
+
+    PARTS: ClassVar[tuple[str, ...]]  # its assets, a file each; the first one names the others
+
+    placement: Placement
+    level: str  # "L1C" or "L2A"
+    model: str | None
+    model_sha256: str | None
+    sources: tuple[Scene, ...]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of the files, without suffix; also the item's id."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Properties of the item that tell this very output from any other."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """What the bands are, as its item lists them."""
+        return ()
+
+    @abstractmethod
+    def layers(self, pixels: Any) -> list[Layer]:
+        """Say how the pixels of each part are stored."""
+
+    @abstractmethod
+    def measure(self, paths: Sequence[Path]) -> Any:
+        """Read back what the item tells of the pixels."""
+
+    @abstractmethod
+    def properties(self, found: Any) -> dict[str, Any]:
+        """Say the record, and what was measured, in the words of STAC."""
+
+    @abstractmethod
+    def assets(self, found: Any) -> dict[str, dict[str, Any]]:
+        """Say what each part holds."""
+
+    def companions(self) -> dict[str, str]:
+        """Texts that lie beside the rasters, by file name."""
+        return {}
+
+    def file_name(self, part: str) -> str:
+        """Name the file of one of `PARTS`."""
+        return f"{self.name}.tif" if part == self.PARTS[0] else f"{self.name}_{part}.tif"
+
+    @property
+    def tile(self) -> str | None:
+        """The MGRS tile, if every source lies in one and the same."""
+        tiles = {source.tile for source in self.sources}
+        return tiles.pop() if len(tiles) == 1 else None
+
+    @property
+    def optional(self) -> dict[str, Any]:
+        """Properties of the item that some records lack."""
+        return {
+            "grid:code": f"MGRS-{self.tile}" if self.tile else None,
+            "kappamask:model": self.model,
+            "kappamask:model_sha256": self.model_sha256,
+        }
+
+    def describe(self, title: str, credit: str, lineage: str) -> list[dict[str, Any]]:
+        """Say in STAC's words what every output of kappamask is, in two groups."""
+        return [
+            {
+                "title": title,
+                "description": credit,
+                "constellation": "sentinel-2",
+                "instruments": ["msi"],
+            },
+            {
+                "processing:level": self.level,
+                "processing:software": {"kappamask": __version__},
+                "processing:lineage": lineage,
+            },
+        ]
+
+
+def grid_fields(placement: Placement) -> dict[str, Any]:
+    """Say where the pixels lie in the words of the projection extension."""
+    authority = placement.crs.to_authority()
+    fields = {
+        "proj:code": ":".join(authority) if authority else None,
+        "proj:shape": list(placement.shape),
+        "proj:transform": [float(number) for number in placement.transform[:6]],
+        "proj:bbox": [float(number) for number in placement.bounds],
+    }
+    if authority is None:
+        fields["proj:wkt2"] = placement.crs.to_wkt(version="WKT2_2019")
+    return fields
+
+
+def told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not known."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def write_record(
+    record: Record,
+    pixels: Any,
+    folder: Path,
+    *,
+    overwrite: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Write one output: rasters, what lies beside them and, last, the item that vouches for them.
+
+    Parameters
+    ----------
+    record
+        What it is.
+    pixels
+        What ``record.layers`` takes; lazy, they are computed block by block.
+    folder
+        Absolute; made if absent.
+    overwrite
+        False keeps the output if it is complete, and computes nothing.
+    progress
+        Called after each block with the record's name, blocks done, blocks in all.
+
+    Returns
+    -------
+    Path
+        Of the file of the first part.
+
+    Raises
+    ------
+    KappaMaskError
+        If the pixels cannot be computed, as their source says.
+    ResourceError
+        If memory or threads run out.
+    WriteError
+        If the folder cannot be written to. What was there before stays, and nothing
+        half-written is left.
+    """
+    names = [record.file_name(part) for part in record.PARTS]
+    if not overwrite and is_complete(record, folder):
+        return folder / names[0]
+    layers = record.layers(pixels)
+    try:
+        with limits_named(), staging(folder, names[0]) as aside:
+            paths = write_layers(
+                layers, aside, record.placement, on_block=_count(record, layers[0], progress)
+            )
+            item = build_item(record, paths, folder=folder)
+            text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
+            texts = {**record.companions(), f"{record.name}.json": text}
+            for name, content in texts.items():
+                (aside / name).write_text(content, encoding="utf-8")
+            move_in(aside, [folder / name for name in (*names, *texts)])
+    except BlockError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError | RuntimeError) and not isinstance(cause, KappaMaskError):
+            raise ReadError(str(cause)) from cause
+        raise (cause or error) from None
+    return folder / names[0]
+
+
+def _count(record: Record, layer: Layer, progress: Progress | None) -> Callable[[], object] | None:
+    if progress is None or isinstance(layer.pixels, Strips):
+        return None
+    blocks = layer.pixels.npartitions
+    done = iter(range(1, blocks + 1))
+    return lambda: progress(record.name, next(done), blocks)
+
+
+def try_each(
+    work: Mapping[Key, Callable[[], Result]],
+    *,
+    stop: tuple[type[KappaMaskError], ...] = (),
+    on_tried: Callable[[Key], object] | None = None,
+) -> tuple[dict[Key, Result], dict[Key, KappaMaskError]]:
+    """Do one work after another; keep the error of one that fails, and go on with the others.
+
+    Parameters
+    ----------
+    work
+        Of a date, a period, a tile each.
+    stop
+        Errors that all others would meet too, beside `ResourceError`: these end it.
+    on_tried
+        Called after each.
+
+    Returns
+    -------
+    tuple
+        What those gave that succeeded, and the errors of the others.
+
+    Examples
+    --------
+    >>> def fail():
+    ...     raise ReadError("truncated")
+    >>> try_each({"June": lambda: "june.tif", "July": fail})
+    ({'June': 'june.tif'}, {'July': ReadError('truncated')})
+    """
+    made: dict[Key, Result] = {}
+    failed: dict[Key, KappaMaskError] = {}
+    for key, do in work.items():
+        try:
+            made[key] = do()
+        except KappaMaskError as error:
+            if isinstance(error, (ResourceError, *stop)):
+                raise
+            failed[key] = error
+        if on_tried is not None:
+            on_tried(key)
+    return made, failed
+
+
+def write_each(work: Mapping[str, Callable[[], Path]], *, unit: str) -> list[Path]:
+    """Write one output after another; name at the end those that cannot be computed.
+
+    Raises
+    ------
+    ReadError
+        After all were tried.
+    """
+    made, failed = try_each(work, stop=(WriteError, InputError))
+    if failed:
+        raise name_failed(
+            failed, len(work), unit=unit, again="repeat with overwrite=False to try"
+        ) from next(iter(failed.values()))
+    return list(made.values())
+
+
+def name_failed(
+    failed: Mapping[str, KappaMaskError], total: int, *, unit: str, again: str
+) -> ReadError:
+    """Say which of several outputs could not be computed, and why."""
+    reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    return ReadError(
+        f"every {unit} must be readable, got errors in {len(failed)} of {total}: {reasons}. "
+        f"The others are written: {again} only these again"
+    )
+
+
+def is_complete(record: Record, folder: Path) -> bool:
+    """Tell whether this very output was written before: time, grid, model and sources agree."""
+    wanted = json.loads(json.dumps(record.identity))
+    # Titles hold the ids of the sources; addresses change with the server that is asked.
+    titles = [link["title"] for link in build_links(record, folder=folder)]
+    try:
+        item = json.loads((folder / f"{record.name}.json").read_text(encoding="utf-8"))
+        known, assets = item["properties"], item["assets"]
+        bands = [band["name"] for band in assets[record.PARTS[0]].get("bands", ())]
+        return bool(
+            all(known.get(name) == value for name, value in wanted.items())
+            and [link["title"] for link in item["links"]] == titles
+            and bands == list(record.bands)
+            and all(
+                assets[part]["file:size"] == (folder / record.file_name(part)).stat().st_size
+                for part in record.PARTS
+            )
+        )
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return False
+
+
+# --- the item -----------------------------------------------------------------------------------
+
+
+def build_item(record: Record, paths: Sequence[Path], *, folder: Path) -> dict[str, Any]:
+    """Describe one output as a STAC 1.1 item.
+
+    ``created`` and ``updated`` are left out on purpose: the same pixels give the
+    same bytes on any day.
+
+    Parameters
+    ----------
+    record
+        What it is.
+    paths
+        Files of its parts, as they will be.
+    folder
+        Where the item will lie: local source items are linked relative to it.
+    """
+    found = record.measure(paths)
+    geometry, bbox = footprint(record.placement)
+    properties = record.properties(found)
+    fields = record.assets(found)
+    assets = {
+        part: _asset(record.placement, fields[part], path)
+        for part, path in zip(record.PARTS, paths, strict=True)
+    }
+    said = json.dumps([properties, assets])
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [
+            f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
+            for name, (prefix, version) in EXTENSIONS.items()
+            if f'"{prefix}' in said
+        ],
+        "id": record.name,
+        "geometry": geometry,
+        "bbox": bbox,
+        "properties": properties,
+        "links": build_links(record, folder=folder),
+        "assets": assets,
+    }
+
+
+def _asset(placement: Placement, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    asset = {
+        "href": f"./{path.name}",
+        "type": MEDIA_TYPE,
+        **fields,
+        **describe_file(path),
+        "raster:sampling": "area",
+    }
+    crs, transform = placement.crs, placement.transform
+    if crs.is_projected:  # the resolution is in metres by definition
+        step = (transform.a - transform.e) / 2
+        asset["raster:spatial_resolution"] = step * crs.linear_units_factor[1]
+    return asset
+
+
+def build_links(record: Record, *, folder: Path) -> list[dict[str, str]]:
+    """Link an output in `folder` to its source items and its model, all ``derived_from``."""
+    links = [
+        {
+            "rel": "derived_from",
+            "href": _link_href(source, folder),
+            "type": "application/geo+json",
+            "title": f"Source item {source.id}",
+        }
+        for source in record.sources
+    ]
+    if record.model:
+        # Models have names and hashes, not addresses: a URN points at the registry entry.
+        urn = f"urn:kappamask:model:{record.model}"
+        links.append({"rel": "derived_from", "href": urn, "title": f"Model {record.model}"})
+    return links
+
+
+def _link_href(source: Scene, folder: Path) -> str:
+    # 1. an id, if the item does not say where it lies  2. a local file, so that the
+    #    two folders can move together  3. the address, without what signs it
+    if source.href is None:
+        return source.id
+    if Path(source.href).is_absolute():
+        return Path(os.path.relpath(source.href, folder)).as_posix()
+    return redact(source.href)
+
+
+def footprint(placement: Placement) -> tuple[dict[str, Any], list[float]]:
+    """Outline an output as GeoJSON wants it: geometry and bbox in degrees.
+
+    One across 180 degrees is cut there, and its bbox has west above east
+    (RFC 7946, sections 3.1.9 and 5.2). Exteriors run counter-clockwise.
+
+    Raises
+    ------
+    InputError
+        If the coordinates lie outside the domain of the CRS.
+    """
+    left, bottom, right, top = placement.bounds
+    longest = max(right - left, top - bottom)
+    ring = shapely.segmentize(shapely.box(left, bottom, right, top), longest / EDGE_PIECES)
+    to_degrees = Transformer.from_crs(placement.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    longitude, latitude = to_degrees.transform(*shapely.get_coordinates(ring).T)
+    if not (np.isfinite(longitude).all() and np.abs(latitude).max() <= 90):
+        raise InputError(
+            f"x and y must lie in the domain of the CRS, got {placement.bounds} in "
+            f"{placement.crs.to_string()}: check that the CRS belongs to these coordinates"
+        )
+    longitude = np.round(longitude, 7)  # an edge at 180 does not cross it
+    longitude = np.where(longitude > 180, longitude - 360, longitude)
+    outline = cut_at_antimeridian(Polygon(np.column_stack([longitude, latitude])))
+    outline = shapely.transform(outline, lambda points: np.round(points, 7))
+    parts = [orient(part) for part in getattr(outline, "geoms", [outline])]
+    wests, souths, easts, norths = zip(*(part.bounds for part in parts), strict=True)
+    geometry = parts[0] if len(parts) == 1 else MultiPolygon(parts)
+    return mapping(geometry), [max(wests), min(souths), min(easts), max(norths)]
