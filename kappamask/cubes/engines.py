@@ -15,7 +15,7 @@ import numpy as np
 
 from kappamask.base.errors import ItemError, KappaMaskError
 from kappamask.base.grid import Chunks, Grid
-from kappamask.base.retry import PROXY
+from kappamask.base.retry import GUARD
 from kappamask.cubes.readers import HTTP_OPTIONS, Claim, Href, odc_driver, stackstac_reader
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def _read_stackstac(
     from stackstac.rio_reader import DEFAULT_GDAL_ENV
 
     options = {key: value for source in sources for key, value in source.gdal_options.items()}
-    if proxy := PROXY.get():
-        options |= {"GDAL_HTTP_PROXY": proxy, "GDAL_HTTPS_PROXY": proxy}
+    if GUARD.get():
+        options |= {"GDAL_HTTP_PROXY": ""}  # of the environment: none leads to this machine
     stack = stackstac.stack(
         numbered(sources),
         assets=list(bands),
