@@ -15,17 +15,20 @@ from kappamask.base.errors import ArchiveError, InputError, UnknownNameError, Wr
 from kappamask.cli import main
 from kappamask.networks.manifest import read_registry
 from kappamask.networks.model import load_model
-from kappamask.openeo import archives, wheels
-from kappamask.openeo.archives import ENGINES, Built, build_archives, library_members
-from kappamask.openeo.graph_parts import DEFAULT_JOB_OPTIONS
-from kappamask.openeo.wheels import (
+from kappamask.openeo import archives
+from kappamask.openeo.archives import (
+    ENGINES,
+    Built,
+    build_archives,
     download_wheels,
     find_wheel,
     installed_members,
+    library_members,
     unpack_wheel,
     wheel_members,
     write_zip,
 )
+from kappamask.openeo.graphs import DEFAULT_JOB_OPTIONS
 from kappamask.predict.array import predict_array
 
 ROOT = Path(__file__).parents[1]
@@ -358,7 +361,7 @@ def test_a_wheel_with_paths_that_climb_out_is_refused(tmp_path, name):
 
 def test_a_wheel_that_unpacks_to_more_than_any_wheel_is_refused(tmp_path, monkeypatch):
     """A zip bomb: a megabyte of zeros in a kilobyte."""
-    monkeypatch.setattr(wheels, "LARGEST", 500_000)
+    monkeypatch.setattr(archives, "LARGEST", 500_000)
     wheel = make_wheel(tmp_path / "wheels", extra={"toy/zeros.bin": "0" * 10**6})
     with pytest.raises(ArchiveError, match=r"at most 500000 bytes unpacked, got 1000\d+ in toy"):
         unpack_wheel(wheel, tmp_path / "inside")

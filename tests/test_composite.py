@@ -20,7 +20,7 @@ from kappamask.composites.periods import COMPOSED, split_dates
 from kappamask.composites.ranking import Ranking
 from kappamask.openeo.engine import periods as openeo_periods
 from kappamask.openeo.engine.arrays import median_valid
-from kappamask.openeo.graph_parts import cloud_kernel
+from kappamask.openeo.graphs import cloud_kernel
 
 BANDS = ("B02", "B04", "B08")
 NONE = {"buffer_m": None}

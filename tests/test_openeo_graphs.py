@@ -12,7 +12,7 @@ from openeo.api.process import Parameter
 from openeo.metadata import Band, BandDimension, CubeMetadata, SpatialDimension, TemporalDimension
 
 from kappamask.base.errors import InputError, UnknownNameError
-from kappamask.openeo import graph_parts
+from kappamask.openeo import graphs
 from kappamask.openeo.graphs import (
     DEFAULT_JOB_OPTIONS,
     cloud_free_composite,
@@ -194,7 +194,7 @@ def test_an_unknown_method_is_named():
 
 
 def test_the_kernel_puts_whatever_is_clear_before_whatever_is_not():
-    kernel = graph_parts.cloud_kernel()
+    kernel = graphs.cloud_kernel()
     middle = kernel.shape[0] // 2
     assert kernel.sum() - kernel[middle, middle] < 1 <= kernel[middle, middle]
 
@@ -214,7 +214,7 @@ def test_job_options_name_archives_with_a_folder_each():
 
 def test_the_text_is_found_in_a_wheel_too(tmp_path, monkeypatch):
     (tmp_path / "kappamask_udf.py").write_text("# in the wheel\n")
-    monkeypatch.setattr(graph_parts, "__file__", str(tmp_path / "graph_parts.py"))
+    monkeypatch.setattr(graphs, "__file__", str(tmp_path / "graphs.py"))
     udf_code.cache_clear()
     assert udf_code() == "# in the wheel\n"
     udf_code.cache_clear()

@@ -21,7 +21,7 @@ from kappamask.openeo import graphs
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.flat_graph import GraphError
 from kappamask.openeo.engine.periods import group_by_period, period_starts
-from kappamask.openeo.graph_parts import cloud_kernel
+from kappamask.openeo.graphs import cloud_kernel
 from kappamask.openeo.local import LocalEngine
 from kappamask.predict.array import predict_array
 from kappamask.predict.cube import predict_cube

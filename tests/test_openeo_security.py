@@ -1,7 +1,9 @@
 """What strangers try on the server: addresses, slow and lying requests, crowds, secrets."""
 
 import json
+import os
 import socket
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,8 +18,14 @@ from support.openeo_server import serving
 from kappamask.base.errors import InputError, ReadError
 from kappamask.cli.mask import mask_and_tell
 from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.gateway import (
+    RefusedError,
+    check_url,
+    is_public,
+    open_gateway,
+    through_gateway,
+)
 from kappamask.openeo.engine.load import read_area
-from kappamask.openeo.engine.outlet import RefusedError, check_url, is_public, open_outlet
 from kappamask.openeo.engine.processes import aggregate_spatial
 from kappamask.openeo.local import LocalEngine
 from kappamask.openeo.server import connections
@@ -108,7 +116,11 @@ def test_a_graph_names_http_addresses_only(scene, url):
         check_url(url, frozenset())
 
 
-def test_what_is_allowed_by_name_is_read_through_the_outlet(scene, outer):
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9"])
+def test_what_is_allowed_by_name_is_read(scene, outer, monkeypatch, proxy):
+    """Whatever proxies the environment names: the gateway connects by itself."""
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY") if proxy else ():
+        monkeypatch.setenv(name, proxy)
     cube = confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
     np.testing.assert_array_equal(cube.isel(bands=0), scene.dn[:, 0] + 1000)
 
@@ -147,9 +159,12 @@ def test_redirects_of_a_catalogue_meet_the_same_check(scene, outer, inner):
     assert inner.asked == []
 
 
-def test_redirects_of_pixels_meet_the_same_check(scene, outer, inner, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # would lead libcurl past the outlet
-    open_outlet.cache_clear()
+@pytest.mark.parametrize("no_proxy", ["127.0.0.1", "*"])
+def test_redirects_of_pixels_meet_the_same_check(scene, outer, inner, monkeypatch, no_proxy):
+    """NO_PROXY, which libcurl obeys and GDAL cannot overrule, opens no way and stays as it is."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, no_proxy)
+    before = dict(os.environ)
     for path in list(outer.content):
         if path.endswith(".tif"):
             outer.moved[path] = f"{inner.url}{path}"
@@ -159,6 +174,7 @@ def test_redirects_of_pixels_meet_the_same_check(scene, outer, inner, monkeypatc
         cube.compute(scheduler="synchronous")
     assert any(path.endswith(".tif") for path in outer.asked)
     assert inner.asked == []
+    assert dict(os.environ) == before
 
 
 def test_a_name_that_changes_its_address_meets_the_same_check(inner, monkeypatch):
@@ -174,25 +190,68 @@ def test_a_name_that_changes_its_address_meets_the_same_check(inner, monkeypatch
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     url = f"http://rebinding.example:{port}/secret"
-    check_url(url, frozenset())
-    outlet = open_outlet(frozenset())
-    answer = requests.get(url, proxies={"http": outlet}, timeout=10)
+    answer = requests.get(through_gateway(url, frozenset()), timeout=10)
     assert answer.status_code == 403
+    assert "public addresses only" in answer.text
     assert told == []
     assert inner.asked == []
 
 
-def test_the_outlet_tunnels_to_public_addresses_only(inner):
-    host, port = urlsplit(open_outlet(frozenset())).netloc.split(":")
-    for line, status in [
-        (f"CONNECT {urlsplit(inner.url).netloc} HTTP/1.1", b"403"),
-        ("CONNECT [::1]:22 HTTP/1.1", b"403"),
-        ("GET file:///etc/passwd HTTP/1.1", b"502"),
-        ("nonsense", b"502"),
-    ]:
-        with socket.create_connection((host, int(port)), timeout=10) as there:
-            there.sendall(f"{line}\r\n\r\n".encode())
-            assert there.recv(1000).split()[1] == status
+def test_the_gateway_passes_ranges_and_answers_on(outer):
+    """And redirects of an allowed host to itself."""
+    outer.content["/a b.tif"] = bytes(range(200))
+    outer.moved["/old.tif"] = f"{outer.url}/a%20b.tif"
+    outer.content["/a%20b.tif"] = outer.content["/a b.tif"]
+
+    def ask(path, **options):
+        url = through_gateway(f"{outer.url}{path}", frozenset({"localhost"}))
+        return requests.get(url, timeout=10, **options)
+
+    answer = ask("/old.tif?sig=a%2Fb", headers={"Range": "bytes=7-9"})
+    assert (answer.status_code, answer.content) == (206, bytes([7, 8, 9]))
+    assert answer.headers["Content-Range"] == "bytes 7-9/200"
+    assert outer.asked == ["/old.tif?sig=a%2Fb", "/a%20b.tif"]
+    assert ask("/none.tif").status_code == 404
+    outer.moved["/round.tif"] = f"{outer.url}/round.tif"
+    assert ask("/round.tif").status_code == 502
+
+
+def test_an_answer_that_breaks_off_is_not_passed_on_as_a_whole(cut_short):
+    url = through_gateway(f"{cut_short}/x.tif", frozenset({"127.0.0.1"}))
+    with pytest.raises(requests.RequestException):
+        requests.get(url, timeout=10)
+
+
+@pytest.fixture(
+    params=["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
+)
+def cut_short(request):
+    """A server whose answer ends before it should."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(f"HTTP/1.1 200 OK\r\n{request.param}".encode())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def test_the_gateway_serves_those_only_who_know_its_secret(inner):
+    gateway = urlsplit(open_gateway(frozenset({"127.0.0.1"})))
+    secret, there = gateway.path, urlsplit(inner.url).netloc
+    for path in (f"/http/{there}/x", f"{secret}x/http/{there}/x", f"{secret}/file/{there}/x",
+                 f"{secret}/ftp/{there}/x", f"{secret}", "/"):  # fmt: skip
+        assert requests.get(f"http://{gateway.netloc}{path}", timeout=10).status_code == 404
+    for line in (f"CONNECT {there} HTTP/1.1", f"POST {secret}/http/{there}/x HTTP/1.1",
+                 f"GET {inner.url}/x HTTP/1.1", "nonsense"):  # fmt: skip
+        with socket.create_connection((gateway.hostname, gateway.port), timeout=10) as asking:
+            asking.sendall(f"{line}\r\n\r\n".encode())
+            assert b"200" not in asking.recv(1000)
     assert inner.asked == []
 
 

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kappamask.base.errors import ReadError
 
 T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be others a little later
 _REMOTE = re.compile(r"^(?:/vsi(?!mem|zip|tar)\w+[/?]|(?!file:)\w{2,}://)")
-# The proxy that all reading is sent through; `openeo/engine/load.py` sets it for strangers' files.
-PROXY: ContextVar[str | None] = ContextVar("PROXY", default=None)
+# For what strangers name: makes the adapter, of sessions of requests, that checks each connection.
+# Files are then read from a gateway on this machine, without a proxy; see `openeo/engine/gateway`.
+GUARD: ContextVar[Callable[..., Any] | None] = ContextVar("GUARD", default=None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def spread(seconds: float) -> float:
 
 
 def ask(href: str, *, proxy: str | None = None) -> Answer:
-    """Ask the server of a file for one byte of it, once, through a proxy where one is given.
+    """Ask the server of a file for one byte of it, once; `proxy` "" is none, None the usual one.
 
     Examples
     --------
@@ -131,7 +132,7 @@ def ask(href: str, *, proxy: str | None = None) -> Answer:
 
     try:
         with requests.Session() as session:
-            if proxy:
+            if proxy is not None:
                 session.trust_env = False  # proxies of the environment would win
                 session.proxies = {"http": proxy, "https": proxy}
             response = session.get(

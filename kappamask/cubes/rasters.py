@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from kappamask.base.dn import average_dn, repeat_pixels
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.grid import Grid
-from kappamask.base.retry import PROXY, is_remote, read_patiently, without_query
+from kappamask.base.retry import GUARD, is_remote, read_patiently, without_query
 from kappamask.scenes.scene import BandFile, Scene
 
 T = TypeVar("T")
@@ -109,8 +109,8 @@ class Access:
             for file in scene.files.values():
                 name = f"asset {file.key!r} ({file.band}) of item {scene.id}"
                 claims[find_place(file.href)].append(Claim(name, file))
-        if proxy := PROXY.get():
-            options |= {"GDAL_HTTP_PROXY": proxy, "GDAL_HTTPS_PROXY": proxy}
+        if GUARD.get():
+            options["GDAL_HTTP_PROXY"] = ""  # of the environment: none leads to this machine
         return cls(dict(claims), options)
 
     def only(self, href: str) -> Access:

@@ -1,4 +1,4 @@
-"""Process graphs for the ordinary openeo client: masks that chain on. Row 6: imports openeo.
+"""Process graphs for the ordinary openeo client: masks that chain on.
 
 Each function returns an `openeo.DataCube`; nothing is sent before the caller does so.
 The text of the UDF is inlined, so that a graph is complete by itself.
@@ -6,42 +6,39 @@ The text of the UDF is inlined, so that a graph is complete by itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
+import numpy as np
 import openeo
 from openeo import UDF, DataCube
 from openeo.api.process import Parameter
 from openeo.processes import ProcessBuilder, array_element
 
 from kappamask.base.bands import bands_of_level
-from kappamask.base.errors import UnknownNameError
-from kappamask.openeo.graph_parts import (
-    DEFAULT_JOB_OPTIONS,
-    PERIODS,
-    cloud_kernel,
-    job_options,
-    spatial_extent,
-    temporal_extent,
-    udf_code,
-)
+from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.composites import periods
 from kappamask.predict.chunk import OUTPUT_BANDS
-
-__all__ = [
-    "DEFAULT_JOB_OPTIONS",
-    "PERIODS",
-    "apply_udf",
-    "cloud_free_composite",
-    "cloud_labels",
-    "cloud_mask",
-    "cloud_probabilities",
-    "job_options",
-    "udf_code",
-]
+from kappamask.scenes.area import parse_area
+from kappamask.scenes.dates import parse_dates
 
 Method = Literal["median", "best-pixel"]
 RUNTIME = "Python"  # never "Python-Jep"
 WINDOW_PX = 768  # pixels labelled at once
 OVERLAP_PX = 128  # read on every side and discarded: what the network sees
+# The distance to clouds that best-pixel composites look for: a Gaussian, in pixels of 10 m.
+KERNEL_SIGMA_PX, KERNEL_REACH_PX = 8, 20
+# Batch jobs on Copernicus; the figures are those that WorldCereal uses with torch.
+DEFAULT_JOB_OPTIONS: Mapping[str, Any] = {
+    "executor-memory": "2g",
+    "executor-memoryOverhead": "4g",
+    "python-memory": "disable",
+}
+# Calendar periods that Copernicus takes in aggregate_temporal_period and apply_neighborhood.
+PERIODS = tuple(name for name in periods.PERIODS if name not in ("hour", "decade", "decade-ad"))
+_FILE = "kappamask_udf.py"
 
 
 class Context(TypedDict, total=False):
@@ -267,3 +264,107 @@ def _rank(clouds: DataCube, period: Any) -> DataCube:
     return nearness.apply_neighborhood(
         is_not_lowest, size=[*size, {"dimension": "t", "value": period}], overlap=[]
     )
+
+
+# --- what a user of graphs needs besides ----------------------------------------------------
+
+
+@cache
+def udf_code() -> str:
+    """Read the text of the UDF, from the wheel or from a clone.
+
+    Raises
+    ------
+    InputError
+        If the installation holds none.
+
+    Examples
+    --------
+    >>> "def apply_datacube(cube: xarray.DataArray, context: dict)" in udf_code()
+    True
+    """
+    here = Path(__file__).resolve()
+    for path in (here.with_name(_FILE), here.parents[2] / "udf" / _FILE):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise InputError(f"{_FILE} must lie beside {here}, or in udf/ of a clone: reinstall kappamask")
+
+
+def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
+    """Put the options of a batch job together.
+
+    Parameters
+    ----------
+    archives
+        Addresses of what `kappamask udf build` made, ``https://.../x.zip#folder`` with a
+        folder of its own for each.
+    **others
+        Further options, with _ for -; they go before the default ones.
+
+    Raises
+    ------
+    InputError
+        If an address has no folder, or two have the same.
+
+    Examples
+    --------
+    >>> job_options(["https://host/kappamask.zip#kappamask_library"], executor_memory="3g")
+    {'executor-memory': '3g', 'executor-memoryOverhead': '4g', 'python-memory': 'disable',
+     'udf-dependency-archives': ['https://host/kappamask.zip#kappamask_library']}
+    """
+    folders = [archive.partition("#")[2] for archive in archives]
+    if not all(folders) or len(set(folders)) < len(folders):
+        raise InputError(
+            "each archive is unpacked to a folder of its own, given as 'https://.../x.zip#folder', "
+            f"got {list(archives)}"
+        )
+    options = {**DEFAULT_JOB_OPTIONS, **{key.replace("_", "-"): others[key] for key in others}}
+    return options | ({"udf-dependency-archives": list(archives)} if archives else {})
+
+
+def cloud_kernel() -> np.ndarray:
+    """Weights that turn a mask into the nearness of clouds: at least 1 in a cloud, else below 1.
+
+    A Gaussian that sums to 1, and 1 more in the middle: whatever is clear comes before
+    whatever is not.
+
+    Examples
+    --------
+    >>> kernel = cloud_kernel()
+    >>> kernel.shape, round(float(kernel.sum()), 3), bool(kernel[20, 20] > 1)
+    ((41, 41), 2.0, True)
+    """
+    steps = np.arange(-KERNEL_REACH_PX, KERNEL_REACH_PX + 1)
+    line = np.exp(-0.5 * (steps / KERNEL_SIGMA_PX) ** 2)
+    kernel: np.ndarray = np.outer(line, line)
+    kernel = np.round(kernel / kernel.sum(), 7)
+    kernel[KERNEL_REACH_PX, KERNEL_REACH_PX] += 1
+    return kernel
+
+
+def spatial_extent(area: Any) -> Any:
+    """Word an area as openEO does; a `Parameter` or an openEO bounding box stays.
+
+    Examples
+    --------
+    >>> spatial_extent((11.3, 46.4, 11.4, 46.5))
+    {'west': 11.3, 'south': 46.4, 'east': 11.4, 'north': 46.5}
+    """
+    if isinstance(area, Parameter) or (isinstance(area, dict) and "west" in area):
+        return area
+    return dict(zip(("west", "south", "east", "north"), parse_area(area).bounds, strict=True))
+
+
+def temporal_extent(dates: Any) -> Any:
+    """Word dates as openEO does, whose end is excluded; a `Parameter` stays.
+
+    Examples
+    --------
+    >>> temporal_extent("2022-06-01/2022-06-30")
+    ['2022-06-01T00:00:00Z', '2022-07-01T00:00:00Z']
+    """
+    if isinstance(dates, Parameter):
+        return dates
+    span = parse_dates(dates)
+    ends = (span.start, span.end)
+    return [None if end is None else end.isoformat().replace("+00:00", "Z") for end in ends]

@@ -26,7 +26,7 @@ from urllib3 import Retry
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from kappamask.base.errors import CatalogError
-from kappamask.base.retry import PROXY, spread
+from kappamask.base.retry import GUARD, spread
 from kappamask.scenes.catalogs import PROFILES, Profile
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ class Source:
             raise_on_status=False,  # the last answer tells the status
         )
         self.io = _PatientIO(max_retries=retry, timeout=CONNECTION.timeout_s)
-        self.proxy = PROXY.get()
-        if self.proxy:
+        self.guard = GUARD.get()
+        if self.guard:
             session = self.io.session
             session.trust_env = False  # proxies of the environment would win
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-            session.proxies = {"http": self.proxy, "https": self.proxy}
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, self.guard(max_retries=retry))
         if Path(location).is_dir():
             self.location = str(Path(location) / "catalog.json")
         self.root = self._read(self.location)
@@ -201,7 +202,7 @@ class Source:
                         pending.append((target, inner))
 
     def _read(self, href: str) -> Any:
-        if self.proxy and not href.startswith(("http://", "https://")):
+        if self.guard and not href.startswith(("http://", "https://")):
             raise CatalogError(f"a catalogue links http(s) addresses here, got {href[:80]!r}")
         with _named(href):
             return self.io.read_json(href)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,10 +23,10 @@ from pyproj import CRS, Transformer
 
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
-from kappamask.base.retry import PROXY
+from kappamask.base.retry import GUARD
 from kappamask.cubes.cube import load_cube
 from kappamask.openeo.engine.flat_graph import GraphError
-from kappamask.openeo.engine.outlet import check_url, open_outlet
+from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import BandFile
 from kappamask.scenes.search import search
@@ -114,7 +115,7 @@ def load_stac(
         As for `load_collection`.
     hosts
         None: whatever the URL and the items name is read. Else only what lies at public
-        addresses, or on one of these hosts: see `kappamask.openeo.engine.outlet`.
+        addresses, or on one of these hosts: see `kappamask.openeo.engine.gateway`.
 
     Raises
     ------
@@ -130,26 +131,26 @@ def load_stac(
     area, dates = read_area(spatial_extent), read_dates(temporal_extent)
     level = "L1C" if "l1c" in url.lower() else "L2A"
     resolve = partial(resolve_assets, dn_offset=0)
-    with confined_to(hosts) as check:
-        check(place)
+    with confined_to(hosts) as pass_on:
+        pass_on(place)
         items = filter_items(search(area, dates, catalog=place, level=level), properties or {})
         wanted = check_bands(bands, level)
-        cube = build(items, area, wanted, resolve=resolve, check=check)
+        cube = build(items, area, wanted, resolve=resolve, pass_on=pass_on)
     return crop(cube, spatial_extent)
 
 
 @contextmanager
-def confined_to(hosts: Sequence[str] | None) -> Iterator[Callable[[str], None]]:
-    """Send all that is read, now or later, through the outlet; lend what checks a URL before."""
+def confined_to(hosts: Sequence[str] | None) -> Iterator[Callable[[str], str]]:
+    """Let catalogues be read by checked connections; lend what does that for URLs of pixels."""
     if hosts is None:
-        yield lambda _: None
+        yield str
         return
     allowed = frozenset(hosts)
-    before = PROXY.set(open_outlet(allowed))
+    before = GUARD.set(partial(CheckedAdapter, allowed))
     try:
-        yield partial(check_url, hosts=allowed)
+        yield partial(through_gateway, hosts=allowed)
     finally:
-        PROXY.reset(before)
+        GUARD.reset(before)
 
 
 # --- reading the arguments -----------------------------------------------------------------
@@ -255,22 +256,24 @@ def build(
     bands: list[str] | None,
     *,
     resolve: Callable[..., dict[str, BandFile]],
-    check: Callable[[str], None] | None = None,
+    pass_on: Callable[[str], str] = str,
 ) -> xr.DataArray:
     """Load items as openEO's back ends do: (t, bands, y, x), digital numbers.
 
-    `check` is called with the href of every file that will be read.
+    `pass_on` is given the href of every file and gives the one that is read, or refuses it.
     """
     classes = bands is None and all(scl_key(item) for item in items)
     optical = None if bands is None else [name for name in bands if name != SCENE_CLASSES]
     parts = []
     if optical is None or optical:
-        cube = load_cube(items, area, bands=optical, chunks=CHUNK, resolve=checked(resolve, check))
+        cube = load_cube(
+            items, area, bands=optical, chunks=CHUNK, resolve=passed_on(resolve, pass_on)
+        )
         factors = [BY_NAME[str(name)].dn_scale for name in cube["band"].to_numpy()]
         scale = xr.DataArray(np.array(factors, np.float32), {"band": cube["band"]}, "band")
         parts.append((cube * scale).round())
     if classes or SCENE_CLASSES in (bands or ()):
-        parts.append(load_scene_classes(items, area, check))
+        parts.append(load_scene_classes(items, area, pass_on))
     cube = xr.concat(parts, dim="band", coords="minimal", compat="override")
     cube = cube.rename(time="t", band="bands").drop_vars("source_items", errors="ignore")
     days = cube["t"].to_numpy().astype("M8[D]").astype("M8[ns]")
@@ -280,18 +283,16 @@ def build(
     return cube.sel(bands=bands) if bands else cube
 
 
-def checked(
-    resolve: Callable[..., dict[str, BandFile]], check: Callable[[str], None] | None
+def passed_on(
+    resolve: Callable[..., dict[str, BandFile]], pass_on: Callable[[str], str]
 ) -> Callable[..., dict[str, BandFile]]:
-    """Let `check` see every href that `resolve` finds."""
+    """Let `pass_on` turn every href that `resolve` finds."""
 
-    def look(*arguments: Any, **options: Any) -> dict[str, BandFile]:
+    def turn(*arguments: Any, **options: Any) -> dict[str, BandFile]:
         found = resolve(*arguments, **options)
-        for asset in found.values() if check else ():
-            check(asset.href)  # type: ignore[misc]  # there is one
-        return found
+        return {band: replace(asset, href=pass_on(asset.href)) for band, asset in found.items()}
 
-    return look
+    return turn
 
 
 def scl_key(item: pystac.Item) -> str | None:
@@ -300,7 +301,7 @@ def scl_key(item: pystac.Item) -> str | None:
 
 
 def load_scene_classes(
-    items: Sequence[pystac.Item], area: Any, check: Callable[[str], None] | None = None
+    items: Sequence[pystac.Item], area: Any, pass_on: Callable[[str], str] = str
 ) -> xr.DataArray:
     """Load SCL as a cube of one band.
 
@@ -320,7 +321,7 @@ def load_scene_classes(
         file = BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)
         return {"AOT": file}
 
-    look = checked(resolve, check)
+    look = passed_on(resolve, pass_on)
     cube = load_cube(items, area, bands=["AOT"], chunks=CHUNK, resolve=look)
     return cube.assign_coords(band=[SCENE_CLASSES], common_name=("band", [SCENE_CLASSES.lower()]))
 
