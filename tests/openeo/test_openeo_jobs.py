@@ -500,7 +500,7 @@ def is_alive(process):
 def test_a_killed_server_tries_its_job_once_more_and_leaves_no_process(tmp_path):
     marker, log = tmp_path / "marker", tmp_path / "log"
     command = [sys.executable, "-m", "support.openeo_server", str(tmp_path / "work")]
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     with log.open("w") as output:
         surroundings = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         server = subprocess.Popen(command, stdout=output, env=surroundings)
