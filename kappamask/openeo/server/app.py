@@ -63,12 +63,9 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     if engine_factory is None:
         prepare_workers()
         engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
+    # Its libraries take seconds to load: before the first request.
+    engine_factory(catalog=settings.catalog, folder=None, log=None, udps=None)
     backend = Backend(settings, engine_factory)
-    try:
-        backend.engine()  # its libraries take seconds to load: before the first request
-    except BaseException:
-        backend.store.close()
-        raise
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -14,20 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import WriteError, redact
 from kappamask.openeo.server.faults import ApiError, of_exception
 from kappamask.openeo.server.settings import Settings
 from kappamask.openeo.server.store import ACTIVE, Job, Store, is_job_id
-from kappamask.openeo.server.worker import (
-    Engine,
-    EngineFactory,
-    Log,
-    Task,
-    compute,
-    folder_bytes,
-)
+from kappamask.openeo.server.worker import EngineFactory, Log, Task, compute, folder_bytes
+
+if TYPE_CHECKING:
+    from kappamask.openeo.local import LocalEngine
 
 LOG = logging.getLogger(__name__)
 RETRY_SECONDS = 10  # what a client that came in vain is told to wait
@@ -101,7 +97,7 @@ class Backend:
 
     # --- what describes
 
-    def engine(self) -> Engine:
+    def engine(self) -> LocalEngine:
         """Make an engine that knows what is stored now, for anything but computing."""
         return self._factory(
             catalog=self.settings.catalog, folder=None, log=None, udps=self.store.processes()
@@ -174,27 +170,25 @@ class Backend:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _loop(self) -> None:
-        while not self._closing:
+        while True:
             try:
-                self._run_next()
+                with self._changed:
+                    if self._closing:
+                        return
+                    job = self.store.take_next()
+                    if job is None:
+                        self._changed.wait()
+                        continue
+                    running = self._running = Running(job.id)
+                try:
+                    self._run(job, running)
+                finally:
+                    with self._changed:
+                        self._running = None
+                    running.done.set()
             except Exception:  # a full disk, say: later jobs may have more luck
                 LOG.exception("a job could not be brought to an end")
                 time.sleep(1)
-
-    def _run_next(self) -> None:
-        with self._changed:
-            job = None if self._closing else self.store.take_next()
-            if job is None:
-                if not self._closing:
-                    self._changed.wait()
-                return
-            running = self._running = Running(job.id)
-        try:
-            self._run(job, running)
-        finally:
-            with self._changed:
-                self._running = None
-            running.done.set()
 
     def _run(self, job: Job, running: Running) -> None:
         def log(level: str, text: str, code: str | None = None) -> None:

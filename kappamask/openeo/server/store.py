@@ -179,9 +179,9 @@ class Store:
 
     def _find_jobs(self, which: str, *values: Any) -> list[Job]:
         rows = self._query(f"SELECT {_COLUMNS} FROM jobs {which}", *values)  # noqa: S608  our own names
-        return [
-            Job(*known, json.loads(process), json.loads(files)) for *known, process, files in rows
-        ]
+        found = [dict(zip(_COLUMNS.split(", "), row, strict=True)) for row in rows]
+        texts = ("process", "files")
+        return [Job(**job | {name: json.loads(job[name]) for name in texts}) for job in found]
 
     def queue(self, identifier: str) -> None:
         """Put a job at the end of the queue, without its former logs and files.
@@ -264,7 +264,7 @@ class Store:
     def log(self, identifier: str, level: str, message: str, *, code: str | None = None) -> None:
         """Add to the log of a job, unless it is below the job's level or the log is full.
 
-        An error is kept in a full log too: it ends the job.
+        What the server itself says, with a code, is kept in a full log too: it ends the job.
         """
         severity = LEVELS.index(level) if level in LEVELS else LEVELS.index("info")
         text = redact(message)[: self._limits.log_characters]
@@ -277,9 +277,9 @@ class Store:
             if not rows or severity < LEVELS.index(rows[0][0]):
                 return
             room = self._limits.log_entries - rows[0][1]
-            if level != "error" and room <= 0:
+            if code is None and room <= 0:
                 return
-            if level != "error" and room == 1:
+            if code is None and room == 1:
                 severity, text = LEVELS.index("warning"), "the log is full: only errors follow"
             self._query(
                 "INSERT INTO logs (job, time, level, code, message) VALUES (?, ?, ?, ?, ?)",
@@ -287,7 +287,7 @@ class Store:
             )
 
     def logs(
-        self, identifier: str, *, level: str = "debug", offset: str = "", limit: int | None = None
+        self, identifier: str, *, level: str = "debug", offset: str = "", limit: int = -1
     ) -> list[dict[str, Any]]:
         """List log entries of a level and above, after the one with the id `offset`."""
         rows = self._query(
@@ -296,7 +296,7 @@ class Store:
             identifier,
             LEVELS.index(level),
             int(offset) if re.fullmatch(r"[0-9]{1,18}", offset) else 0,
-            -1 if limit is None else limit,
+            limit,
         )
         return [
             {"id": str(number), "time": time, "level": LEVELS[severity], "message": message}

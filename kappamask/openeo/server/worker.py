@@ -17,18 +17,23 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import redact
 from kappamask.openeo.server.faults import LONGEST, ApiError, of_exception
 from kappamask.openeo.server.results import collect_files, write_result
 
+if TYPE_CHECKING:
+    from kappamask.openeo.local import LocalEngine
+
 Log = Callable[[str, str], None]  # level, message
+# As `LocalEngine`, of catalog, folder, log and udps; a new process imports it by its name.
+EngineFactory = Callable[..., "LocalEngine"]
 LOOK_SECONDS = 0.1  # between two looks whether to stop
 MEASURE_SECONDS = 1.0  # between two looks at the size of a folder
 GRACE_SECONDS = 2.0  # for a process that ended by itself to tell its exit code
@@ -38,35 +43,6 @@ MESSAGE_BYTES = 16 * 2**20  # of one message of a process
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _LIBRARIES = ["kappamask.openeo.local", "kappamask.openeo.server.worker", "rioxarray", "torch"]
 _CHILDREN = threading.Lock()  # multiprocessing looks at all of them when it starts one
-
-
-class Engine(Protocol):
-    """What runs process graphs; `kappamask.openeo.local.LocalEngine` is one."""
-
-    def processes(self) -> list[dict[str, Any]]:
-        """Describe every predefined process."""
-
-    def collections(self) -> list[dict[str, Any]]:
-        """Describe every collection as a STAC collection."""
-
-    def validate(
-        self, flat_graph: dict[str, Any], *, parameters: Mapping[str, Any] | None = None
-    ) -> list[dict[str, str]]:
-        """Tell what is wrong with a graph: code and message of each fault."""
-
-    def run(
-        self, flat_graph: dict[str, Any], *, parameters: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Compute a graph; a DataArray, or the paths that its save_result wrote."""
-
-
-class EngineFactory(Protocol):
-    """Makes an engine; must be importable by name, since a new process imports it again."""
-
-    def __call__(
-        self, *, catalog: str, folder: Path | None, log: Log | None, udps: Mapping[str, Any] | None
-    ) -> Engine:
-        """Make an engine that writes into `folder` and knows `udps`."""
 
 
 @dataclass(frozen=True)
