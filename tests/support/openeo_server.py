@@ -10,12 +10,14 @@ from pathlib import Path
 
 from kappamask.openeo.server.app import create_app, listen, make_server, serve
 from kappamask.openeo.server.settings import Settings
+from kappamask.openeo.server.worker import prepare_workers
 from support.fake_engine import FAKE, FakeEngine
 
 
 @contextmanager
 def serving(settings, engine_factory=None):
     """Serve in a thread; gives the URL."""
+    prepare_workers()  # of all servers of this process; the first one decides what is loaded
     listening = listen(settings)
     server = make_server(create_app(settings, engine_factory), settings.limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

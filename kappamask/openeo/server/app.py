@@ -1,7 +1,7 @@
-"""`kappamask serve`: an openEO 1.2 back end on your own machine. Row 6.
+"""`kappamask serve`: an openEO 1.2 back end on your own machine.
 
-`create_app` puts the rooms together: the gate (`auth`), what describes
-(`discovery`), what computes (`processing`), the stores and the runner (`backend`).
+`create_app` puts the rooms together: the gate (`gate`), what describes
+(`discovery`), what computes (`processing`, `backend`), the store (`store`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -20,15 +21,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from kappamask.base.errors import InputError, KappaMaskError
 from kappamask.openeo.server import discovery, processing
-from kappamask.openeo.server.auth import Gate, error_response
 from kappamask.openeo.server.backend import Backend
-from kappamask.openeo.server.faults import ApiError, of_exception
+from kappamask.openeo.server.faults import ApiError, answer
+from kappamask.openeo.server.gate import HEAD_BYTES, Gate, bounded_protocol
 from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts
-from kappamask.openeo.server.worker import EngineFactory
+from kappamask.openeo.server.worker import EngineFactory, prepare_workers
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from kappamask.openeo.local import LocalEngine
 
 LOG = logging.getLogger(__name__)
@@ -62,17 +61,15 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
         If that folder cannot be made.
     """
     if engine_factory is None:
+        prepare_workers()
         engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
+    # Its libraries take seconds to load: before the first request.
+    engine_factory(catalog=settings.catalog, folder=None, log=None, udps=None)
     backend = Backend(settings, engine_factory)
-    try:
-        backend.engine()  # its libraries take seconds to load: before the first request
-    except BaseException:
-        backend.database.close()
-        raise
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        backend.runner.start()
+        backend.start()
         yield
         backend.close()
 
@@ -99,12 +96,8 @@ async def answer_error(_: Request, error: Exception) -> Response:
     """Answer any exception with an openEO error document."""
     if isinstance(error, RequestValidationError):
         faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-        return error_response(ApiError("RequestInvalid", f"a parameter is wrong: {faults}"))
-    if isinstance(error, HTTPException):
-        code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "RequestInvalid")
-        text = f"this server has no such endpoint ({error.detail})"
-        return error_response(ApiError(code, text, status=error.status_code))
-    return error_response(of_exception(error))
+        return answer(ApiError("RequestInvalid", f"a parameter is wrong: {faults}"))
+    return answer(error)
 
 
 def serve(
@@ -139,14 +132,11 @@ def serve(
 
 def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
     """Give the HTTP server of an application, which logs no addresses of requests."""
-    import uvicorn
-
-    from kappamask.openeo.server.connections import bounded_protocol
-
     return uvicorn.Server(
         uvicorn.Config(
             app,
             http=bounded_protocol(limits or Limits()),
+            h11_max_incomplete_event_size=HEAD_BYTES,
             ws="none",
             log_level="warning",
             access_log=False,

@@ -1,6 +1,6 @@
-"""Endpoints that describe: capabilities, collections, processes, stored processes. Row 6.
+"""Endpoints that describe: capabilities, collections, processes, stored processes.
 
-openEO API 1.2.0, https://api.openeo.org/.
+openEO API 1.2.0, https://api.openeo.org/. May import `bodies` and below.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from kappamask import __version__
-from kappamask.openeo.server.auth import check_credentials
-from kappamask.openeo.server.backend import JSON, Body, Here, Url, check_process
+from kappamask.openeo.server.bodies import JSON, Body, Here, Url, check_process
 from kappamask.openeo.server.faults import ApiError
+from kappamask.openeo.server.gate import check_credentials
 from kappamask.openeo.server.worker import folder_bytes
 
 API_VERSION = "1.2.0"
@@ -28,7 +28,7 @@ FORMATS = {
 router = APIRouter()
 
 
-@router.get("/", response_model=None)
+@router.get("/")
 def show_capabilities(request: Request, url: Url) -> JSON:
     """Tell what the server can do; the endpoints are those that it has."""
     methods: dict[str, set[str]] = {}
@@ -57,19 +57,19 @@ def show_capabilities(request: Request, url: Url) -> JSON:
     }
 
 
-@router.get("/.well-known/openeo", response_model=None)
+@router.get("/.well-known/openeo")
 def show_versions(url: Url) -> JSON:
     """Tell where which version of the API is."""
     return {"versions": [{"url": url, "api_version": API_VERSION, "production": True}]}
 
 
-@router.get("/conformance", response_model=None)
+@router.get("/conformance")
 def show_conformance() -> JSON:
     """List conformance classes."""
     return {"conformsTo": CONFORMANCE}
 
 
-@router.get("/credentials/basic", response_model=None)
+@router.get("/credentials/basic")
 def authenticate(request: Request, here: Here) -> JSON:
     """Exchange name and password for the token; without one, any will do."""
     token = here.settings.token
@@ -79,7 +79,7 @@ def authenticate(request: Request, here: Here) -> JSON:
     return {"access_token": token}
 
 
-@router.get("/me", response_model=None)
+@router.get("/me")
 def describe_user(here: Here) -> JSON:
     """Tell who asks, which is always the same, and how much room is left."""
     quota = here.settings.limits.stored_bytes
@@ -92,13 +92,13 @@ def describe_user(here: Here) -> JSON:
     }
 
 
-@router.get("/file_formats", response_model=None)
+@router.get("/file_formats")
 def list_formats() -> JSON:
     """List what `save_result` writes."""
     return {"input": {}, "output": FORMATS}
 
 
-@router.get("/udf_runtimes", response_model=None)
+@router.get("/udf_runtimes")
 def list_runtimes() -> JSON:
     """Describe the Python that runs UDFs: the server's own."""
     python = platform.python_version()
@@ -120,20 +120,20 @@ def list_runtimes() -> JSON:
 # --- collections and processes --------------------------------------------------------------
 
 
-@router.get("/collections", response_model=None)
+@router.get("/collections")
 def list_collections(here: Here, url: Url) -> JSON:
     """List the collections."""
-    found = [_link_collection(one, url) for one in here.collections()]
+    found = [_link_collection(one, url) for one in here.collections]
     return {"collections": found, "links": []}
 
 
-@router.get("/collections/{collection_id}", response_model=None)
+@router.get("/collections/{collection_id}")
 def describe_collection(collection_id: str, here: Here, url: Url) -> JSON:
     """Describe a collection."""
-    for one in here.collections():
+    for one in here.collections:
         if one["id"] == collection_id:
             return _link_collection(one, url)
-    known = ", ".join(one["id"] for one in here.collections())
+    known = ", ".join(one["id"] for one in here.collections)
     raise ApiError(
         "CollectionNotFound", f"the collection {collection_id[:80]!r} does not exist: use {known}"
     )
@@ -150,13 +150,13 @@ def _link_collection(collection: JSON, url: str) -> JSON:
     return {**collection, "links": links}
 
 
-@router.get("/processes", response_model=None)
+@router.get("/processes")
 def list_processes(here: Here) -> JSON:
     """Describe the predefined processes."""
-    return {"processes": here.predefined(), "links": []}
+    return {"processes": here.predefined, "links": []}
 
 
-@router.post("/validation", response_model=None)
+@router.post("/validation")
 def validate(body: Body, here: Here) -> JSON:
     """Tell what is wrong with a process graph, without running it."""
     try:
@@ -174,36 +174,36 @@ def validate(body: Body, here: Here) -> JSON:
 # --- user-defined processes -----------------------------------------------------------------
 
 
-@router.get("/process_graphs", response_model=None)
+@router.get("/process_graphs")
 def list_stored(here: Here) -> JSON:
     """List stored processes without their graphs."""
     found = [
         {key: value for key, value in one.items() if key != "process_graph"}
-        for one in here.processes.all().values()
+        for one in here.store.processes().values()
     ]
     return {"processes": found, "links": []}
 
 
-@router.get("/process_graphs/{process_graph_id}", response_model=None)
+@router.get("/process_graphs/{process_graph_id}")
 def describe_stored(process_graph_id: str, here: Here) -> JSON:
     """Describe a stored process."""
-    return here.processes.get(process_graph_id)
+    return here.store.process(process_graph_id)
 
 
-@router.put("/process_graphs/{process_graph_id}", response_model=None)
+@router.put("/process_graphs/{process_graph_id}")
 def store(process_graph_id: str, body: Body, here: Here) -> JSON:
     """Store or replace a process; its graph is checked when it is used."""
-    if any(one["id"] == process_graph_id for one in here.predefined()):
+    if any(one["id"] == process_graph_id for one in here.predefined):
         raise ApiError(
             "PredefinedProcessExists",
             f"a predefined process is called {process_graph_id!r} too: choose another id",
         )
-    here.processes.put(process_graph_id, check_process(body))
+    here.store.put_process(process_graph_id, check_process(body))
     return {}
 
 
-@router.delete("/process_graphs/{process_graph_id}", response_model=None)
+@router.delete("/process_graphs/{process_graph_id}")
 def forget(process_graph_id: str, here: Here) -> Response:
     """Delete a stored process."""
-    here.processes.delete(process_graph_id)
+    here.store.delete_process(process_graph_id)
     return Response(status_code=204)

@@ -1,9 +1,14 @@
-"""openEO error documents: code, HTTP status and message of what can go wrong. Row 6."""
+"""Every answer other than success, as the openEO API words it. May import `base`."""
 
 from __future__ import annotations
 
+import logging
 import re
+import uuid
 from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from kappamask.base.errors import (
     InputError,
@@ -14,38 +19,26 @@ from kappamask.base.errors import (
     redact,
 )
 
-# https://github.com/Open-EO/openeo-api/blob/master/errors.json, and below the line our own
+LOG = logging.getLogger(__name__)
+# Of https://github.com/Open-EO/openeo-api/blob/master/errors.json, and some of our own; 400 for
+# all that do not stand here.
 STATUS = {
     "AuthenticationRequired": 401,
     "AuthenticationSchemeInvalid": 403,
-    "CollectionNotFound": 404,
-    "ContentTypeInvalid": 400,
     "CredentialsInvalid": 403,
-    "FileNotFound": 404,
-    "Internal": 500,
-    "JobLocked": 400,
-    "JobNotFinished": 400,
-    "JobNotFound": 404,
-    "JobNotStarted": 400,
-    "NotFound": 404,
     "PermissionsInsufficient": 403,
-    "PredefinedProcessExists": 400,
-    "ProcessGraphInvalid": 400,
-    "ProcessGraphMissing": 400,
-    "ProcessGraphNotFound": 404,
-    "ProcessInvalid": 400,
-    "ProcessParameterInvalid": 400,
-    "RequestTimeout": 408,
-    "StorageQuotaExceeded": 400,
     "TokenInvalid": 403,
-    # ---
+    "CollectionNotFound": 404,
+    "FileNotFound": 404,
+    "JobNotFound": 404,
+    "NotFound": 404,
+    "ProcessGraphNotFound": 404,
     "MethodNotAllowed": 405,
-    "NoDataAvailable": 400,
-    "RequestInvalid": 400,
+    "RequestTimeout": 408,
     "RequestTooLarge": 413,
-    "ResultTooLarge": 400,
-    "ServerBusy": 503,
     "TooManyRequests": 429,
+    "Internal": 500,
+    "ServerBusy": 503,
 }
 _CODES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((NoItemsError,), "NoDataAvailable"),
@@ -98,7 +91,7 @@ class ApiError(KappaMaskError):
 
 
 def of_exception(error: BaseException) -> ApiError:
-    """Word any exception of an engine as an openEO error.
+    """Word any exception, of an engine or of the framework, as an openEO error.
 
     Examples
     --------
@@ -109,11 +102,24 @@ def of_exception(error: BaseException) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
-    code = getattr(error, "code", None)
-    if isinstance(code, str) and _CODE.fullmatch(code):
-        return ApiError(code, str(error))
+    if isinstance(error, HTTPException):
+        code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "RequestInvalid")
+        text = f"this server has no such endpoint ({error.detail})"
+        return ApiError(code, text, status=error.status_code)
+    own = getattr(error, "code", None)
+    if isinstance(own, str) and _CODE.fullmatch(own):
+        return ApiError(own, str(error))
     for kinds, code in _CODES:
         if isinstance(error, kinds):
             return ApiError(code, str(error))
     told = str(error) if isinstance(error, KappaMaskError) else f"{type(error).__name__}: {error}"
     return ApiError("Internal", f"Server error: {told}")
+
+
+def answer(error: Exception) -> JSONResponse:
+    """Answer with an openEO error document; its id stands in the server's log too."""
+    fault, identifier = of_exception(error), str(uuid.uuid4())
+    content = {"id": identifier, **fault.document()}
+    log = LOG.error if fault.status >= 500 else LOG.info
+    log("answered %d %s (%s): %s", fault.status, fault.code, identifier, content["message"])
+    return JSONResponse(content, status_code=fault.status, headers=fault.headers)

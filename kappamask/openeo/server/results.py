@@ -1,4 +1,4 @@
-"""Result files and what STAC says of them. Row 6: imports `save`, rasterio and xarray.
+"""Result files and what STAC says of them. May import `engine.save`, xarray and rioxarray.
 
 Files are looked at once, in the process that wrote them; the server keeps what was
 found as JSON and opens no raster.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tarfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -26,8 +25,10 @@ MEDIA_TYPES = {
     ".csv": "text/csv",
     ".tar": "application/x-tar",
 }
-PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-FILE_INFO = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+EXTENSIONS = [
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+]
 _DAY = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?:T(\d{2}):?(\d{2}):?(\d{2}))?(?!\d)")
 
 
@@ -73,26 +74,16 @@ def collect_files(paths: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
     """
     described = []
     for path in paths:
-        name = _name_below(folder, path)
+        roots = [root for root in (folder, folder.resolve()) if path.is_relative_to(root)]
+        name = (path.relative_to(roots[0]) if roots else path).as_posix()
         inside = find_inside(folder, name)
         if inside is None:
             LOG.warning("left out %s: no regular file in the result folder", path)
             continue
-        known = {
-            "name": name,
-            "bytes": inside.stat().st_size,
-            "type": MEDIA_TYPES.get(inside.suffix.lower(), "application/octet-stream"),
-        }
+        kind = MEDIA_TYPES.get(inside.suffix.lower(), "application/octet-stream")
+        known = {"name": name, "bytes": inside.stat().st_size, "type": kind}
         described.append(known | look_into(inside))
     return described
-
-
-def _name_below(folder: Path, path: Path) -> str:
-    """Name of a file relative to the folder; as it is where it does not lie below it."""
-    for root in (folder, folder.resolve()):
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return path.as_posix()
 
 
 def find_inside(folder: Path, name: str) -> Path | None:
@@ -113,59 +104,41 @@ def find_inside(folder: Path, name: str) -> Path | None:
 
 def look_into(path: Path) -> dict[str, Any]:
     """Read place and time of a raster; empty for other files and what cannot be read."""
+    if path.suffix.lower() not in {".tif", ".tiff", ".nc"}:
+        return {}
     try:
-        if path.suffix.lower() in {".tif", ".tiff"}:
-            return _look_into_geotiff(path)
-        if path.suffix.lower() == ".nc":
-            return _look_into_netcdf(path)
+        return _look_into_raster(path)
     except Exception as error:  # noqa: BLE001  a file that lacks a description is still a result
         LOG.warning("cannot describe %s: %s", path.name, error)
-    return {}
+        return {}
 
 
-def _look_into_geotiff(path: Path) -> dict[str, Any]:
-    import rasterio
-
-    with rasterio.open(path) as raster:
-        found: dict[str, Any] = {
-            "shape": [raster.height, raster.width],
-            "transform": list(raster.transform)[:6],
-        }
-        if raster.crs is not None:
-            found |= _place(raster.crs, tuple(raster.bounds))
-        tags = raster.tags()
-    times = find_times(tags.get("datetime", "")) or find_times(path.stem)
-    return found | ({"start": times[0], "end": times[-1]} if times else {})
-
-
-def _look_into_netcdf(path: Path) -> dict[str, Any]:
+def _look_into_raster(path: Path) -> dict[str, Any]:
     import numpy as np
     import rioxarray  # noqa: F401  registers .rio
     import xarray as xr
-
-    found: dict[str, Any] = {}
-    with xr.open_dataset(path, decode_coords="all") as opened:
-        content = opened.set_coords([name for name in ("spatial_ref", "crs") if name in opened])
-        for name in ("t", "time"):
-            if name in content.coords and np.issubdtype(content[name].dtype, np.datetime64):
-                times = content[name].values.ravel()
-                found["start"], found["end"] = (
-                    f"{np.datetime_as_string(time, unit='s')}Z"
-                    for time in (times.min(), times.max())
-                )
-        if {"x", "y"} <= set(content.dims):
-            found["shape"] = [content.sizes["y"], content.sizes["x"]]
-            if content.rio.crs is not None:
-                found |= _place(content.rio.crs, content.rio.bounds())
-    return found
-
-
-def _place(crs: Any, bounds: Sequence[float]) -> dict[str, Any]:
     from rasterio.warp import transform_bounds
 
-    bbox = [round(value, 7) for value in transform_bounds(crs, "EPSG:4326", *bounds)]
-    epsg = crs.to_epsg()
-    return {"bbox": bbox} | ({"code": f"EPSG:{epsg}"} if epsg else {})
+    engine = None if path.suffix.lower() == ".nc" else "rasterio"
+    found: dict[str, Any] = {}
+    with xr.open_dataset(path, decode_coords="all", engine=engine) as opened:
+        content = opened.set_coords([name for name in ("spatial_ref", "crs") if name in opened])
+        tags = [str(band.attrs.get("datetime", "")) for band in content.data_vars.values()]
+        times = find_times(" ".join(tags)) or find_times(path.stem)
+        for name in ("t", "time"):
+            if name in content.coords and np.issubdtype(content[name].dtype, np.datetime64):
+                values = np.sort(content[name].values.ravel())
+                times = [f"{np.datetime_as_string(value, unit='s')}Z" for value in values]
+        if times:
+            found |= {"start": times[0], "end": times[-1]}
+        if {"x", "y"} <= set(content.dims):
+            found["shape"] = [content.sizes["y"], content.sizes["x"]]
+            found["transform"] = list(content.rio.transform())[:6]
+            if (crs := content.rio.crs) is not None:
+                bbox = transform_bounds(crs, "EPSG:4326", *content.rio.bounds())
+                found["bbox"] = [round(value, 7) for value in bbox]
+                found |= {"code": f"EPSG:{epsg}"} if (epsg := crs.to_epsg()) else {}
+    return found
 
 
 def find_times(text: str) -> list[str]:
@@ -178,21 +151,13 @@ def find_times(text: str) -> list[str]:
     """
     found = []
     for parts in _DAY.findall(text):
-        year, month, day, hour, minute, second = (int(part or 0) for part in parts)
         try:
+            year, month, day, hour, minute, second = (int(part or 0) for part in parts)
             time = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             continue  # digits that are no date
         found.append(time.isoformat().replace("+00:00", "Z"))
     return sorted(found)
-
-
-def pack(folder: Path, files: Sequence[dict[str, Any]], target: Path) -> Path:
-    """Put several result files into one tar archive, as the openEO API recommends."""
-    with tarfile.open(target, "w") as archive:
-        for file in files:
-            archive.add(folder / file["name"], arcname=file["name"], recursive=False)
-    return target
 
 
 # --- STAC -----------------------------------------------------------------------------------
@@ -217,7 +182,7 @@ def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str
     return {
         "type": "Collection",
         "stac_version": "1.1.0",
-        "stac_extensions": [FILE_INFO, PROJECTION],
+        "stac_extensions": EXTENSIONS,
         "id": job["id"],
         "title": job.get("title") or f"Results of batch job {job['id']}",
         "description": job.get("description") or "Results of a batch job of kappamask serve.",
@@ -227,18 +192,10 @@ def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str
             "temporal": {"interval": [[min(starts), max(ends)]]},
         },
         "openeo:status": "finished",
-        "assets": {file["name"]: to_asset(file, url) for file in files},
+        "assets": {file["name"]: _to_asset(file, url) for file in files},
         "links": [
-            {"rel": "self", "href": url, "type": "application/json"},
-            {"rel": "canonical", "href": url, "type": "application/json"},
-            *(
-                {
-                    "rel": "item",
-                    "href": f"{url}/items/{file['name']}",
-                    "type": "application/geo+json",
-                }
-                for file in files
-            ),
+            *(_link(rel, url) for rel in ("self", "canonical")),
+            *(_link("item", f"{url}/items/{file['name']}") for file in files),
         ],
     }
 
@@ -250,16 +207,15 @@ def to_item(job: dict[str, Any], file: dict[str, Any], url: str) -> dict[str, An
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [FILE_INFO, PROJECTION],
+        "stac_extensions": EXTENSIONS,
         "id": re.sub(r"[^\w.-]+", "_", file["name"]),
         "collection": job["id"],
         "geometry": None,
         "properties": {"datetime": start if start == end else None, **span},
-        "assets": {file["name"]: to_asset(file, url)},
+        "assets": {file["name"]: _to_asset(file, url)},
         "links": [
-            {"rel": "self", "href": f"{url}/items/{file['name']}", "type": "application/geo+json"},
-            {"rel": "collection", "href": url, "type": "application/json"},
-            {"rel": "parent", "href": url, "type": "application/json"},
+            _link("self", f"{url}/items/{file['name']}"),
+            *(_link(rel, url) for rel in ("collection", "parent")),
         ],
     }
     if "bbox" in file:
@@ -269,8 +225,12 @@ def to_item(job: dict[str, Any], file: dict[str, Any], url: str) -> dict[str, An
     return item
 
 
-def to_asset(file: dict[str, Any], url: str) -> dict[str, Any]:
-    """Describe where a result file can be fetched."""
+def _link(rel: str, href: str) -> dict[str, str]:
+    kind = "geo+json" if "/results/items/" in href else "json"
+    return {"rel": rel, "href": href, "type": f"application/{kind}"}
+
+
+def _to_asset(file: dict[str, Any], url: str) -> dict[str, Any]:
     known = [key for key in ("code", "shape", "transform") if key in file]
     return {
         "href": f"{url}/assets/{file['name']}",

@@ -1,8 +1,9 @@
-"""A process that computes process graphs. Row 6: imports rows 0 and `results`.
+"""One graph, one process. May import `base`, `faults` and `results`.
 
 Graphs hold code of the client (UDFs). In a process of its own such code can end,
-hang or run out of memory without taking the server along, and can be stopped.
-It is no sandbox: the code may do what the user that started the server may do.
+hang or run out of memory without taking the server along, and can be stopped; what
+it changes in its process is gone with it. It is no sandbox: the code may do what the
+user that started the server may do.
 """
 
 from __future__ import annotations
@@ -12,254 +13,177 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import redact
 from kappamask.openeo.server.faults import LONGEST, ApiError, of_exception
 from kappamask.openeo.server.results import collect_files, write_result
 
+if TYPE_CHECKING:
+    from kappamask.openeo.local import LocalEngine
+
 Log = Callable[[str, str], None]  # level, message
-POLL_SECONDS = 0.1
+# As `LocalEngine`, of catalog, folder, log and udps; a new process imports it by its name.
+EngineFactory = Callable[..., "LocalEngine"]
+LOOK_SECONDS = 0.1  # between two looks whether to stop
 MEASURE_SECONDS = 1.0  # between two looks at the size of a folder
-
-
-class Engine(Protocol):
-    """What runs process graphs; `kappamask.openeo.local.LocalEngine` is one."""
-
-    def processes(self) -> list[dict[str, Any]]:
-        """Describe every predefined process."""
-
-    def collections(self) -> list[dict[str, Any]]:
-        """Describe every collection as a STAC collection."""
-
-    def validate(
-        self, flat_graph: dict[str, Any], *, parameters: Mapping[str, Any] | None = None
-    ) -> list[dict[str, str]]:
-        """Tell what is wrong with a graph: code and message of each fault."""
-
-    def run(
-        self, flat_graph: dict[str, Any], *, parameters: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Compute a graph; a DataArray, or the paths that its save_result wrote."""
-
-
-class EngineFactory(Protocol):
-    """Makes an engine; must be importable by name, since a new process imports it again."""
-
-    def __call__(
-        self, *, catalog: str, folder: Path | None, log: Log | None, udps: Mapping[str, Any] | None
-    ) -> Engine:
-        """Make an engine that writes into `folder` and knows `udps`."""
+GRACE_SECONDS = 2.0  # for a process that ended by itself to tell its exit code
+MESSAGE_BYTES = 16 * 2**20  # of one message of a process
+# Threads of the server do not survive a fork, and libraries take seconds to load. So Linux
+# forks workers from a process that has only loaded them; elsewhere that is not safe.
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_LIBRARIES = ["kappamask.openeo.local", "kappamask.openeo.server.worker", "rioxarray", "torch"]
+_CHILDREN = threading.Lock()  # multiprocessing looks at all of them when it starts one
 
 
 @dataclass(frozen=True)
 class Task:
-    """One graph to compute."""
+    """One graph to compute, and its bounds."""
 
     graph: dict[str, Any]  # flat process graph
     parameters: dict[str, Any]  # values of its `from_parameter`
     catalog: str
-    folder: str  # exists, is empty, gets the files
+    folder: Path  # exists, is empty, gets the files
+    most_bytes: int  # of these
+    most_seconds: float
     udps: dict[str, Any] = field(default_factory=dict)  # user-defined processes by id
 
 
-def compute(task: Task, factory: EngineFactory, log: Log) -> list[dict[str, Any]]:
-    """Run a graph; describe the files that came of it."""
-    folder = Path(task.folder)
-    engine = factory(catalog=task.catalog, folder=folder, log=log, udps=task.udps)
-    result = engine.run(task.graph, parameters=task.parameters)
-    return collect_files(write_result(result, folder), folder)
+def prepare_workers() -> None:
+    """Begin to load what workers need, so that the first one need not wait for it."""
+    if _CONTEXT.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        _CONTEXT.set_forkserver_preload(_LIBRARIES)
+        forkserver.ensure_running()
 
 
-# --- in the process -------------------------------------------------------------------------
-
-
-def serve_tasks(connection: Connection, factory: EngineFactory) -> None:
-    """Compute what comes through a pipe until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sending = threading.Lock()  # dask logs from several threads
-
-    def send(*message: Any) -> None:
-        with sending:
-            connection.send_bytes(json.dumps(message).encode())
-
-    def log(level: str, text: str) -> None:
-        # The end of a traceback tells most; cut first, half a signed URL would pass for none.
-        send("log", level, redact(text)[-LONGEST:])
-
-    while True:
-        try:
-            task = Task(**json.loads(connection.recv_bytes()))
-        except EOFError:
-            return
-        try:
-            send("done", compute(task, factory, log))
-        except BaseException as error:  # noqa: BLE001  client code may raise anything, even SystemExit
-            fault = of_exception(error)
-            log("debug", "".join(traceback.format_exception(error)))
-            send("failed", fault.code, str(fault)[:LONGEST], fault.status)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-# --- in the server --------------------------------------------------------------------------
-
-
-class Worker:
-    """Keeps one such process: started with the first task, warm for the next, ended on trouble.
+def compute(
+    task: Task,
+    factory: EngineFactory,
+    *,
+    log: Log,
+    stopped: Callable[[], ApiError | None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Compute a graph in a process of its own; returns what `collect_files` says of its files.
 
     Parameters
     ----------
+    task
+        What to compute.
     factory
         Makes the engine in the process.
+    log
+        Called with level and message as the engine logs.
+    stopped
+        Asked several times a second for a reason to stop; None: go on.
+
+    Raises
+    ------
+    ApiError
+        Of the engine; the reason to stop; RequestTimeout or ResultTooLarge; Internal if
+        the process ended by itself.
     """
-
-    def __init__(self, factory: EngineFactory) -> None:
-        self._factory = factory
-        self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
-
-    def run(self, task: Task, *, log: Log, watch: Callable[[], None]) -> list[dict[str, Any]]:
-        """Compute a task; returns what `collect_files` says of its files.
-
-        Parameters
-        ----------
-        task
-            What to compute.
-        log
-            Called with level and message as the engine logs.
-        watch
-            Called several times a second; what it raises ends the process.
-
-        Raises
-        ------
-        ApiError
-            Of the engine, of `watch`, or Internal if the process ended by itself.
-        """
-        connection = self._connect()
+    receiving, sending = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(
+        target=_work, args=(sending, task, factory), daemon=True, name="kappamask-worker"
+    )
+    with receiving:
         try:
-            connection.send_bytes(json.dumps(asdict(task)).encode())
-            while True:
-                if connection.poll(POLL_SECONDS):
-                    kind, *content = json.loads(connection.recv_bytes())
-                    if kind != "log":
-                        break
-                    log(*content)
-                watch()
+            with _CHILDREN, sending:
+                process.start()
+            return _follow(process, receiving, task, log, stopped)
+        finally:
+            _end(process)
+
+
+def _follow(
+    process: BaseProcess,
+    receiving: Connection,
+    task: Task,
+    log: Log,
+    stopped: Callable[[], ApiError | None],
+) -> list[dict[str, Any]]:
+    began = measured = time.monotonic()
+    while True:
+        # A child that client code left behind may hold the pipe open: look at the process too.
+        wait([receiving, process.sentinel], LOOK_SECONDS)
+        has_ended = _has_ended(process)
+        try:
+            message = receiving.recv_bytes(MESSAGE_BYTES) if receiving.poll() else None
         except (EOFError, OSError):
-            code = self.end(grace=2.0)
+            wait([process.sentinel], GRACE_SECONDS)
+            message, has_ended = None, True
+        if message is not None:
+            kind, *content = json.loads(message)
+            if kind == "done":
+                check_size(task)
+                return list(*content)
+            if kind == "failed":
+                raise ApiError(content[0], content[1], status=content[2])
+            log(*content)
+        elif has_ended:
+            _has_ended(process)  # fetches the code
             raise ApiError(
                 "Internal",
-                f"the process that computed the graph ended by itself (exit code {code}): "
-                "probably it ran out of memory, or the UDF ended it; try a smaller area",
-            ) from None
-        except BaseException:
-            self.end()
-            raise
-        if kind == "failed":
-            code, message, status = content
-            raise ApiError(code, message, status=status)
-        return list(*content)
-
-    def _connect(self) -> Connection:
-        if self._process is None or not self._process.is_alive() or self._connection is None:
-            self.end()
-            context = multiprocessing.get_context("spawn")  # threads of the server do not fork
-            self._connection, inner = context.Pipe()
-            self._process = context.Process(
-                target=serve_tasks,
-                args=(inner, self._factory),
-                daemon=True,
-                name="kappamask-worker",
+                "the process that computed the graph ended by itself (exit code "
+                f"{process.exitcode}): probably it ran out of memory, or the UDF ended it; try "
+                "a smaller area",
             )
-            self._process.start()
-            inner.close()
-        return self._connection
-
-    def end(self, *, grace: float = 0.0) -> int | None:
-        """End the process, if there is one; returns its exit code."""
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        if connection is not None:
-            connection.close()
-        if process is None:
-            return None
-        process.join(grace)  # one that ends by itself has a code to tell
-        process.kill()
-        process.join()
-        return process.exitcode
-
-
-class Watch:
-    """Raises when a computation was stopped, takes too long or writes too much.
-
-    Parameters
-    ----------
-    folder
-        Where the computation writes.
-    most_bytes, most_seconds
-        Its bounds.
-    stopped
-        Gives the reason to stop, or None.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        most_bytes: int,
-        most_seconds: float,
-        stopped: Callable[[], ApiError | None],
-    ) -> None:
-        self.folder, self.most_bytes, self.most_seconds = folder, most_bytes, most_seconds
-        self.stopped = stopped
-        self._start = self._measured = time.monotonic()
-
-    def __call__(self) -> None:
-        """Look once."""
-        reason = self.stopped()
-        if reason is not None:
-            raise reason
         now = time.monotonic()
-        if now - self._start > self.most_seconds:
+        if reason := stopped():
+            raise reason
+        if now - began > task.most_seconds:
             raise ApiError(
                 "RequestTimeout",
-                f"a computation may take {self.most_seconds:g} s, got more: take a smaller area "
+                f"a computation may take {task.most_seconds:g} s, got more: take a smaller area "
                 "or time span, or a batch job instead of a synchronous request",
             )
-        if now - self._measured > MEASURE_SECONDS:
-            self._measured = now
-            self.check_size()
+        if now - measured > MEASURE_SECONDS:
+            measured = now
+            check_size(task)
 
-    def check_size(self) -> None:
-        """Raise if the folder holds too much.
 
-        Raises
-        ------
-        ApiError
-            ResultTooLarge.
-        """
-        size = folder_bytes(self.folder)
-        if size > self.most_bytes:
-            raise ApiError(
-                "ResultTooLarge",
-                f"results may take {self.most_bytes} bytes here, got {size}: take a smaller area "
-                "or fewer dates, or delete batch jobs",
-            )
+def _has_ended(process: BaseProcess) -> bool:
+    with _CHILDREN:
+        return not process.is_alive()
+
+
+def check_size(task: Task) -> None:
+    """Raise if the folder of a task holds too much.
+
+    Raises
+    ------
+    ApiError
+        ResultTooLarge.
+    """
+    size = folder_bytes(task.folder)
+    if size > task.most_bytes:
+        raise ApiError(
+            "ResultTooLarge",
+            f"results may take {task.most_bytes} bytes here, got {size}: take a smaller area "
+            "or fewer dates, or delete batch jobs",
+        )
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process and whatever it started."""
+    if process.pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with _CHILDREN:
+        process.kill()
+        process.join()
 
 
 def folder_bytes(folder: Path) -> int:
@@ -270,3 +194,36 @@ def folder_bytes(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118
     return total
+
+
+# --- in the process -------------------------------------------------------------------------
+
+
+def _work(sending: Connection, task: Task, factory: EngineFactory) -> None:
+    os.setsid()  # Ctrl-C is for the server; and what client code starts ends with this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lock = threading.Lock()  # dask logs from several threads
+
+    def send(*message: Any) -> None:
+        with lock:
+            sending.send_bytes(json.dumps(message).encode())
+
+    def log(level: str, text: str) -> None:
+        # The end of a traceback tells most; cut first, half a signed URL would pass for none.
+        send("log", level, redact(text)[-LONGEST:])
+
+    try:
+        engine = factory(catalog=task.catalog, folder=task.folder, log=log, udps=task.udps)
+        result = engine.run(task.graph, parameters=task.parameters)
+        send("done", collect_files(write_result(result, task.folder), task.folder))
+    except BaseException as error:  # noqa: BLE001  client code may raise anything, even SystemExit
+        fault = of_exception(error)
+        log("debug", "".join(traceback.format_exception(error)))
+        send("failed", fault.code, str(fault)[:LONGEST], fault.status)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)

@@ -28,7 +28,7 @@ from kappamask.openeo.engine.gateway import (
 from kappamask.openeo.engine.load import read_area
 from kappamask.openeo.engine.processes import aggregate_spatial
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.server import connections
+from kappamask.openeo.server import gate
 from kappamask.openeo.server.app import create_app
 from kappamask.openeo.server.settings import Limits, Settings
 from kappamask.scenes.search import search
@@ -284,7 +284,7 @@ def test_the_server_confines_by_default_and_opens_as_told(scene, outer, tmp_path
             with pytest.raises(GraphError, match="--allow-load-stac localhost"):
                 backend.engine().run(graph(url, scene))
         finally:
-            backend.database.close()
+            backend.store.close()
 
 
 @pytest.mark.parametrize("host", ["", "http://host", "host/path", "me@host"])
@@ -394,7 +394,7 @@ def is_closed(connection):
 
 
 def test_connections_that_say_nothing_are_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(gate, "HEAD_SECONDS", 0.3)
     with start_server(tmp_path) as url, connect(url) as silent, connect(url) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHo")
         assert is_closed(silent)

@@ -234,7 +234,7 @@ def test_a_stored_process_equals_the_inlined_graph(connection, tmp_path):
 
 
 def test_the_shipped_process_equals_the_inlined_graph(connection, tmp_path):
-    shipped = json.loads((Path(__file__).parents[1] / "udf" / "kappamask.json").read_text())
+    shipped = json.loads((Path(__file__).parents[2] / "udf" / "kappamask.json").read_text())
     connection.put(f"/process_graphs/{shipped['id']}", json=shipped, expected_status=200)
     stored = connection.datacube_from_process(
         shipped["id"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.fake_engine import process
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -1,0 +1,225 @@
+"""The gates before every request: who may ask, from where, and how much.
+
+May import `faults` and `settings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from kappamask.openeo.server.faults import ApiError, answer
+from kappamask.openeo.server.settings import Limits, Settings, is_loopback
+
+HEAD_BYTES = 16 * 1024  # of the headers of one request, beyond what came in one piece
+HEAD_SECONDS = 20  # from the first byte of a request, or the connection, to the end of its headers
+DRAIN_FACTOR = 16  # of a body that is too large, so much is read and dropped
+RETRY_SECONDS = 5  # what a client is told to wait when too many are being answered
+PUBLIC = {"/", "/.well-known/openeo", "/conformance", "/credentials/basic"}
+
+
+def bounded_protocol(limits: Limits) -> type[H11Protocol]:
+    """Give uvicorn's protocol of one connection, with bounds that uvicorn lacks.
+
+    A connection too many is closed at once; so is one whose request does not come to
+    the end of its headers in time. Else idle connections would take every descriptor.
+    """
+
+    class Bounded(H11Protocol):
+        """One connection."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            """Count it."""
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.abort()
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            """Look whether the headers are complete: then a request is being answered."""
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Forget it."""
+            super().connection_lost(exc)
+            self._watch(is_over=True)
+
+        def _watch(self, *, is_over: bool = False) -> None:
+            if is_over or (self.cycle and not self.cycle.response_complete):
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            elif self._timer is None:  # more bytes give no more time
+                self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    return Bounded
+
+
+class Gate:
+    """ASGI middleware that refuses before any other code sees the request.
+
+    1. Without a token the server trusts everyone on this machine, and web pages run
+       on this machine too. So the `Host` must be a loopback name (else a page could
+       come in by DNS rebinding), and a request that a page of another origin sent
+       is refused.
+    2. With a token, everything but `PUBLIC` needs it: ``Bearer basic//TOKEN`` as the
+       openEO clients send it, ``Bearer TOKEN``, or HTTP Basic with it as the password.
+    3. A body is read up to the limit, whatever its headers promise, and must come in time.
+    4. So many requests are answered at a time; one more is told when to come back.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.token = settings.token
+        self.limits = settings.limits
+        self.places = settings.limits.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on with a bounded body."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope["path"], Headers(scope=scope))
+        except ApiError as error:
+            await answer(error)(scope, receive, send)
+            return
+        self.places -= 1
+        try:
+            await self.app(scope, self._bounded(receive), send)
+        finally:
+            self.places += 1
+
+    def _check(self, path: str, headers: Headers) -> None:
+        if self.places <= 0:
+            raise ApiError(
+                "ServerBusy",
+                f"too many requests are being answered: repeat it in {RETRY_SECONDS} s",
+                retry_after=RETRY_SECONDS,
+            )
+        if self.token is None:
+            check_local(headers)
+        elif path not in PUBLIC:
+            check_credentials(headers.get("authorization"), self.token)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Read at most the limit and until the deadline; afterwards, wait for the client to go."""
+        seen, more, most = 0, True, self.limits.body_bytes
+        deadline = asyncio.get_running_loop().time() + self.limits.body_seconds
+
+        async def read() -> Message:
+            nonlocal seen, more
+            try:
+                async with asyncio.timeout_at(deadline if more else None):
+                    while True:
+                        message = await receive()
+                        seen += len(message.get("body", b""))
+                        more = more and message.get("more_body", False)
+                        # A client that still sends would not see the answer: read on for a while.
+                        if seen <= most or not more or seen > DRAIN_FACTOR * most:
+                            break
+            except TimeoutError:
+                raise ApiError(
+                    "RequestTimeout",
+                    f"a request body comes within {self.limits.body_seconds:g} s, got {seen} bytes "
+                    "till then: send it again",
+                ) from None
+            if seen > most:
+                raise ApiError(
+                    "RequestTooLarge",
+                    f"a request body has at most {most} bytes, got more: shorten the graph, "
+                    "for example by a simpler geometry",
+                )
+            return message
+
+        return read
+
+
+def check_local(headers: Headers) -> None:
+    """Refuse what was not sent by a program on this machine.
+
+    Raises
+    ------
+    ApiError
+        PermissionsInsufficient (403), if `Host` is no loopback name or a web page of
+        another origin sent the request.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    try:
+        is_local = is_loopback(urlsplit(f"//{host}").hostname or "")
+        is_own = origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # brackets that hold no address
+        is_local = is_own = False
+    if not is_local:
+        raise ApiError(
+            "PermissionsInsufficient",
+            f"without a token only this machine may ask, got a request for host {host!r}: "
+            "connect to http://127.0.0.1:PORT, or start the server with a token",
+        )
+    if not is_own:
+        raise ApiError(
+            "PermissionsInsufficient",
+            f"without a token no web page may ask, got a request of a page of {origin!r}: "
+            "start the server with a token",
+        )
+
+
+def check_credentials(authorization: str | None, token: str) -> None:
+    """Compare what the client shows with the token, in constant time.
+
+    Raises
+    ------
+    ApiError
+        AuthenticationRequired (401), AuthenticationSchemeInvalid, TokenInvalid or
+        CredentialsInvalid (403).
+
+    Examples
+    --------
+    >>> check_credentials("Bearer basic//0123456789abcdef", "0123456789abcdef")
+    >>> check_credentials("Bearer basic//guess", "0123456789abcdef")
+    Traceback (most recent call last):
+    kappamask.openeo.server.faults.ApiError: the token is not the one ...
+    """
+    scheme, _, shown = (authorization or "").strip().partition(" ")
+    shown = shown.strip()
+    if not scheme:
+        raise ApiError(
+            "AuthenticationRequired",
+            "this server needs its token, got a request without: call "
+            "connection.authenticate_basic('any name', TOKEN) first",
+        )
+    if scheme.lower() == "bearer":
+        shown, code, what = shown.removeprefix("basic//"), "TokenInvalid", "token is not the one"
+    elif scheme.lower() == "basic":
+        shown, code, what = read_password(shown), "CredentialsInvalid", "password is not the token"
+    else:
+        raise ApiError(
+            "AuthenticationSchemeInvalid", f"authenticate by Basic or Bearer, got {scheme[:20]!r}"
+        )
+    if not hmac.compare_digest(shown.encode(), token.encode()):
+        raise ApiError(code, f"the {what} that the server was started with")
+
+
+def read_password(encoded: str) -> str:
+    """Take the password out of the value of HTTP Basic (RFC 7617); empty if it is none.
+
+    Examples
+    --------
+    >>> read_password("bWU6c2VjcmV0")
+    'secret'
+    """
+    try:
+        pair = base64.b64decode(encoded, validate=True).decode()
+    except ValueError:
+        return ""
+    return pair.partition(":")[2]
