@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.bands import AUXILIARY, BANDS, NAMES, check_names
-from kappamask.base.dn import to_reflectance
 from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNameError
-from kappamask.base.grid import Grid, snap_chunks
-from kappamask.base.windows import LATTICE
+from kappamask.base.pixels import to_reflectance
+from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
@@ -126,7 +125,7 @@ def check_scenes(scenes: Sequence[Scene]) -> str:
             f"{' and '.join(f'{level} ({name})' for level, name in levels.items())}: "
             "search one level at a time"
         )
-    return str(scenes[0].level)
+    return scenes[0].level
 
 
 def choose_bands(scenes: Sequence[Scene], bands: Sequence[str] | None, level: str) -> list[str]:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.bands import BY_NAME
-from kappamask.base.grid import Grid, snap_chunks
-from kappamask.base.windows import LATTICE
+from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.safe.product import Product, read_product
@@ -113,7 +112,7 @@ def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float) -> Gri
     """Settle the pixels: those of the granules, as far as they meet the area's rectangle."""
     lefts, bottoms, rights, tops = zip(*(scene.bounds for scene in scenes), strict=True)
     left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
-    anchor, epsg = (left, top), scenes[0].epsg
+    anchor, epsg = (left, top), scenes[0].epsg or 0
     if area is not None:
         west, south, east, north = project_bounds(parse_area(area), epsg)
         left, bottom = max(left, west), max(bottom, south)

@@ -356,17 +356,19 @@ def sun_of(item: Any) -> tuple[float, float] | None:
     (151.0, 63.5)
     """
     said = view_of(item).properties
-    azimuth = said.get("view:sun_azimuth", said.get("s2:mean_solar_azimuth"))
-    elevation, zenith = said.get("view:sun_elevation"), said.get("s2:mean_solar_zenith")
-    if elevation is None and _is_angle(zenith):
+    azimuth = _angle(said, "view:sun_azimuth", "s2:mean_solar_azimuth")
+    elevation = _angle(said, "view:sun_elevation")
+    zenith = _angle(said, "s2:mean_solar_zenith")
+    if elevation is None and zenith is not None:
         elevation = 90 - zenith
-    if not (_is_angle(azimuth) and _is_angle(elevation)):
-        return None
-    return float(azimuth), float(elevation)
+    return None if azimuth is None or elevation is None else (azimuth, elevation)
 
 
-def _is_angle(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -360 <= value <= 360
+def _angle(said: Mapping[str, Any], *names: str) -> float | None:
+    for value in map(said.get, names):
+        if isinstance(value, int | float) and value is not True and -360 <= value <= 360:
+            return float(value)
+    return None
 
 
 def _found(pattern: str, texts: Iterable[str]) -> Iterator[str]:

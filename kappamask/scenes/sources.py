@@ -23,7 +23,7 @@ from kappamask.scenes.items import (
     view_of,
 )
 from kappamask.scenes.placement import read_epsg, read_footprint, read_placement
-from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.scene import NO_TIME, BandFile, Scene
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -140,7 +140,7 @@ def _named(view: View) -> Scene:
     links = view.links
     return Scene(
         id=view.id,
-        time=np.datetime64(sensing_time(view).replace(tzinfo=None), "ns"),
+        time=_utc(view),
         tile=tile_of(view),
         platform=str(view.properties.get("platform") or "").lower() or None,
         baseline=next(iter(baselines_said(view)), None),
@@ -209,26 +209,29 @@ def read_scenes(
     if errors and not left:
         raise errors[0][2]
     failed: dict[str, KappaMaskError] = {}
-    for name, time, error in errors:
+    for name, time, why in errors:
         date = name if np.isnat(time) else str(time.astype("M8[s]"))
-        failed[date] = ItemError(f"{failed[date]}; {error}") if date in failed else error
+        failed[date] = ItemError(f"{failed[date]}; {why}") if date in failed else why
     return left, failed
 
 
 def _check_held(scene: Scene) -> None:
     names = [name for name in scene.files if name in NAMES]
     try:
-        check_network_bands(names, str(scene.level))
+        check_network_bands(names, scene.level)
     except InputError as error:
         raise ItemError(f"item {scene.id}: {error}") from None
 
 
-def _time_or_none(item: Any) -> np.datetime64:
+def _time_or_none(item: View | Scene) -> np.datetime64:
     try:
-        time = item.time if isinstance(item, Scene) else sensing_time(item).replace(tzinfo=None)
-        return np.datetime64(time, "ns")
+        return item.time if isinstance(item, Scene) else _utc(item)
     except ItemError:
-        return np.datetime64("NaT", "ns")  # compares with nothing
+        return NO_TIME  # compares with nothing
+
+
+def _utc(view: View) -> np.datetime64:
+    return np.datetime64(sensing_time(view).replace(tzinfo=None), "ns")
 
 
 def renew(scene: Scene) -> Scene:
