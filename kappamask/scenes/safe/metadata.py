@@ -18,7 +18,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 from kappamask.base.bands import BANDS, get_band
 from kappamask.base.errors import ItemError, ReadError
 from kappamask.scenes.catalogs import OFFSET_FROM
-from kappamask.scenes.items import baseline_of
+from kappamask.scenes.items import view_of
 
 _IMAGES = ("IMAGE_FILE", "IMAGE_ID", "IMAGE_FILE_2A", "IMAGE_ID_2A")
 _NAMES = ("PRODUCT_URI_2A", "PRODUCT_URI", "PRODUCT_URI_1C")
@@ -62,7 +62,7 @@ class ProductMetadata:
         if self.offsets is not None and band in self.offsets:
             return self.offsets[band]
         said = {} if self.baseline is None else {"s2:processing_baseline": self.baseline}
-        baseline = baseline_of({"id": self.name, "properties": said, "assets": {}})
+        baseline = view_of({"id": self.name, "properties": said, "assets": {}}).baseline
         if self.offsets is None and baseline < OFFSET_FROM:
             return 0
         raise ItemError(
