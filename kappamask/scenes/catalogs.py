@@ -86,7 +86,7 @@ class Profile:
 
 ResolvedAsset = BandFile  # as it was called when it told less
 
-# The table, read in real items (see tests/scenes/test_catalogs.py); keys of native resolution stand first.
+# The table, read in real items (tests/scenes/test_catalogs.py); native resolution stands first.
 
 _COMMON_NAMES = {name: (band.common_name,) for name, band in BY_NAME.items()}
 _BAND_NAMES = {name: (name,) for name in BY_NAME}

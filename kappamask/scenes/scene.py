@@ -117,3 +117,14 @@ class Scene:
         shift = np.timedelta64(round(longitude / 15 * 3600), "s")
         day: np.datetime64 = (self.time + shift).astype("M8[D]")
         return day
+
+
+def overlap(one: Bounds, other: Bounds) -> bool:
+    """Tell whether two rectangles share an area.
+
+    Examples
+    --------
+    >>> overlap((0, 0, 2, 2), (1, 1, 3, 3)), overlap((0, 0, 1, 1), (1, 0, 2, 1))
+    (True, False)
+    """
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
