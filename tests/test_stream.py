@@ -24,8 +24,7 @@ import kappamask.jobs.stream.scene
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import InputError, ReadError, WriteError
-from kappamask.base.grid import Grid
-from kappamask.base.windows import Lattice, plan_windows
+from kappamask.base.windows import Grid, Lattice, plan_windows
 from kappamask.cli import main
 from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.cubes.safe import read_product

@@ -21,9 +21,9 @@ from openeo.udf import UdfData, XarrayDataCube, execute_local_udf, run_udf_code
 from openeo.udf.run_code import load_module_from_string
 
 from kappamask.base.bands import NAMES, canonical_name, find_bands
-from kappamask.base.buffer import dilate
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import PREDICTED, Label
+from kappamask.base.pixels import dilate
 from kappamask.networks.model import load_model
 from kappamask.networks.runners import available_threads
 from kappamask.predict.array import predict_array

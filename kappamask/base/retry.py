@@ -1,4 +1,6 @@
-"""Files on servers that fail: what is tried again, when, how often. Row 0: imports `errors` only.
+"""What is tried again, when, how often: files on servers that fail, catalogues, dates of a job.
+
+Imports `errors` only.
 
 GDAL says little of what a server answered. So a server whose file could not be read is asked
 for one byte of it: what it says decides whether, and when, the read is tried again.
@@ -26,15 +28,30 @@ GUARD: ContextVar[Callable[..., Any] | None] = ContextVar("GUARD", default=None)
 
 @dataclass(frozen=True)
 class Patience:
-    """How patiently a file on a server is read."""
+    """How patiently something is asked for."""
 
-    tries: int = 3  # reads of one window, the first included
-    wait_s: float = 1.0  # before the second; doubled for each further one
+    tries: int  # the first included
+    wait_s: float  # before the second; doubled for each further one
     longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
-    timeout_s: float = 10.0  # of the question what ails a file
+    timeout_s: float = 10.0  # to connect, and between two parts of an answer
+
+    def wait(self, tried: int, asked: float | None = None) -> float:
+        """Seconds to wait after so many tries, where a server may ask for so many.
+
+        Examples
+        --------
+        >>> 2 <= Patience(tries=3, wait_s=1).wait(2) <= 3
+        True
+        """
+        return max(spread(self.wait_s * 2 ** (tried - 1)), min(asked or 0, self.longest_wait_s))
 
 
-PATIENCE = Patience()
+# All that is tried again: whatever reads or asks has no tries of its own beside these.
+FILES = Patience(
+    tries=3, wait_s=1.0
+)  # one window of a file; the time-out is of asking what ails it
+CATALOGUES = Patience(tries=5, wait_s=0.5, timeout_s=30.0)  # one request
+DATES = Patience(tries=3, wait_s=5.0)  # rounds of a job over the dates that could not be read
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,7 @@ def ask(href: str, *, proxy: str | None = None) -> Answer:
                 address,
                 headers={"Range": "bytes=0-0"},
                 stream=True,  # a server without ranges would send all of it
-                timeout=PATIENCE.timeout_s,
+                timeout=FILES.timeout_s,
             )
             response.close()
             asked = response.headers.get("Retry-After")
@@ -175,7 +192,7 @@ def read_patiently(
     Parameters
     ----------
     read
-        Reads; called up to `PATIENCE.tries` times.
+        Reads; called up to `FILES.tries` times.
     href
         Where the file lies.
     name
@@ -202,21 +219,19 @@ def read_patiently(
     Traceback (most recent call last):
     kappamask.base.errors.ReadError: cannot read band B02 at /data/B02.tif: no such file; ...
     """
-    for tried in range(1, PATIENCE.tries + 1):
+    for tried in range(1, FILES.tries + 1):
         try:
             return read()
         except ReadError:
             raise  # it can be read and is not what it should be
         except errors as error:
             answer = ask(href, proxy=proxy)
-            if tried == PATIENCE.tries or not answer.may_change:
+            if tried == FILES.tries or not answer.may_change:
                 raise ReadError(
                     f"cannot read {name} at {without_query(href)}: "
                     f"{_reason(error, answer)}{answer.remedy(tried)}"
                 ) from error
-            wait = spread(PATIENCE.wait_s * 2 ** (tried - 1))
-            if answer.retry_after_s is not None:
-                wait = max(wait, min(answer.retry_after_s, PATIENCE.longest_wait_s))
+            wait = FILES.wait(tried, answer.retry_after_s)
         forget(answer.may_be_cached)
         time.sleep(wait)
     raise AssertionError("there is at least one try")

@@ -14,9 +14,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from kappamask.base.errors import InputError, KappaMaskError, UnknownNameError, WriteError
+from kappamask.base.errors import (
+    InputError,
+    KappaMaskError,
+    UnknownNameError,
+    WriteError,
+    find_limit,
+)
 from kappamask.base.files import clear_staging
-from kappamask.base.limits import find_limit
 
 FAILED, USAGE = 1, 2
 SIGNALLED = 128  # and the signal's number, as shells count

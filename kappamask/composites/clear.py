@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.buffer import within
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
+from kappamask.base.pixels import within
 from kappamask.base.windows import Span, Window
 from kappamask.composites import BUFFER_M
 from kappamask.predict.blocks import map_windows

@@ -1,4 +1,4 @@
-"""STAC items to canonical cubes. Row 4: imports rows 0-3; reads through stackstac or odc-stac.
+"""Scenes to canonical cubes. Imports `engines`, `scenes` and `base`.
 
 `load_cube` reads as the pipeline: resolve assets, choose a grid, read digital
 numbers with an engine, turn them into reflectance, join items of one solar day.
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.bands import AUXILIARY, BANDS, NAMES, check_names
-from kappamask.base.dn import to_reflectance
+from kappamask.base.bands import BY_NAME, NAMES, check_names
 from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNameError
-from kappamask.base.grid import Grid, snap_chunks
-from kappamask.base.windows import LATTICE
+from kappamask.base.pixels import to_reflectance
+from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Scene
+from kappamask.scenes.scene import Bounds, Scene, overlap
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     >>> cube.dims, cube.dtype, cube.attrs["level"]
     (('time', 'band', 'y', 'x'), dtype('float32'), 'L1C')
     """
+    import dask.array as da
+
     scenes = sorted(
         (scene_of(item, bands, resolve=resolve) for item in items),
         key=lambda scene: (scene.time, scene.id),
@@ -111,8 +112,9 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     scenes = [scenes[index] for index in kept]
     reflectance = apply_offsets(dn, scenes, names)
     groups = group_by_solar_day(scenes)
-    mosaics = [join_first_valid([reflectance[index] for index in group]) for group in groups]
-    return build_cube(mosaics, [[scenes[i] for i in group] for group in groups], names, grid, level)
+    dates = [join_first_valid([reflectance[index] for index in group]) for group in groups]
+    grouped = [[scenes[index] for index in group] for group in groups]
+    return build_cube(da.stack(dates), grouped, names, grid)
 
 
 def check_scenes(scenes: Sequence[Scene]) -> str:
@@ -126,7 +128,7 @@ def check_scenes(scenes: Sequence[Scene]) -> str:
             f"{' and '.join(f'{level} ({name})' for level, name in levels.items())}: "
             "search one level at a time"
         )
-    return str(scenes[0].level)
+    return scenes[0].level
 
 
 def choose_bands(scenes: Sequence[Scene], bands: Sequence[str] | None, level: str) -> list[str]:
@@ -151,7 +153,7 @@ def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float, crs: A
         wanted = _union(reach)
     else:
         wanted = project_bounds(parse_area(area), epsg)
-        if reach and not any(_overlap(bounds, wanted) for bounds in reach):
+        if reach and not any(overlap(bounds, wanted) for bounds in reach):
             raise NoItemsError(
                 f"the area lies outside all {len(scenes)} items ({scenes[0].id}...): "
                 f"got {_rounded(wanted)}, the items cover {_rounded(_union(reach))} "
@@ -201,10 +203,6 @@ def _union(all_bounds: Sequence[Bounds]) -> Bounds:
     return min(left), min(bottom), max(right), max(top)
 
 
-def _overlap(one: Bounds, other: Bounds) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
 def _rounded(bounds: Bounds) -> tuple[int, ...]:
     return tuple(round(value) for value in bounds)
 
@@ -243,28 +241,23 @@ def join_first_valid(layers: Sequence[da.Array]) -> da.Array:
 
 
 def build_cube(
-    mosaics: Sequence[da.Array],
-    groups: Sequence[Sequence[Scene]],
-    names: Sequence[str],
-    grid: Grid,
-    level: str,
+    data: da.Array, groups: Sequence[Sequence[Scene]], names: Sequence[str], grid: Grid
 ) -> xr.DataArray:
-    """Dress the blocks as the canonical cube."""
-    import dask.array as da
+    """Dress blocks (time, band, y, x), of a group of scenes each date, as the canonical cube."""
     import rioxarray  # noqa: F401  registers cube.rio
     import xarray as xr
 
-    known = {band.name: band for band in BANDS + AUXILIARY}
+    level = groups[0][0].level
     x, y = grid.centres
     cube = xr.DataArray(
-        da.stack(mosaics),
+        data,
         dims=("time", "band", "y", "x"),
         coords={
             "time": np.array([group[0].time for group in groups], "M8[ns]"),
             "band": list(names),
             "y": y,
             "x": x,
-            "common_name": ("band", [known[name].common_name for name in names]),
+            "common_name": ("band", [BY_NAME[name].common_name for name in names]),
             "source_items": ("time", [" ".join(s.id for s in group) for group in groups]),
         },
         name="reflectance",

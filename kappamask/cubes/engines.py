@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.errors import ItemError, KappaMaskError
-from kappamask.base.grid import Chunks, Grid
+from kappamask.base.windows import Chunks, Grid
 from kappamask.cubes.rasters import Access, find_place
 from kappamask.scenes.scene import BandFile, Scene
 

@@ -18,10 +18,10 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from kappamask.base.dn import average_dn, repeat_pixels
 from kappamask.base.errors import InputError, ReadError
-from kappamask.base.grid import Grid
+from kappamask.base.pixels import average_dn, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, read_patiently, without_query
+from kappamask.base.windows import Grid
 from kappamask.scenes.scene import BandFile, Scene
 
 T = TypeVar("T")

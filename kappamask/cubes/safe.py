@@ -1,4 +1,4 @@
-"""SAFE products to canonical cubes. Row 4: imports rows 0-3.
+"""SAFE products to canonical cubes. Imports `cube`, `rasters`, `scenes` and `base`.
 
 `open_safe` reads as the pipeline: read the metadata, choose granules and files, choose
 a grid, read each chunk of it when it is asked for.
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.bands import BY_NAME
-from kappamask.base.grid import Grid, snap_chunks
-from kappamask.base.windows import LATTICE
+from kappamask.base.windows import LATTICE, Grid, snap_chunks
+from kappamask.cubes.cube import build_cube
 from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.scenes.area import parse_area, project_bounds
-from kappamask.scenes.safe.product import Product, read_product
+from kappamask.scenes.safe import read_product
 from kappamask.scenes.scene import Scene
 
 if TYPE_CHECKING:
@@ -100,20 +99,36 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     ...
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
+    from shapely.geometry import shape
+
     product = read_product(path)
     scenes = product.scenes(
         resolution=resolution, bands=bands, area=area, tile=tile, dn_offset=dn_offset
     )
     names = list(scenes[0].files)
     grid = choose_grid(scenes, area, resolution=resolution)
-    return build_cube(read_lazily(scenes, names, grid, chunks), product, scenes, names, grid)
+    cube = build_cube(read_lazily(scenes, names, grid, chunks), [scenes], names, grid)
+    metadata, used = product.metadata, {scene.tile for scene in scenes}
+    tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
+    told = {
+        "product": metadata.name,
+        "platform": metadata.platform,
+        "processing_baseline": metadata.baseline,
+        "footprint": shape(scenes[0].footprint).wkt if scenes[0].footprint else None,
+    }
+    cube.attrs |= {key: text for key, text in told.items() if text}
+    return cube.assign_coords(
+        tile=("time", [" ".join(tile.tile for tile in tiles)]),
+        sun_zenith=("time", [np.mean([tile.sun_zenith for tile in tiles])]),
+        sun_azimuth=("time", [np.mean([tile.sun_azimuth for tile in tiles])]),
+    )
 
 
 def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float) -> Grid:
     """Settle the pixels: those of the granules, as far as they meet the area's rectangle."""
     lefts, bottoms, rights, tops = zip(*(scene.bounds for scene in scenes), strict=True)
     left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
-    anchor, epsg = (left, top), scenes[0].epsg
+    anchor, epsg = (left, top), scenes[0].epsg or 0
     if area is not None:
         west, south, east, north = project_bounds(parse_area(area), epsg)
         left, bottom = max(left, west), max(bottom, south)
@@ -152,46 +167,3 @@ def read_chunk(
             layer = BandOnGrid.fit(file, grid).read(reader, rows, columns)
         np.copyto(chunk, layer, where=np.isnan(chunk))
     return chunk[None, None]
-
-
-def build_cube(
-    data: da.Array,
-    product: Product,
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    grid: Grid,
-) -> xr.DataArray:
-    """Dress the blocks as the canonical cube."""
-    import rioxarray  # noqa: F401  registers cube.rio
-    import xarray as xr
-    from shapely.geometry import Polygon
-
-    x, y = grid.centres
-    metadata = product.metadata
-    used = {scene.tile for scene in scenes}
-    tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
-    optional = {
-        "platform": metadata.platform,
-        "processing_baseline": metadata.baseline,
-        "footprint": Polygon(metadata.footprint).wkt if len(metadata.footprint) > 3 else None,
-    }
-    attrs = {"level": metadata.level, "units": "1", "long_name": f"{metadata.level} reflectance"}
-    attrs |= {"product": metadata.name} | {key: text for key, text in optional.items() if text}
-    cube = xr.DataArray(
-        data,
-        dims=("time", "band", "y", "x"),
-        coords={
-            "time": np.array([metadata.time], "M8[ns]"),
-            "band": list(names),
-            "y": y,
-            "x": x,
-            "common_name": ("band", [BY_NAME[name].common_name for name in names]),
-            "source_items": ("time", [" ".join(scene.id for scene in scenes)]),
-            "tile": ("time", [" ".join(tile.tile for tile in tiles)]),
-            "sun_zenith": ("time", [np.mean([tile.sun_zenith for tile in tiles])]),
-            "sun_azimuth": ("time", [np.mean([tile.sun_azimuth for tile in tiles])]),
-        },
-        name="reflectance",
-        attrs=attrs,
-    )
-    return cube.rio.write_crs(grid.epsg)  # type: ignore[no-any-return]

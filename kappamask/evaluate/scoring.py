@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED, REQUIRED
-from kappamask.base.buffer import dilate
 from kappamask.base.legend import PREDICTED, Label
+from kappamask.base.pixels import dilate
 from kappamask.train.chips import SLOT, Chip
 
 THRESHOLD = 0.5  # Domnich et al. 2021: each class at 0.5 of its own probability

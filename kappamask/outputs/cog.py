@@ -24,7 +24,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
-from kappamask.base.limits import refuse_limit
+from kappamask.base.errors import refuse_limit
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -26,10 +26,10 @@ from kappamask.base.errors import (
     ReadError,
     ResourceError,
     WriteError,
+    limits_named,
     redact,
 )
 from kappamask.base.files import move_in, staging
-from kappamask.base.limits import limits_named
 from kappamask.outputs.cog import (
     BlockError,
     Layer,

@@ -13,9 +13,9 @@ from numbers import Real
 import numpy as np
 
 from kappamask.base.bands import find_bands
-from kappamask.base.buffer import dilate
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
+from kappamask.base.pixels import dilate
 from kappamask.networks.model import Model
 from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, predict_array
 

@@ -1,4 +1,4 @@
-"""Catalogue profiles as data, and the files of an item's bands. Row 1: imports items, bands."""
+"""Catalogue profiles as data, and the files of an item's bands. Imports `items` and `base`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from typing import Any
 
 from kappamask.base.bands import BANDS, BY_NAME, LEVELS, NAMES, get_band
 from kappamask.base.errors import CatalogError, InputError, ItemError, UnknownNameError
-from kappamask.scenes.items import (
-    View,
-    baseline_of,
-    baselines_said,
-    is_address,
-    level_of,
-    view_of,
-)
+from kappamask.scenes.items import View, is_address, view_of
 from kappamask.scenes.scene import BandFile
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
@@ -62,10 +55,38 @@ class Profile:
             for band in holding.assets:
                 get_band(band)
 
+    def find_signer(self) -> Callable[[Any], Any]:
+        """Find what makes the hrefs of items readable, before anything is searched.
+
+        Raises
+        ------
+        CatalogError
+            If the package that signs is not installed.
+        """
+        if not self.signer:
+            return lambda item: item
+        try:
+            module = importlib.import_module(self.signer)
+        except ImportError as error:
+            raise CatalogError(
+                f"catalogue {self.name!r} gives files out to signed requests only, which needs "
+                f"another package ({error}): pip install 'kappamask[{self.name}]'"
+            ) from None
+
+        def sign(item: Any) -> Any:
+            from requests import RequestException
+
+            try:
+                return module.sign(item)
+            except RequestException as error:
+                raise CatalogError(f"item {item.id} cannot be signed: {error}") from error
+
+        return sign
+
 
 ResolvedAsset = BandFile  # as it was called when it told less
 
-# The table, read in real items (see tests/test_catalogs.py); keys of native resolution stand first.
+# The table, read in real items (tests/scenes/test_catalogs.py); native resolution stands first.
 
 _COMMON_NAMES = {name: (band.common_name,) for name, band in BY_NAME.items()}
 _BAND_NAMES = {name: (name,) for name in BY_NAME}
@@ -160,10 +181,9 @@ def profile_of(item: Any) -> Profile:
     'copernicus'
     """
     view = view_of(item)
-    level = level_of(view)
 
     def match(profile: Profile) -> tuple[int, bool]:
-        holding = profile.levels.get(level, Holding((), {}))
+        holding = profile.levels.get(view.level, Holding((), {}))
         bands = sum(any(key in view.assets for key in keys) for keys in holding.assets.values())
         return bands, view.collection in holding.collections
 
@@ -175,35 +195,6 @@ def profile_of(item: Any) -> Profile:
             "pass profile=Profile(...)"
         )
     return best
-
-
-def signer(profile: Profile | None) -> Callable[[Any], Any]:
-    """Find what makes the hrefs of a catalogue readable, before anything is searched.
-
-    Raises
-    ------
-    CatalogError
-        If the package that signs is not installed.
-    """
-    if not (profile and profile.signer):
-        return lambda item: item
-    try:
-        module = importlib.import_module(profile.signer)
-    except ImportError as error:
-        raise CatalogError(
-            f"catalogue {profile.name!r} gives files out to signed requests only, which needs "
-            f"another package ({error}): pip install 'kappamask[{profile.name}]'"
-        ) from None
-
-    def sign(item: Any) -> Any:
-        from requests import RequestException
-
-        try:
-            return module.sign(item)
-        except RequestException as error:
-            raise CatalogError(f"item {item.id} cannot be signed: {error}") from error
-
-    return sign
 
 
 def resolve_assets(
@@ -268,10 +259,12 @@ def resolve_assets(
     0
     """
     view = view_of(item)
-    level, profile = level_of(view), profile or profile_of(view)
-    if level not in profile.levels:
-        raise ItemError(f"item {view.id} is {level}, which profile {profile.name!r} does not hold")
-    keys = profile.levels[level].assets
+    profile = profile or profile_of(view)
+    if view.level not in profile.levels:
+        raise ItemError(
+            f"item {view.id} is {view.level}, which profile {profile.name!r} does not hold"
+        )
+    keys = profile.levels[view.level].assets
     wanted = [band.name for band in (BANDS if bands is None else map(get_band, bands))]
     found = {
         name: held[0]
@@ -313,11 +306,12 @@ def _dn_offset(view: View, profile: Profile) -> int:
         )
     if flag is True:
         return 0
-    baseline, said = baseline_of(view), baselines_said(view)
-    if len({one < OFFSET_FROM for one in said}) > 1:
+    baseline = view.baseline
+    if len({one < OFFSET_FROM for one in view.baselines}) > 1:
         raise ItemError(
-            f"item {view.id}: it tells several processing baselines, {' and '.join(said)}, of "
-            f"which some raise DN by 1000 and some do not: pass dn_offset=0 or dn_offset=-1000"
+            f"item {view.id}: it tells several processing baselines, "
+            f"{' and '.join(view.baselines)}, of which some raise DN by 1000 and some do not: "
+            "pass dn_offset=0 or dn_offset=-1000"
         )
     if baseline < OFFSET_FROM:
         return 0

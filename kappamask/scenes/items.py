@@ -1,16 +1,21 @@
-"""What an item says about itself, be it a pystac.Item or its dict. Row 1: imports row 0."""
+"""What a STAC item says about itself, be it a pystac.Item or its dict. Imports `base` only."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, TypeGuard
 from urllib.parse import urljoin, urlsplit
+
+import numpy as np
 
 from kappamask.base.bands import LEVELS
 from kappamask.base.errors import InputError, ItemError
+from kappamask.base.windows import MOST_PIXELS
 
 # Where the catalogues say the same thing, the most trustworthy first; "id" is the item's own.
 _TYPES = (
@@ -25,14 +30,24 @@ _BASELINES = (
     "s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline",
     "processing_baseline", "processing:version",
 )  # fmt: skip
+_TIMES = ("datetime", "start_datetime")
+_GENERATED = ("s2:generation_time", "sentinel2:generation_time", "processing:datetime")
 _YEARS = range(1970, 2200)  # times that a cube can hold to the nanosecond, with room to spare
 _TIME = re.compile(r"\d{4}-?\d\d-?\d\d(?:[T ].*)?", re.ASCII)  # no number of seconds since 1970
-_GENERATED = ("s2:generation_time", "sentinel2:generation_time", "processing:datetime")
+_EPSG = re.compile(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", re.ASCII)
+_FARTHEST = 1e8  # metres, twice around the equator and more
 
 
 @dataclass(frozen=True)
 class View:
-    """What is read of an item, be it a pystac.Item or a dict."""
+    """What is read of an item, be it a pystac.Item or a dict.
+
+    Examples
+    --------
+    >>> item = {"id": "S2B_24MVV_20250731_0_L1C", "properties": {}, "assets": {}}
+    >>> view_of(item).level, view_of(item).tile
+    ('L1C', '24MVV')
+    """
 
     id: str
     collection: str | None
@@ -41,25 +56,110 @@ class View:
     geometry: Any
     item: Any  # what is viewed
 
-    @property
-    def links(self) -> dict[str, str]:
-        """The addresses that the item links to, by what they are to it; the first of each.
+    @cached_property
+    def level(self) -> str:
+        """The processing level, ``"L1C"`` or ``"L2A"``.
 
-        Raises
-        ------
-        ItemError
-            If a pystac.Item holds what is no link, such as one to a number.
+        Read from the product type, then the processing level, then the product id, then the
+        item's id and collection. An item of another level (a Level-3 mosaic), or one that does
+        not tell, is an `ItemError`.
         """
-        if isinstance(self.item, Mapping):
-            return links_of(self.item)
-        return links_of(document_of(self.item))
+        for text in self._said(_TYPES + _PRODUCTS):
+            if told := re.search(r"(?:MSI_?L?|^L|_L)([123][ABC]|3)(?![0-9])", text):
+                level = f"L{told[1]}"
+                if level not in LEVELS:
+                    raise ItemError(
+                        f"item {self.id} is of level {level} ({text}): only Sentinel-2 products "
+                        "of level L1C or L2A can be read"
+                    )
+                return level
+        if told := re.search(r"l(1c|2a)\b", self.collection or "", re.IGNORECASE):
+            return f"L{told[1].upper()}"
+        raise ItemError(
+            f"item {self.id}: nothing tells that it is Sentinel-2 of level L1C or L2A "
+            "(s2:product_type, product id or collection): it cannot be read"
+        )
 
-    def said(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield what the item says under these properties, in order; "id" is its own id."""
-        for name in names:
-            said = self.id if name == "id" else self.properties.get(name)
-            if said and isinstance(said, str | int | float | datetime) and said is not True:
-                yield str(said)
+    @cached_property
+    def baselines(self) -> list[str]:
+        """Every processing baseline that the item tells, the most trustworthy first.
+
+        Read from the properties of the catalogues, then from the product id (``_N0400_``).
+        99.99 is none: made outside ESA's processing, where it says nothing about the offset.
+        """
+        told = [re.fullmatch(r"(\d{1,2})\.?(\d\d)", t.strip(), re.ASCII) for t in self._versions]
+        return [f"{t[1].zfill(2)}.{t[2]}" for t in told if t and t.groups() != ("99", "99")]
+
+    @property
+    def baseline(self) -> str:
+        """The processing baseline, such as ``"04.00"``; an `ItemError` if it is not known."""
+        if self.baselines:
+            return self.baselines[0]
+        got = f"got {self._versions[0]}" if self._versions else "it says nothing"
+        raise ItemError(
+            f"item {self.id}: its processing baseline is unknown ({got}), and with it whether its "
+            "DN are raised by 1000: pass dn_offset=0 or dn_offset=-1000"
+        )
+
+    @cached_property
+    def _versions(self) -> list[str]:
+        named = _found(r"_N(\d\d\.?\d\d)", self._said(_PRODUCTS))
+        return [*self._said(_BASELINES), *named]
+
+    @cached_property
+    def tile(self) -> str | None:
+        """The MGRS tile, such as ``"01VCC"``; None where the item names none."""
+        said = [*self._said(("s2:mgrs_tile", "grid:code", "s2:tile", *_PRODUCTS))]
+        for prefix in ("mgrs", "sentinel"):
+            parts = ("utm_zone", "latitude_band", "grid_square")
+            said.append("".join(self._said(f"{prefix}:{part}" for part in parts)))
+        tile = next(_found(r"(?:^|MGRS-|_)T?(\d{1,2}[C-X][A-Z]{2})(?=_|\.|$)", said), None)
+        return tile and tile.zfill(5)
+
+    @cached_property
+    def time(self) -> datetime:
+        """When the scene was sensed, in UTC; an `ItemError` where the item does not tell."""
+        said = [*self._said(_TIMES)]
+        for time in _times(said):
+            return time
+        raise ItemError(
+            f"item {self.id}: neither datetime nor start_datetime is a time from {_YEARS[0]} on, "
+            f"got {', '.join(said) or 'neither':.80}: correct the item"
+        )
+
+    @cached_property
+    def made(self) -> datetime | None:
+        """When the product was made, in UTC; None where the item does not tell."""
+        named = _found(r"_T\d{2}[A-Z]{3}_(\d{8}T\d{6})", self._said(_PRODUCTS))
+        said = (*self._said(_GENERATED), *named, *self._said(("created",)))
+        return next(_times(said), None)
+
+    @property
+    def sun(self) -> tuple[float, float] | None:
+        """Azimuth (from north) and elevation of the sun, degrees; None where it is not told."""
+        azimuth = self._angle("view:sun_azimuth", "s2:mean_solar_azimuth")
+        elevation, zenith = (
+            self._angle(name) for name in ("view:sun_elevation", "s2:mean_solar_zenith")
+        )
+        if elevation is None and zenith is not None:
+            elevation = 90 - zenith
+        return None if azimuth is None or elevation is None else (azimuth, elevation)
+
+    @property
+    def href(self) -> str | None:
+        """Where the item itself lies; an `ItemError` if it links to what is no address."""
+        links = links_of(document_of(self.item))
+        return links.get("self") or links.get("canonical")
+
+    @property
+    def footprint(self) -> Any:
+        """The GeoJSON geometry, if it is one: a surface in degrees; else an `ItemError`."""
+        if not _is_surface(self.geometry):
+            raise ItemError(
+                f"item {self.id}: its geometry is a GeoJSON surface in degrees, got "
+                f"{self.geometry!r:.80}: correct the item or leave it out"
+            )
+        return self.geometry
 
     def gsd(self, key: str) -> float | None:
         """Tell the pixel size of an asset, metres; None where nothing tells it."""
@@ -69,7 +169,55 @@ class View:
             return float(told[1])
         transform = fields.get("proj:transform")
         steps = [fields.get("gsd"), *(transform[:1] if isinstance(transform, list | tuple) else ())]
-        return next((float(step) for step in steps if _is_step(step)), None)
+        return next((float(step) for step in steps if _is_number(step) and 0 < step < 1e4), None)
+
+    def place(self, key: str) -> dict[str, Any]:
+        """Tell where the pixels of an asset lie, in the words of `BandFile`, as far as it tells.
+
+        The asset's own fields of the projection extension count before the item's.
+
+        Raises
+        ------
+        ItemError
+            If its CRS is none that PROJ knows, or it describes no grid whose north is up.
+        """
+        fields = {**self.properties, **self.assets[key][1]}
+        where = f"item {self.id}, asset {key!r}"
+        code = fields.get("proj:code") or fields.get("proj:epsg")
+        told = _EPSG.fullmatch(str(code).strip().upper())
+        if code and (told is None or not _is_known(int(told[1]))):
+            raise ItemError(
+                f"{where}: proj:code is that of a reference system of EPSG ('EPSG:32632'), got "
+                f"{code!r:.60}: correct the item or leave it out"
+            )
+        epsg = int(told[1]) if told else None
+        shape, transform = fields.get("proj:shape") or None, fields.get("proj:transform") or None
+        if shape is not None and not _is_shape(shape):
+            raise ItemError(
+                f"{where}: proj:shape is rows and columns, whole numbers above 0, got "
+                f"{shape!r:.60}: correct the item or leave it out"
+            )
+        if transform is not None and not _is_transform(transform):
+            raise ItemError(
+                f"{where}: proj:transform is (step, 0, left, 0, -step, top) in metres, with north "
+                f"up, got {transform!r:.80}: correct the item or leave it out"
+            )
+        if shape is None or transform is None:
+            return {"epsg": epsg}
+        (step, _, left, _, _, top), (height, width) = transform[:6], shape
+        grid = {"gsd": step, "left": left, "top": top, "height": height, "width": width}
+        return {"epsg": epsg, **grid}
+
+    def _said(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield what the item says under these properties, in order; "id" is its own id."""
+        for name in names:
+            said = self.id if name == "id" else self.properties.get(name)
+            if said and isinstance(said, str | int | float | datetime) and said is not True:
+                yield str(said)
+
+    def _angle(self, *names: str) -> float | None:
+        values = map(self.properties.get, names)
+        return next((float(v) for v in values if _is_number(v) and -360 <= v <= 360), None)
 
 
 def view_of(item: Any) -> View:
@@ -99,41 +247,8 @@ def view_of(item: Any) -> View:
         )
     assets = {key: (_href_of(asset), asset.extra_fields) for key, asset in item.assets.items()}
     properties = {"datetime": item.datetime} | item.properties
-    geometry = getattr(item, "geometry", None)
-    return View(str(item.id), _text(item.collection_id), properties, assets, geometry, item)
-
-
-def document_of(item: Any) -> Mapping[str, Any]:
-    """Give an item as its JSON document.
-
-    Raises
-    ------
-    ItemError
-        If a pystac.Item holds what is no JSON of an item, such as a link to a number.
-
-    Examples
-    --------
-    >>> document_of({"id": "x"})
-    {'id': 'x'}
-    """
-    if isinstance(item, Mapping):
-        return item
-    try:
-        document: dict[str, Any] = item.to_dict(include_self_link=True, transform_hrefs=False)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ItemError(
-            f"item {item.id}: it must be a document of JSON, got {error}: correct its links"
-        ) from error
-    return document
-
-
-def _is_step(value: Any) -> bool:
-    """Tell whether a value can be metres per pixel."""
-    return isinstance(value, int | float) and value is not True and 0 < value < 1e4
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    collection = _text(item.collection_id)
+    return View(str(item.id), collection, properties, assets, item.geometry, item)
 
 
 def _href_of(asset: Any) -> str:
@@ -176,20 +291,23 @@ def _join(base: str, href: str) -> str:
         return href
 
 
-def is_address(href: str) -> bool:
-    r"""Tell whether a text can be the address or the path of a file.
+def document_of(item: Any) -> Mapping[str, Any]:
+    """Give an item as its JSON document.
 
-    Examples
-    --------
-    >>> [is_address(href) for href in ("https://host/B02.tif", "B02.tif", "", "http://[", "a\0b")]
-    [True, True, False, False, False]
+    Raises
+    ------
+    ItemError
+        If a pystac.Item holds what is no JSON of an item, such as a link to a number.
     """
+    if isinstance(item, Mapping):
+        return item
     try:
-        urlsplit(href).hostname  # noqa: B018  some errors come up only here
-        href.encode()
-    except ValueError:
-        return False
-    return bool(href.strip()) and href.isprintable()
+        document: dict[str, Any] = item.to_dict(include_self_link=True, transform_hrefs=False)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ItemError(
+            f"item {item.id}: it must be a document of JSON, got {error}: correct its links"
+        ) from error
+    return document
 
 
 def links_of(item: Mapping[str, Any]) -> dict[str, str]:
@@ -208,165 +326,73 @@ def links_of(item: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def level_of(item: Any) -> str:
-    """Tell the processing level: ``"L1C"`` or ``"L2A"``.
-
-    Read from the product type, then the processing level, then the product id,
-    then the item's id and collection.
-
-    Raises
-    ------
-    ItemError
-        If the item is of another level (a Level-3 mosaic), or does not tell.
+def is_address(href: str) -> bool:
+    r"""Tell whether a text can be the address or the path of a file.
 
     Examples
     --------
-    >>> level_of({"id": "S2B_24MVV_20250731_0_L1C", "properties": {}, "assets": {}})
-    'L1C'
+    >>> [is_address(href) for href in ("https://host/B02.tif", "B02.tif", "", "http://[", "a\0b")]
+    [True, True, False, False, False]
     """
-    view = view_of(item)
-    for text in view.said(_TYPES + _PRODUCTS):
-        if told := re.search(r"(?:MSI_?L?|^L|_L)([123][ABC]|3)(?![0-9])", text):
-            level = f"L{told[1]}"
-            if level not in LEVELS:
-                raise ItemError(
-                    f"item {view.id} is of level {level} ({text}): only Sentinel-2 products of "
-                    "level L1C or L2A can be read"
-                )
-            return level
-    if told := re.search(r"l(1c|2a)\b", view.collection or "", re.IGNORECASE):
-        return f"L{told[1].upper()}"
-    raise ItemError(
-        f"item {view.id}: nothing tells that it is Sentinel-2 of level L1C or L2A "
-        "(s2:product_type, product id or collection): it cannot be read"
+    try:
+        urlsplit(href).hostname  # noqa: B018  some errors come up only here
+        href.encode()
+    except ValueError:
+        return False
+    return bool(href.strip()) and href.isprintable()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@cache
+def _is_known(epsg: int) -> bool:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_epsg(epsg)
+    except CRSError:
+        return False
+    return True
+
+
+def _is_shape(shape: Any) -> bool:
+    sized = isinstance(shape, list | tuple) and len(shape) == 2
+    return sized and all(type(size) is int and 0 < size <= MOST_PIXELS for size in shape)
+
+
+def _is_transform(transform: Any) -> bool:
+    if not isinstance(transform, list | tuple) or len(transform) not in (6, 9):
+        return False
+    if not all(_is_number(value) and abs(value) < _FARTHEST for value in transform):
+        return False
+    a, b, _, d, e, _ = transform[:6]
+    return bool(b == d == 0 and a > 1e-6 and abs(a + e) <= 1e-6 * a)
+
+
+def _is_surface(geometry: Any) -> bool:
+    """Tell whether a GeoJSON geometry is an area on the globe."""
+    from shapely import get_coordinates
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    try:
+        with np.errstate(invalid="ignore"):  # a corner that is NaN
+            found = shape(geometry)
+        is_whole = np.isfinite(get_coordinates(found)).all() and found.area > 0
+        bounds = found.bounds if is_whole else ()
+    except (ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return False
+    limits = (360, 90, 360, 90)
+    return bool(bounds) and all(
+        math.isfinite(edge) and abs(edge) <= most for edge, most in zip(bounds, limits, strict=True)
     )
-
-
-def baseline_of(item: Any) -> str:
-    """Tell the processing baseline, such as ``"04.00"``.
-
-    Read from the baseline properties of the catalogues, then from the product id
-    (``_N0400_``).
-
-    Raises
-    ------
-    ItemError
-        If the item does not tell, or says 99.99: made outside ESA's processing, where
-        the number says nothing about the offset.
-
-    Examples
-    --------
-    >>> baseline_of({"id": "S2A_MSIL1C_20170216T101101_N0204_R022_T33UUU_20170216T101105",
-    ...              "properties": {}, "assets": {}})
-    '02.04'
-    """
-    view = view_of(item)
-    if read := baselines_said(view):
-        return read[0]
-    said = _texts_of_baseline(view)
-    got = f"got {said[0]}" if said else "it says nothing"
-    raise ItemError(
-        f"item {view.id}: its processing baseline is unknown ({got}), and with it whether its DN "
-        "are raised by 1000: pass dn_offset=0 or dn_offset=-1000"
-    )
-
-
-def baselines_said(item: Any) -> list[str]:
-    """List every processing baseline that an item tells, the most trustworthy first.
-
-    Examples
-    --------
-    >>> baselines_said({"id": "S2A_MSIL2A_20230611T101601_N0509_R065_T32TPS_20230611T162001",
-    ...                 "properties": {"s2:processing_baseline": "05.09"}, "assets": {}})
-    ['05.09', '05.09']
-    """
-    read = []
-    for text in _texts_of_baseline(view_of(item)):
-        told = re.fullmatch(r"(\d{1,2})\.?(\d\d)", text.strip(), re.ASCII)
-        if told and told.groups() != ("99", "99"):
-            read.append(f"{told[1].zfill(2)}.{told[2]}")
-    return read
-
-
-def _texts_of_baseline(view: View) -> list[str]:
-    return [*view.said(_BASELINES), *_found(r"_N(\d\d\.?\d\d)", view.said(_PRODUCTS))]
-
-
-def tile_of(item: Any) -> str | None:
-    """Tell the MGRS tile, such as ``"01VCC"``; None where the item names none.
-
-    Examples
-    --------
-    >>> tile_of({"id": "x", "properties": {"grid:code": "MGRS-1VCC"}, "assets": {}})
-    '01VCC'
-    """
-    view = view_of(item)
-    said = [*view.said(("s2:mgrs_tile", "grid:code", "s2:tile", *_PRODUCTS))]
-    for prefix in ("mgrs", "sentinel"):
-        parts = ("utm_zone", "latitude_band", "grid_square")
-        said.append("".join(view.said(f"{prefix}:{part}" for part in parts)))
-    tile = next(_found(r"(?:^|MGRS-|_)T?(\d{1,2}[C-X][A-Z]{2})(?=_|\.|$)", said), None)
-    return tile and tile.zfill(5)
-
-
-def sensing_time(item: Any) -> datetime:
-    """Tell when the scene was sensed, in UTC.
-
-    Raises
-    ------
-    ItemError
-        If neither ``datetime`` nor ``start_datetime`` is a time.
-
-    Examples
-    --------
-    >>> sensing_time({"id": "x", "assets": {}, "properties": {"datetime": "2024-06-01T10:00:00Z"}})
-    datetime.datetime(2024, 6, 1, 10, 0, tzinfo=datetime.timezone.utc)
-    """
-    view = view_of(item)
-    for time in _times(view.said(("datetime", "start_datetime"))):
-        return time
-    got = ", ".join(view.said(("datetime", "start_datetime"))) or "neither"
-    raise ItemError(
-        f"item {view.id}: neither datetime nor start_datetime is a time from {_YEARS[0]} on, got "
-        f"{got:.80}: correct the item"
-    )
-
-
-def generation_time(item: Any) -> datetime | None:
-    """Tell when the product was made, in UTC; None where the item does not tell.
-
-    Examples
-    --------
-    >>> generation_time({"id": "S2A_MSIL2A_20181229T095411_N0211_R079_T33SVB_20181229T112231",
-    ...                  "properties": {}, "assets": {}})
-    datetime.datetime(2018, 12, 29, 11, 22, 31, tzinfo=datetime.timezone.utc)
-    """
-    view = view_of(item)
-    named = _found(r"_T\d{2}[A-Z]{3}_(\d{8}T\d{6})", view.said(_PRODUCTS))
-    return next(_times((*view.said(_GENERATED), *named, *view.said(("created",)))), None)
-
-
-def sun_of(item: Any) -> tuple[float, float] | None:
-    """Tell azimuth (from north) and elevation of the sun, degrees; None where it is not told.
-
-    Examples
-    --------
-    >>> said = {"s2:mean_solar_azimuth": 151.0, "s2:mean_solar_zenith": 26.5}
-    >>> sun_of({"id": "x", "properties": said, "assets": {}})
-    (151.0, 63.5)
-    """
-    said = view_of(item).properties
-    azimuth = said.get("view:sun_azimuth", said.get("s2:mean_solar_azimuth"))
-    elevation, zenith = said.get("view:sun_elevation"), said.get("s2:mean_solar_zenith")
-    if elevation is None and _is_angle(zenith):
-        elevation = 90 - zenith
-    if not (_is_angle(azimuth) and _is_angle(elevation)):
-        return None
-    return float(azimuth), float(elevation)
-
-
-def _is_angle(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -360 <= value <= 360
 
 
 def _found(pattern: str, texts: Iterable[str]) -> Iterator[str]:

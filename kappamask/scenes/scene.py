@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from kappamask.base.bands import get_band
-from kappamask.base.dn import to_reflectance
 from kappamask.base.errors import InputError
+from kappamask.base.pixels import to_reflectance
 
+NO_TIME = np.datetime64("NaT", "ns")
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 
@@ -33,11 +34,11 @@ class BandFile:
     scale: float  # physical value per DN: 1e-4 for reflectance, 1e-3 for AOT and WVP
     gsd: float  # metres per pixel
     nodata: int = 0  # DN that stands for no data, before the offset
-    epsg: int | None = None  # None, here and below: known when the file is opened
-    left: float | None = None  # projected coordinates of the upper left corner
-    top: float | None = None
-    height: int | None = None  # pixels
-    width: int | None = None
+    epsg: int | None = None
+    left: float = 0.0  # projected coordinates of the upper left corner
+    top: float = 0.0
+    height: int = 0  # pixels; none where the source does not tell where they lie
+    width: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers: a wrong one shifts every pixel of the cube."""
@@ -53,7 +54,7 @@ class BandFile:
     @property
     def bounds(self) -> Bounds | None:
         """Outer edges of its pixels; None where its source does not tell them."""
-        if self.left is None or self.top is None or self.height is None or self.width is None:
+        if not self.height:
             return None
         bottom, right = self.top - self.height * self.gsd, self.left + self.width * self.gsd
         return self.left, bottom, right, self.top
@@ -67,12 +68,13 @@ class BandFile:
 class Scene:
     """One scene: an item of a catalogue, a granule of a SAFE product, files of one's own.
 
-    What a source does not tell is None; of a scene that is only named, all but its id is.
+    What a source does not tell is None, "" or, of times, NaT: of a scene that is only named,
+    all but its id.
     """
 
     id: str
-    time: np.datetime64 | None = None  # sensing time, UTC, to the nanosecond
-    level: str | None = None  # "L1C" or "L2A"
+    time: np.datetime64 = NO_TIME  # of sensing, UTC, to the nanosecond
+    level: str = ""  # "L1C" or "L2A"
     tile: str | None = None  # MGRS tile, "32TPS"
     platform: str | None = None  # "sentinel-2a"
     baseline: str | None = None  # processing baseline, "05.09"
@@ -115,3 +117,14 @@ class Scene:
         shift = np.timedelta64(round(longitude / 15 * 3600), "s")
         day: np.datetime64 = (self.time + shift).astype("M8[D]")
         return day
+
+
+def overlap(one: Bounds, other: Bounds) -> bool:
+    """Tell whether two rectangles share an area.
+
+    Examples
+    --------
+    >>> overlap((0, 0, 2, 2), (1, 1, 3, 3)), overlap((0, 0, 1, 1), (1, 0, 2, 1))
+    (True, False)
+    """
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

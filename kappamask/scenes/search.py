@@ -1,4 +1,4 @@
-"""Search a STAC catalogue for Sentinel-2 items. Row 4: imports lower rows and pystac."""
+"""Search a STAC catalogue for Sentinel-2 items. Imports the modules of `scenes`, and pystac."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from shapely.geometry.base import BaseGeometry
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError
 from kappamask.scenes.area import cut_at_antimeridian, parse_area
-from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of, signer
+from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import parse_dates
-from kappamask.scenes.items import baseline_of, generation_time, level_of, sensing_time, tile_of
+from kappamask.scenes.items import View, view_of
 from kappamask.scenes.stac import Query, Source
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def search(
         raise InputError(f"max_items must be at least 1, got {max_items}: leave it out for all")
     query = Query(parse_area(area), parse_dates(dates), check_level(level), max_cloud_cover)
     location, profile = _locate(catalog, level)
-    sign = signer(profile)
+    sign = profile.find_signer() if profile else None
     source = Source(location, profile)
     kept, told = _sift(source.items(query), query, profile)
     if not kept and source.has_filter and max_cloud_cover is not None:
@@ -111,8 +111,9 @@ def search(
             f"no {level} item of catalogue {location} answers the search: {told}: "
             f"widen the dates, the area or max_cloud_cover{note}"
         )
-    kept = sorted(drop_duplicates(kept), key=lambda item: (sensing_time(item), str(item.id)))
-    return [sign(item) for item in kept[:max_items]]
+    kept = sorted(drop_duplicates(kept), key=lambda view: (view.time, view.id))
+    items = [view.item for view in kept[:max_items]]
+    return [sign(item) for item in items] if sign else items
 
 
 def _locate(catalog: Any, level: str) -> tuple[str, Profile | None]:
@@ -144,70 +145,70 @@ def _locate(catalog: Any, level: str) -> tuple[str, Profile | None]:
 
 def _sift(
     items: Iterable[pystac.Item], query: Query, profile: Profile | None
-) -> tuple[list[pystac.Item], str]:
+) -> tuple[list[View], str]:
     """Keep what answers the query; tell how many items passed each condition."""
     most = query.max_cloud_cover
-    conditions: list[tuple[str, Callable[[pystac.Item], bool]]] = [
-        (f"are readable Sentinel-2 {query.level}", lambda i: _is_readable(i, query.level, profile)),
-        ("show the area", lambda item: _shows(item, query.area)),
-        (f"lie within {query.dates}", lambda item: sensing_time(item) in query.dates),
+    conditions: list[tuple[str, Callable[[View], bool]]] = [
+        (f"are readable Sentinel-2 {query.level}", lambda v: _is_readable(v, query.level, profile)),
+        ("show the area", lambda view: _shows(view, query.area)),
+        (f"lie within {query.dates}", lambda view: view.time in query.dates),
     ]
-    kept = list(items)
+    kept = [view_of(item) for item in items]
     told = [f"{len(kept)} found"]
     for text, holds in conditions:
-        kept = [item for item in kept if holds(item)]
+        kept = [view for view in kept if holds(view)]
         told.append(f"{len(kept)} {text}")
         if not kept:
             break
     if kept and most is not None:
         least = min(map(_cloud_cover, kept))
-        kept = [item for item in kept if _cloud_cover(item) <= most]
+        kept = [view for view in kept if _cloud_cover(view) <= most]
         seen = f" (the least has {least:g} %)" if least <= 100 else ""
         told.append(f"{len(kept)} have at most {most:g} % cloud{seen}")
     return kept, ", ".join(told)
 
 
-def _cloud_cover(item: pystac.Item) -> float:
-    cover = item.properties.get("eo:cloud_cover")
+def _cloud_cover(view: View) -> float:
+    cover = view.properties.get("eo:cloud_cover")
     if isinstance(cover, int | float) and 0 <= cover <= 100:
         return float(cover)
     return float("inf")  # untold: passes none
 
 
-def _is_readable(item: pystac.Item, level: str, profile: Profile | None) -> bool:
+def _is_readable(view: View, level: str, profile: Profile | None) -> bool:
     try:
-        if level_of(item) != level:
+        if view.level != level:
             return False
         if profile is None:
-            return bool(profile_of(item))
+            return bool(profile_of(view))
     except ItemError:
         return False
     held = profile.levels[level]
-    return item.collection_id in (None, *held.collections) and any(
-        key in item.assets for keys in held.assets.values() for key in keys
+    return view.collection in (None, *held.collections) and any(
+        key in view.assets for keys in held.assets.values() for key in keys
     )
 
 
-def _shows(item: pystac.Item, area: BaseGeometry) -> bool:
+def _shows(view: View, area: BaseGeometry) -> bool:
     try:
-        footprint = _footprint(item)
+        footprint = _footprint(view)
     except _NO_GEOMETRY:
-        logger.warning("left out item %s: its geometry is no GeoJSON surface in degrees", item.id)
+        logger.warning("left out item %s: its geometry is no GeoJSON surface in degrees", view.id)
         return False
     return bool(footprint.intersects(area) and not footprint.touches(area))
 
 
-def _footprint(item: pystac.Item) -> BaseGeometry:
+def _footprint(view: View) -> BaseGeometry:
     # The geometry, not the bbox: boxes of tiles at the antimeridian span the globe.
-    geometry = shape(item.geometry) if item.geometry else box(*(item.bbox or [0, 0, 0, 0]))
+    geometry = shape(view.geometry) if view.geometry else box(*(view.item.bbox or [0, 0, 0, 0]))
     return shapely.make_valid(cut_at_antimeridian(geometry))
 
 
 # --- versions of one scene -----------------------------------------------------------------
 
 
-def drop_duplicates(items: Iterable[pystac.Item]) -> list[pystac.Item]:
-    """Keep one version of each scene: the newest baseline, then the latest made.
+def drop_duplicates(items: Iterable[Any]) -> list[Any]:
+    """Keep one version of each scene, of pystac Items: the newest baseline, then the latest made.
 
     Versions of a scene are items of one satellite, tile and level within ten
     minutes; their times differ by milliseconds between reprocessings. A pass is
@@ -227,33 +228,32 @@ def drop_duplicates(items: Iterable[pystac.Item]) -> list[pystac.Item]:
     True
     """
     items = list(items)
+    views = dict(enumerate(map(view_of, items)))
     kept: dict[tuple[str, ...], list[tuple[datetime, BaseGeometry]]] = defaultdict(list)
     superseded: dict[int, str] = {}  # index of an item: its id
-    for index, item in sorted(enumerate(items), key=lambda x: _newness(x[1]), reverse=True):
-        time, footprint = sensing_time(item), _footprint(item)
-        same_pass = [ground for when, ground in kept[_scene(item)] if abs(when - time) <= ONE_PASS]
+    for index, view in sorted(views.items(), key=lambda pair: _newness(pair[1]), reverse=True):
+        seen, footprint = kept[_subject(view)], _footprint(view)
+        same_pass = [ground for when, ground in seen if abs(when - view.time) <= ONE_PASS]
         own = footprint.difference(shapely.union_all(same_pass))
         if same_pass and own.area <= SAME_FOOTPRINT * footprint.area:
-            superseded[index] = item.id
+            superseded[index] = view.id
         else:
-            kept[_scene(item)].append((time, footprint))
+            seen.append((view.time, footprint))
     if superseded:
         names = ", ".join(superseded.values())
         logger.info("left out %d older versions of scenes: %s", len(superseded), names)
     return [item for index, item in enumerate(items) if index not in superseded]
 
 
-def _scene(item: pystac.Item) -> tuple[str, ...]:
-    satellite = re.match(r"S2[A-Z](?=_)", str(item.id))
-    name = satellite.group() if satellite else str(item.properties.get("platform")).lower()
-    return name, tile_of(item) or "", level_of(item)
+def _subject(view: View) -> tuple[str, ...]:
+    """Tell what a version of a scene shows: the satellite, the tile and the level."""
+    satellite = re.match(r"S2[A-Z](?=_)", view.id)
+    name = satellite.group() if satellite else str(view.properties.get("platform")).lower()
+    return name, view.tile or "", view.level
 
 
-def _newness(item: pystac.Item) -> tuple[str, datetime, str, float]:
-    try:
-        baseline = baseline_of(item)
-    except ItemError:
-        baseline = ""  # unknown: older than any that is known
-    made = generation_time(item) or datetime.min.replace(tzinfo=UTC)
+def _newness(view: View) -> tuple[str, datetime, str, float]:
+    baseline = view.baselines[0] if view.baselines else ""  # unknown: older than any that is known
+    made = view.made or datetime.min.replace(tzinfo=UTC)
     # The time only settles ties: one product, as two catalogues tell it.
-    return baseline, made, str(item.id), -sensing_time(item).timestamp()
+    return baseline, made, view.id, -view.time.timestamp()

@@ -12,18 +12,9 @@ import numpy as np
 from kappamask.base.bands import NAMES, check_network_bands
 from kappamask.base.errors import CatalogError, InputError, ItemError, KappaMaskError
 from kappamask.scenes.area import cut_at_antimeridian
-from kappamask.scenes.catalogs import profile_of, resolve_assets, signer
-from kappamask.scenes.items import (
-    View,
-    baselines_said,
-    level_of,
-    sensing_time,
-    sun_of,
-    tile_of,
-    view_of,
-)
-from kappamask.scenes.placement import read_epsg, read_footprint, read_placement
-from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.catalogs import profile_of, resolve_assets
+from kappamask.scenes.items import View, view_of
+from kappamask.scenes.scene import NO_TIME, BandFile, Scene
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,6 +23,7 @@ ONE_PASS = np.timedelta64(10, "m")  # the next orbit sees a place 100 minutes la
 # Passes over one place are a few hours apart on one solar day, and nearly a day on two.
 SAME_PASS = np.timedelta64(12, "h")
 FAR = 20_000  # metres: footprints are rough, a wrong zone or transform is further off
+_NOTHING: dict[str, Any] = {"properties": {}, "assets": {}}  # else in an item
 Resolve = Callable[..., dict[str, BandFile]]
 
 
@@ -75,12 +67,7 @@ def _scene_of_view(view: View, bands: Sequence[str] | None, resolve: Resolve) ->
     # What is viewed already is not looked into again; a function of the user's own gets the item.
     own = getattr(resolve, "func", resolve) is resolve_assets
     held = resolve(view if own else view.item, bands)
-    files = {}
-    for band, file in held.items():
-        fields = {**view.properties, **view.assets[file.key][1]}
-        where = f"item {view.id}, asset {file.key!r}"
-        placed = read_placement(fields, where=where)
-        files[band] = replace(file, epsg=read_epsg(fields, where=where), **placed)
+    files = {band: replace(file, **view.place(file.key)) for band, file in held.items()}
     codes = {file.epsg for file in files.values()}
     if len(codes) > 1:
         raise ItemError(f"item {view.id}: its bands are in several CRS, got {codes}")
@@ -90,9 +77,9 @@ def _scene_of_view(view: View, bands: Sequence[str] | None, resolve: Resolve) ->
         profile = None
     scene = replace(
         _named(view),
-        level=level_of(view),
+        level=view.level,
         epsg=codes.pop(),
-        footprint=read_footprint(view.geometry, where=f"item {view.id}"),
+        footprint=view.footprint,
         files=files,
         profile=profile,
     )
@@ -137,17 +124,20 @@ def source_of(item: Any) -> Scene:
 
 
 def _named(view: View) -> Scene:
-    links = view.links
     return Scene(
         id=view.id,
-        time=np.datetime64(sensing_time(view).replace(tzinfo=None), "ns"),
-        tile=tile_of(view),
+        time=_utc(view),
+        tile=view.tile,
         platform=str(view.properties.get("platform") or "").lower() or None,
-        baseline=next(iter(baselines_said(view)), None),
-        href=links.get("self") or links.get("canonical"),
-        sun=sun_of(view),
+        baseline=next(iter(view.baselines), None),
+        href=view.href,
+        sun=view.sun,
         item=view.item,
     )
+
+
+def _utc(view: View) -> np.datetime64:
+    return np.datetime64(view.time.replace(tzinfo=None), "ns")
 
 
 def _check_place(scene: Scene) -> None:
@@ -155,8 +145,6 @@ def _check_place(scene: Scene) -> None:
     from pyproj import Transformer
     from shapely.geometry import shape
 
-    if not scene.footprint:
-        raise ItemError(f"item {scene.id}: it has no geometry, which a scene needs: leave it out")
     if (bounds := scene.bounds) is None:
         return
     point = cut_at_antimeridian(shape(scene.footprint)).representative_point()
@@ -209,26 +197,25 @@ def read_scenes(
     if errors and not left:
         raise errors[0][2]
     failed: dict[str, KappaMaskError] = {}
-    for name, time, error in errors:
+    for name, time, why in errors:
         date = name if np.isnat(time) else str(time.astype("M8[s]"))
-        failed[date] = ItemError(f"{failed[date]}; {error}") if date in failed else error
+        failed[date] = ItemError(f"{failed[date]}; {why}") if date in failed else why
     return left, failed
 
 
 def _check_held(scene: Scene) -> None:
     names = [name for name in scene.files if name in NAMES]
     try:
-        check_network_bands(names, str(scene.level))
+        check_network_bands(names, scene.level)
     except InputError as error:
         raise ItemError(f"item {scene.id}: {error}") from None
 
 
-def _time_or_none(item: Any) -> np.datetime64:
+def _time_or_none(item: View | Scene) -> np.datetime64:
     try:
-        time = item.time if isinstance(item, Scene) else sensing_time(item).replace(tzinfo=None)
-        return np.datetime64(time, "ns")
+        return item.time if isinstance(item, Scene) else _utc(item)
     except ItemError:
-        return np.datetime64("NaT", "ns")  # compares with nothing
+        return NO_TIME  # compares with nothing
 
 
 def renew(scene: Scene) -> Scene:
@@ -237,10 +224,10 @@ def renew(scene: Scene) -> Scene:
     Only catalogues that sign are known to `kappamask.scenes.catalogs` by a signer: addresses that
     somebody else signed cannot be renewed here.
     """
+    if not (scene.profile and scene.profile.signer):
+        return scene
     try:
-        if not (scene.profile and scene.profile.signer):
-            return scene
-        sign = signer(scene.profile)
+        sign = scene.profile.find_signer()
     except CatalogError:
         return scene
     bare = copy.deepcopy(scene.item) if isinstance(scene.item, dict) else scene.item.clone()
@@ -294,8 +281,7 @@ def sources_of_dates(labels: xr.DataArray, items: Iterable[Any] | None) -> list[
 def _match_by_id(ids: list[list[str]], given: list[Scene] | None) -> list[tuple[Scene, ...]]:
     names = {name for date in ids for name in date}
     if given is None:
-        nothing: dict[str, Any] = {"properties": {}, "assets": {}}
-        given = [Scene(name, tile=tile_of({"id": name, **nothing})) for name in names]
+        given = [Scene(name, tile=view_of({"id": name, **_NOTHING}).tile) for name in names]
     known = {source.id: source for source in given}
     if absent := sorted(names - set(known)):
         raise InputError(

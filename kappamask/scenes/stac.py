@@ -26,7 +26,7 @@ from urllib3 import Retry
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from kappamask.base.errors import CatalogError
-from kappamask.base.retry import GUARD, spread
+from kappamask.base.retry import CATALOGUES, GUARD, PASSING
 from kappamask.scenes.catalogs import PROFILES, Profile
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cu
 MOST_PAGES = 1000  # of one search
 BARREN_PAGES = 10  # in a row without anything new: some servers filter after they cut pages
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
-
-
-@dataclass(frozen=True)
-class Connection:
-    """How patiently a catalogue is asked."""
-
-    timeout_s: float = 30.0  # to connect, and between two parts of an answer
-    retries: int = 4  # after HTTP 429 and 5xx, time-outs and dropped connections
-    backoff_s: float = 0.5  # before the second retry, with jitter; doubles with each further one
-    longest_wait_s: float = 60.0  # at most this is granted where Retry-After asks for more
-
-
-CONNECTION = Connection()
 
 
 @dataclass(frozen=True)
@@ -77,14 +64,14 @@ class Source:
     def __init__(self, location: str, profile: Profile | None) -> None:
         self.location, self.profile = location, profile
         retry = _BoundedRetry(
-            total=CONNECTION.retries,
-            backoff_factor=CONNECTION.backoff_s,
-            backoff_jitter=CONNECTION.backoff_s,
-            status_forcelist=(429, 500, 502, 503, 504),
+            total=CATALOGUES.tries - 1,
+            backoff_factor=CATALOGUES.wait_s,
+            backoff_jitter=CATALOGUES.wait_s,
+            status_forcelist=PASSING,
             allowed_methods=None,  # a search is a POST, and may be sent twice
             raise_on_status=False,  # the last answer tells the status
         )
-        self.io = _PatientIO(max_retries=retry, timeout=CONNECTION.timeout_s)
+        self.io = _PatientIO(max_retries=retry, timeout=CATALOGUES.timeout_s)
         self.guard = GUARD.get()
         if self.guard:
             session = self.io.session
@@ -238,13 +225,13 @@ class _PatientIO(StacApiIO):  # type: ignore[misc]
     """Asks again where an answer broke off: the retries of requests end with its headers."""
 
     def request(self, *arguments: Any, **options: Any) -> str:
-        for tried in range(CONNECTION.retries):
+        for tried in range(1, CATALOGUES.tries):
             try:
                 return str(super().request(*arguments, **options))
             except APIError as error:
                 if not _broke_off(error.__context__):
                     raise
-            time.sleep(spread(CONNECTION.backoff_s * 2**tried))
+            time.sleep(CATALOGUES.wait(tried))
         return str(super().request(*arguments, **options))
 
 
@@ -261,7 +248,7 @@ class _BoundedRetry(Retry):
 
     def get_retry_after(self, response: Any) -> float | None:
         wait = super().get_retry_after(response)
-        return None if wait is None else min(wait, CONNECTION.longest_wait_s)
+        return None if wait is None else min(wait, CATALOGUES.longest_wait_s)
 
 
 @contextmanager
@@ -282,10 +269,10 @@ def _named(href: str) -> Iterator[None]:
 def _refusal(href: str, error: APIError) -> str:
     """Say in one line why a catalogue did not answer, and what to do."""
     status, said = getattr(error, "status_code", None), " ".join(str(error).split())
-    tries = f"{CONNECTION.retries + 1} tries"
+    tries = f"{CATALOGUES.tries} tries"
     if status is None and "timed out" in said:
         return (
-            f"no answer from {href} within {CONNECTION.timeout_s:g} s, in {tries}: try again "
+            f"no answer from {href} within {CATALOGUES.timeout_s:g} s, in {tries}: try again "
             "later, or ask for fewer dates"
         )
     if status is None:

@@ -19,12 +19,11 @@ import kappamask as km
 from faults.scene import DATES, DN, FAULTY, KEYS, LEFT, TOP, bbox
 from faults.server import World, serve
 from faults.table import REFUSED, SKIPPED, SURVIVED, Fault
-from kappamask.base import retry as patience
+from kappamask.base import retry
 from kappamask.base.errors import KappaMaskError
 from kappamask.cli.mask import mask_and_tell
 from kappamask.cubes import rasters
-from kappamask.scenes import catalogs
-from kappamask.scenes import stac as stac_source
+from kappamask.scenes import catalogs, stac
 
 PICK = "kappamask: "
 
@@ -47,16 +46,16 @@ class Outcome:
 @contextmanager
 def hurried(limit_s: float = 0.8) -> Iterator[None]:
     """Make all waits short: what is waited for is the same."""
-    connection = replace(stac_source.CONNECTION, timeout_s=limit_s, retries=2, backoff_s=0.02)
-    hurry = patience.Patience(wait_s=0.05, timeout_s=limit_s)
+    catalogues = replace(retry.CATALOGUES, timeout_s=limit_s, tries=3, wait_s=0.02)
+    files = replace(retry.FILES, wait_s=0.05, timeout_s=limit_s)
     options = {"GDAL_HTTP_TIMEOUT": str(limit_s)}
-    before = stac_source.CONNECTION, patience.PATIENCE, dict(rasters.HTTP_OPTIONS)
-    stac_source.CONNECTION, patience.PATIENCE = connection, hurry
+    before = stac.CATALOGUES, retry.FILES, dict(rasters.HTTP_OPTIONS)
+    stac.CATALOGUES, retry.FILES = catalogues, files
     rasters.HTTP_OPTIONS.update(options)
     try:
         yield
     finally:
-        stac_source.CONNECTION, patience.PATIENCE = before[:2]
+        stac.CATALOGUES, retry.FILES = before[:2]
         rasters.HTTP_OPTIONS.update(before[2])
 
 

@@ -8,7 +8,7 @@ import pytest
 from faults.bench import hurried
 from faults.scene import DATES, DN, LEFT, SIZE, TOP, item_id
 from faults.server import Trouble, serve
-from kappamask.base import retry as patience
+from kappamask.base import retry
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import Answer, ask, read_patiently
 from kappamask.cubes.rasters import Access, FileReader
@@ -67,8 +67,8 @@ def test_the_server_says_what_ails_a_file_and_how_long(world):
 
 def test_waits_grow_are_spread_and_end(monkeypatch):
     waits, answers = [], iter([Answer(500), Answer(429, 3600.0), Answer(200)])
-    monkeypatch.setattr(patience, "ask", lambda href, proxy: next(answers))  # noqa: ARG005
-    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    monkeypatch.setattr(retry, "ask", lambda href, proxy: next(answers))  # noqa: ARG005
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
 
     def read():
         raise OSError("https://host/x.tif?se=1&sig=SECRET is broken")
@@ -78,12 +78,12 @@ def test_waits_grow_are_spread_and_end(monkeypatch):
     assert str(caught.value).startswith("cannot read it at https://host/x.tif: https://host/x.tif")
     assert "SECRET" not in str(caught.value)
     assert 1 <= waits[0] <= 1.5
-    assert waits[1] == patience.PATIENCE.longest_wait_s
+    assert waits[1] == retry.FILES.longest_wait_s
     assert len(waits) == 2
 
 
 def test_waits_of_many_readers_differ():
-    assert len({patience.spread(1.0) for _ in range(20)}) == 20
+    assert len({retry.spread(1.0) for _ in range(20)}) == 20
 
 
 def test_what_a_scene_says_of_its_files_travels_to_other_processes(world):

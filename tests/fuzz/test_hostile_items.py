@@ -19,23 +19,26 @@ from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, ItemError, KappaMaskError, ReadError
 from kappamask.cubes.cube import load_cube
 from kappamask.scenes.catalogs import profile_of, resolve_assets
-from kappamask.scenes.items import (
-    baseline_of,
-    generation_time,
-    level_of,
-    sensing_time,
-    tile_of,
-    view_of,
-)
+from kappamask.scenes.items import view_of
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import scene_of, source_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
 READERS = (
-    view_of, level_of, baseline_of, tile_of, sensing_time, generation_time, profile_of,
-    resolve_assets, source_of,
-)  # fmt: skip
+    profile_of,
+    resolve_assets,
+    source_of,
+    *(
+        lambda item, name=name: getattr(view_of(item), name)
+        for name in ("level", "baseline", "tile", "time", "made", "sun", "href", "footprint")
+    ),
+)
+
+
+def sensing_time(item):
+    """Tell when an item says that it was sensed."""
+    return view_of(item).time
 
 
 def answer(read, *arguments, **named):

@@ -8,9 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
-from kappamask.base.grid import Grid
 from kappamask.base.legend import Label
-from kappamask.base.windows import Window, plan_windows
+from kappamask.base.windows import Grid, Window, plan_windows
 from kappamask.cubes.rasters import BandOnGrid, Reader
 from kappamask.jobs.stream.cells import Cells
 from kappamask.networks.runners import available_threads

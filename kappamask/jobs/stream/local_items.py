@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from kappamask.base.errors import InputError
-from kappamask.base.grid import Grid
+from kappamask.base.windows import Grid
 from kappamask.cubes.cube import (
     check_scenes,
     choose_bands,

@@ -14,10 +14,9 @@ import rasterio
 from rasterio import Affine
 from rasterio.crs import CRS
 
-from kappamask.base.errors import InputError, KappaMaskError, ReadError, ResourceError
+from kappamask.base.errors import InputError, KappaMaskError, ReadError, ResourceError, limits_named
 from kappamask.base.files import check_folder
-from kappamask.base.grid import Grid
-from kappamask.base.limits import limits_named
+from kappamask.base.windows import Grid
 from kappamask.cubes.rasters import FileReader, Reader
 from kappamask.jobs.stream.label import Progress, label_strips
 from kappamask.outputs.cog import Placement, Strips

@@ -22,7 +22,7 @@ from kappamask.base.errors import (
     ReadError,
     UnknownNameError,
 )
-from kappamask.base.grid import Grid, snap_chunks
+from kappamask.base.windows import Grid, snap_chunks
 from kappamask.sample import SCENES, catalog_path
 from kappamask.scenes.area import project_bounds
 from kappamask.scenes.catalogs import Holding, Profile, resolve_assets

@@ -1,4 +1,4 @@
-"""What the XML of a SAFE product says. Imports `bands`, `items`, `catalogs` and `errors`.
+"""What the XML of a SAFE product says. Imports `catalogs` and what lies below it.
 
 Read by the names of elements, whatever namespace and depth: those changed with the
 format (Sentinel-2 Products Specification Document, versions 12 to 15), the names hardly.
@@ -17,8 +17,10 @@ from defusedxml.ElementTree import ParseError, fromstring
 
 from kappamask.base.bands import BANDS, get_band
 from kappamask.base.errors import ItemError, ReadError
+from kappamask.scenes.area import project_bounds
 from kappamask.scenes.catalogs import OFFSET_FROM
-from kappamask.scenes.items import baseline_of
+from kappamask.scenes.items import view_of
+from kappamask.scenes.scene import overlap
 
 _IMAGES = ("IMAGE_FILE", "IMAGE_ID", "IMAGE_FILE_2A", "IMAGE_ID_2A")
 _NAMES = ("PRODUCT_URI_2A", "PRODUCT_URI", "PRODUCT_URI_1C")
@@ -62,7 +64,7 @@ class ProductMetadata:
         if self.offsets is not None and band in self.offsets:
             return self.offsets[band]
         said = {} if self.baseline is None else {"s2:processing_baseline": self.baseline}
-        baseline = baseline_of({"id": self.name, "properties": said, "assets": {}})
+        baseline = view_of({"id": self.name, "properties": said, "assets": {}}).baseline
         if self.offsets is None and baseline < OFFSET_FROM:
             return 0
         raise ItemError(
@@ -84,6 +86,13 @@ class TileMetadata:
     shapes: Mapping[int, tuple[int, int]]  # rows, columns by pixel size in metres
     sun_zenith: float  # degrees, mean of the granule
     sun_azimuth: float
+
+    def meets(self, geometry: Any) -> bool:
+        """Tell whether the granule shows some of a geometry in degrees."""
+        gsd = min(self.shapes)
+        rows, columns = self.shapes[gsd]
+        own = self.left, self.top - rows * gsd, self.left + columns * gsd, self.top
+        return overlap(project_bounds(geometry, self.epsg), own)
 
 
 def parse_product(content: bytes, *, where: str) -> ProductMetadata:

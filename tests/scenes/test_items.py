@@ -10,14 +10,7 @@ from support.real_items import make_item, readable_items
 
 from kappamask.base.errors import InputError, ItemError
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.items import (
-    baseline_of,
-    generation_time,
-    level_of,
-    sensing_time,
-    tile_of,
-    view_of,
-)
+from kappamask.scenes.items import view_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
@@ -31,22 +24,17 @@ def readable(shared_data):
 @pytest.mark.shared
 def test_what_real_items_say_about_themselves_agrees_with_their_file_names(readable):
     for path, (_folder, document) in readable.items():
-        item = pystac.Item.from_dict(document)
-        for read in (level_of, baseline_of, tile_of, sensing_time, generation_time):
-            assert read(item) == read(document), path
-        assert re.search(rf"_T?{tile_of(item)}[_.]", path), path
+        item, other = view_of(pystac.Item.from_dict(document)), view_of(document)
+        for name in ("level", "baseline", "tile", "time", "made"):
+            assert getattr(item, name) == getattr(other, name), path
+        assert re.search(rf"_T?{item.tile}[_.]", path), path
         day = re.search(r"_(20\d{6})[T_]", path.rsplit("/", 1)[1]).group(1)
         if "OPER" not in path:  # those carry the day of processing
             # one scene in the dark of the Pacific was taken up to 3 minutes past midnight
-            assert (
-                abs(
-                    (sensing_time(item) - datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)).days
-                )
-                <= 1
-            )
+            assert abs((item.time - datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)).days) <= 1
         written = set(re.findall(r"_N(\d\d)\.?(\d\d)[_.\"]", json.dumps(document)))
-        assert written <= {tuple(baseline_of(item).split("."))}, path
-        assert generation_time(item) >= sensing_time(item), path
+        assert written <= {tuple(item.baseline.split("."))}, path
+        assert item.made >= item.time, path
 
 
 @pytest.mark.parametrize(
@@ -61,7 +49,7 @@ def test_what_real_items_say_about_themselves_agrees_with_their_file_names(reada
     ],
 )
 def test_the_level_is_found_wherever_an_item_says_it(properties, level):
-    assert level_of(make_item(**properties)) == level
+    assert view_of(make_item(**properties)).level == level
 
 
 @pytest.mark.parametrize(
@@ -75,7 +63,7 @@ def test_the_level_is_found_wherever_an_item_says_it(properties, level):
 )
 def test_other_products_are_refused(properties, message):
     with pytest.raises(ItemError, match=message):
-        level_of(make_item(**properties))
+        _ = view_of(make_item(**properties)).level
 
 
 @pytest.mark.parametrize(
@@ -89,16 +77,16 @@ def test_other_products_are_refused(properties, message):
     ],
 )
 def test_the_tile_is_found_wherever_an_item_says_it(properties):
-    assert tile_of(make_item(**{"id": "x", **properties})) == "01VCC"
+    assert view_of(make_item(**{"id": "x", **properties})).tile == "01VCC"
 
 
 def test_an_item_without_a_tile_or_a_time_says_so():
-    assert tile_of(make_item(id="x")) is None
+    assert view_of(make_item(id="x")).tile is None
     with pytest.raises(ItemError, match=r"item x: neither datetime"):
-        sensing_time(make_item(id="x", datetime=None))
+        _ = view_of(make_item(id="x", datetime=None)).time
     span = make_item(id="x", datetime=None, start_datetime="2023-06-11T12:16:01+02:00")
-    assert sensing_time(span) == datetime(2023, 6, 11, 10, 16, 1, tzinfo=UTC)
-    assert generation_time(make_item(id="x")) is None
+    assert view_of(span).time == datetime(2023, 6, 11, 10, 16, 1, tzinfo=UTC)
+    assert view_of(make_item(id="x")).made is None
 
 
 def test_relative_hrefs_are_resolved_where_the_item_knows_its_place(tmp_path):

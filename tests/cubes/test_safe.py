@@ -16,7 +16,7 @@ from kappamask import load_cube, open_safe
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError, ReadError
 from kappamask.cubes.rasters import FileReader
-from kappamask.scenes.safe.metadata import parse_product, parse_tile
+from kappamask.scenes.safe_metadata import parse_product, parse_tile
 
 OFFSETS = {"02.05": None, "04.00": -1000, "05.10": -1000}
 EAST = {"32UPV": (EPSG, LEFT, TOP), "32UQV": (EPSG, LEFT + 10 * WIDTH - 600, TOP)}  # 600 m overlap

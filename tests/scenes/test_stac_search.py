@@ -13,7 +13,7 @@ from support.stac_server import FILTER, Api, serve
 
 from kappamask.base.errors import CatalogError, InputError, NoItemsError, UnknownNameError
 from kappamask.scenes.catalogs import PROFILES, Holding, Profile, resolve_assets
-from kappamask.scenes.items import baseline_of, tile_of
+from kappamask.scenes.items import view_of
 from kappamask.scenes.search import drop_duplicates, search
 
 JUNE = "2024-06"
@@ -178,7 +178,7 @@ def test_a_static_catalogue_of_real_items(shared_data, tmp_path):
     }
     # The Alps on 2020-07-03: two tiles, both reprocessed; hrefs as the catalogue gave them.
     alps = search((8.5, 47.0, 9.5, 47.1), "2020-07-03", catalog=catalog)
-    assert [tile_of(item) for item in alps] == ["32TMT", "32TNT"]
+    assert [view_of(item).tile for item in alps] == ["32TMT", "32TNT"]
     assert resolve_assets(alps[0])["B04"].href.startswith("s3://eodata/")
 
 
@@ -244,7 +244,7 @@ def test_real_reprocessed_pairs_are_resolved(shared_data):
     items = [pystac.Item.from_file(str(path)) for path in sorted(folder.glob("S2A_32*.json"))]
     kept = drop_duplicates(items)
     assert (len(items), len(kept)) == (13, 7)
-    assert [baseline_of(item) for item in kept].count("05.00") == 6
+    assert [view_of(item).baseline for item in kept].count("05.00") == 6
     assert {item.datetime.microsecond % 10000 for item in items} != {0}
 
 

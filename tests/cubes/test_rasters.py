@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappamask.base.errors import InputError
-from kappamask.base.grid import Grid
+from kappamask.base.windows import Grid
 from kappamask.cubes.rasters import BandOnGrid
 from kappamask.scenes.scene import BandFile
 

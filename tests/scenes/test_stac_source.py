@@ -15,9 +15,9 @@ from support.stac_items import COPERNICUS_KEYS, FIELD, days, make_item, write_ca
 from support.stac_server import FILTER, Api, serve
 
 from kappamask.base.errors import CatalogError
+from kappamask.base.retry import CATALOGUES, Patience
 from kappamask.scenes.catalogs import PROFILES, Profile, profile_of, resolve_assets
 from kappamask.scenes.search import search
-from kappamask.scenes.stac import Connection
 
 JUNE = "2024-06"
 
@@ -25,8 +25,8 @@ JUNE = "2024-06"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Wait for milliseconds where users wait for seconds."""
-    patience = Connection(timeout_s=0.3, retries=2, backoff_s=0.001, longest_wait_s=0.05)
-    monkeypatch.setattr("kappamask.scenes.stac.CONNECTION", patience)
+    patience = Patience(tries=3, wait_s=0.001, longest_wait_s=0.05, timeout_s=0.3)
+    monkeypatch.setattr("kappamask.scenes.stac.CATALOGUES", patience)
 
 
 @pytest.fixture
@@ -96,9 +96,8 @@ def test_passing_trouble_is_waited_out(api, fault):
 
 
 def test_a_wait_that_the_server_asks_for_is_kept(api, monkeypatch):
-    monkeypatch.setattr(
-        "kappamask.scenes.stac.CONNECTION", Connection(timeout_s=3, retries=1, longest_wait_s=9)
-    )
+    patience = Patience(tries=2, wait_s=0.5, longest_wait_s=9, timeout_s=3)
+    monkeypatch.setattr("kappamask.scenes.stac.CATALOGUES", patience)
     api.faults = [(503, {"Retry-After": "1"})]
     start = time.monotonic()
     search(FIELD, JUNE, catalog=api.url)
@@ -259,7 +258,7 @@ def wait_for(url, server):
 
 
 def test_a_real_stac_api_is_searched(real_server, monkeypatch):
-    monkeypatch.setattr("kappamask.scenes.stac.CONNECTION", Connection())
+    monkeypatch.setattr("kappamask.scenes.stac.CATALOGUES", CATALOGUES)
     monkeypatch.setattr("kappamask.scenes.stac.PAGE", 8)
     items = search(FIELD, "2024-06", catalog=real_server)
     assert days(items) == [f"06-{day:02}" for day in range(1, 21)]

@@ -18,7 +18,7 @@ from kappamask.scenes.catalogs import (
     profile_of,
     resolve_assets,
 )
-from kappamask.scenes.items import level_of
+from kappamask.scenes.items import view_of
 
 # pystac says this of Earth Search items whose hrefs are https: nothing that is read here.
 pytestmark = pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
@@ -78,7 +78,7 @@ def test_real_items_resolve_to_the_right_files_and_offsets(readable, folder, lev
     expected_profile, number, raised = EXPECTED[folder, level]
     offsets = []
     for path, (where, document) in readable.items():
-        if where != folder or level_of(document) != level:
+        if where != folder or view_of(document).level != level:
             continue
         item = document if form == "dict" else pystac.Item.from_dict(document)
         assert expected_profile in (None, profile_of(item).name), path
@@ -106,7 +106,7 @@ def test_real_items_resolve_to_the_right_files_and_offsets(readable, folder, lev
 def test_auxiliary_layers_of_real_items_take_no_offset(readable):
     number = 0
     for path, (_, document) in readable.items():
-        if level_of(document) == "L2A":
+        if view_of(document).level == "L2A":
             assets = resolve_assets(document, ["WVP", "B04", "AOT"])
             assert list(assets) == ["B04", "AOT", "WVP"]
             for name in ("AOT", "WVP"):

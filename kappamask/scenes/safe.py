@@ -1,0 +1,378 @@
+"""SAFE products to scenes: folders and zip archives, their granules, which file serves a band.
+
+Imports `safe_metadata` and the modules of `scenes` below it, and `base`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kappamask.base.bands import NAMES, check_names, get_band
+from kappamask.base.errors import InputError, NoItemsError, ReadError
+from kappamask.scenes.area import parse_area
+from kappamask.scenes.safe_metadata import (
+    ProductMetadata,
+    TileMetadata,
+    parse_product,
+    parse_tile,
+)
+from kappamask.scenes.scene import BandFile, Scene
+
+RESOLUTIONS = (10, 20, 60)  # metres; each is a whole multiple of those before it
+Held = tuple[str, int]  # band and pixel size in metres
+_GRANULE = re.compile(r"GRANULE/([^/]+)/(?:MTD_TL|S2[A-D]_[A-Z]{4}_MTD_L(?:1C|2A)_TL_\w+)\.xml")
+_IMAGE = re.compile(r".*_(B\d[0-9A]|AOT|WVP)(?:_([126]0)m)?")
+_TILE = re.compile(r"(?:^|_)T(\d{2}[A-Z]{3})(?=_)")
+LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb does not
+# MTD_MSIL1C.xml; before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_2015....xml
+PRODUCT_METADATA = re.compile(r"(?:S2[A-D]_[A-Z]{4}_)?MTD_(?:MSI|SAF)L(1C|2A)(?:_\w+)?\.xml")
+# What zipfile raises of damaged archives; methods it does not know, members that are encrypted.
+_DAMAGED = (
+    OSError, EOFError, RuntimeError, ValueError, OverflowError, LookupError, struct.error,
+    zlib.error, lzma.LZMAError, zipfile.BadZipFile, zipfile.LargeZipFile,
+)  # fmt: skip
+_HOW = (
+    "give the folder S2?_MSIL1C_... .SAFE, the zip that holds it, or its MTD_MSIL1C.xml "
+    "(L2A: MTD_MSIL2A.xml)"
+)
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A product's files by their path below its root, "/" between folders."""
+
+    location: Path  # absolute: the folder, or the zip archive
+    inside: str  # of the zip: the folder that is the root, with "/" at its end, or ""
+    names: frozenset[str]
+    metadata: str  # name of the product's own metadata
+
+    def read(self, name: str) -> bytes:
+        """Read a metadata file.
+
+        Raises
+        ------
+        ReadError
+            If it is absent, damaged, or too large to be metadata.
+        """
+        if name not in self.names:
+            raise ReadError(f"{self.location} must hold {name}, which is absent: download it again")
+        try:
+            if self.location.is_dir():
+                path = self.location / name
+                content = path.read_bytes() if path.stat().st_size <= LARGEST_XML else None
+            else:
+                with (
+                    zipfile.ZipFile(self.location) as archive,
+                    archive.open(self.inside + name) as file,
+                ):
+                    content = file.read(LARGEST_XML + 1)
+        except _DAMAGED as error:
+            raise ReadError(
+                f"cannot read {name} of {self.location}: {error}: download it again"
+            ) from error
+        if content is None or len(content) > LARGEST_XML:
+            raise ReadError(
+                f"metadata are at most {LARGEST_XML >> 20} MB, {name} of {self.location} is "
+                "larger: it is no Sentinel-2 product"
+            )
+        return content
+
+    def gdal_path(self, name: str) -> str:
+        """Tell how GDAL opens a file of the product."""
+        if self.location.is_dir():
+            return str(self.location / name)
+        return f"/vsizip/{{{self.location}}}/{self.inside}{name}"  # braces: whatever its suffix
+
+
+def _open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Find the files of a product, as `read_product` takes it."""
+    location = Path(path).expanduser().absolute()
+    if not location.exists():
+        raise ReadError(f"no SAFE product at {location}: check the path")
+    if location.is_file() and PRODUCT_METADATA.fullmatch(location.name):
+        location = location.parent
+    names = _names_of_folder(location) if location.is_dir() else _names_of_zip(location)
+    found = sorted(
+        (name for name in names if PRODUCT_METADATA.fullmatch(PurePosixPath(name).name)),
+        # the one nearest to the root; Sen2Cor's folder may still hold the L1C's own beside L2A's
+        key=lambda name: (name.count("/"), "L2A" not in PurePosixPath(name).name, name),
+    )
+    if not found:
+        raise InputError(
+            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {location} has neither: {_HOW}"
+        )
+    inside = found[0][: -len(PurePosixPath(found[0]).name)]
+    if location.is_dir() and inside:
+        raise InputError(
+            f"a SAFE product holds its metadata at its root, got {found[0]} in {location}: "
+            f"give {location / inside}"
+        )
+    below = frozenset(name[len(inside) :] for name in names if name.startswith(inside))
+    return Archive(location, inside, below, found[0][len(inside) :])
+
+
+def _names_of_folder(folder: Path) -> list[str]:
+    names = []
+    for at, _, files in os.walk(folder):
+        below = Path(at).relative_to(folder)
+        names += [(below / file).as_posix() for file in files]
+    return names
+
+
+def _names_of_zip(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos: list[Any] = archive.infolist()
+    except _DAMAGED as error:
+        if path.suffix.lower() != ".zip":
+            raise InputError(f"{path} is no SAFE product: {_HOW}") from None
+        raise ReadError(f"{path} is no whole zip archive ({error}): download it again") from error
+    for info in infos:
+        parts = re.split(r"[/\\]", info.orig_filename)
+        if ".." in parts or parts[0] == "" or ":" in parts[0]:
+            raise InputError(
+                f"names in a zip archive stay below its root, got {info.orig_filename!r} in "
+                f"{path}: it was not made by Copernicus, download the product again"
+            )
+    return [info.filename for info in infos if not info.is_dir()]
+
+
+# --- granules ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Granule:
+    """One tile of a product."""
+
+    metadata: TileMetadata
+    names: Mapping[Held, str]  # of files that are there
+    listed: Mapping[Held, str]  # of files that should be
+
+    def pick(self, band: str, resolution: int) -> int | None:
+        """Choose among the files of a band for a cube of `resolution`; None if none will do.
+
+        1. the product's own file at the resolution of the cube, not finer than the
+        sensor sees; 2. the one at the sensor's own; 3. any finer one. A coarser one
+        would only pretend to have the cube's resolution.
+        """
+        native = get_band(band).gsd
+        held = sorted(gsd for name, gsd in self.names if name == band)
+        order = [gsd for gsd in (resolution, native, *held) if gsd in held]
+        return next((gsd for gsd in order if gsd <= max(resolution, native)), None)
+
+    def absent(self, band: str) -> list[str]:
+        """List a band's files that should be there, of resolutions that were kept at all."""
+        kept = {gsd for name, gsd in self.names if get_band(name).is_reflectance}
+        return [
+            file
+            for (name, gsd), file in self.listed.items()
+            if name == band and gsd in kept and (name, gsd) not in self.names
+        ]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product, its metadata read."""
+
+    archive: Archive
+    metadata: ProductMetadata
+    granules: tuple[Granule, ...]  # in order of tile
+
+    def scenes(
+        self,
+        *,
+        resolution: int = 10,
+        bands: Sequence[str] | None = None,
+        area: Any = None,
+        tile: str | None = None,
+        dn_offset: int | None = None,
+    ) -> list[Scene]:
+        """Say what is to be read, granule by granule; parameters and errors as of `open_safe`."""
+        if resolution not in RESOLUTIONS:
+            raise InputError(
+                f"a SAFE product is read at 10, 20 or 60 m per pixel, got {resolution!r}: choose "
+                "one of them"
+            )
+        chosen = self._select(area=area, tile=tile)
+        sizes = [self._choose_bands(granule, bands, resolution) for granule in chosen]
+        return [
+            self._scene(granule, held, dn_offset)
+            for granule, held in zip(chosen, sizes, strict=True)
+        ]
+
+    def _select(self, *, area: Any, tile: str | None) -> list[Granule]:
+        """Choose granules by tile and area; they are of one UTM zone."""
+        name, chosen = self.metadata.name, list(self.granules)
+        held = [granule.metadata.tile for granule in chosen]
+        listed = {_tile_in(PurePosixPath(image).name) for image in self.metadata.images} - {None}
+        wanted = {tile.upper().removeprefix("T")} if tile is not None else listed
+        if tile is not None and not wanted <= {*held, *listed}:
+            raise InputError(f"product {name} holds the tiles {', '.join(held)}, got tile={tile!r}")
+        if gone := sorted(str(one) for one in wanted - set(held)):
+            raise ReadError(
+                f"product {name} lists granules of the tiles {', '.join(gone)}, which are not "
+                f"there: download it again, or pass tile='{held[0]}' for one that is there"
+            )
+        if tile is not None:
+            chosen = [granule for granule in chosen if granule.metadata.tile in wanted]
+        if area is not None:
+            geometry = parse_area(area)
+            chosen = [granule for granule in chosen if granule.metadata.meets(geometry)]
+            if not chosen:
+                raise NoItemsError(
+                    f"the area {tuple(round(edge, 4) for edge in geometry.bounds)} lies outside "
+                    f"product {name}, which covers {', '.join(held)}: check the area"
+                )
+        if len({granule.metadata.epsg for granule in chosen}) > 1:
+            tiles = ", ".join(f"{g.metadata.tile} (EPSG:{g.metadata.epsg})" for g in chosen)
+            raise InputError(
+                f"a cube lies in one UTM zone, product {name} holds {tiles}: pass tile='{held[0]}' "
+                "or a smaller area"
+            )
+        return chosen
+
+    def _choose_bands(
+        self, granule: Granule, bands: Sequence[str] | None, resolution: int
+    ) -> dict[str, int]:
+        """Choose the pixel size of the file of every band."""
+        level = self.metadata.level
+        names = NAMES if bands is None else check_names(bands, level)
+        picked = {name: granule.pick(name, resolution) for name in names}
+        held = {name for name, _ in granule.names}
+        lacking = [name for name, gsd in picked.items() if gsd is None]
+        tile = f"tile {granule.metadata.tile} of product {self.metadata.name}"
+        if gone := [file for name in lacking for file in granule.absent(name)]:
+            raise ReadError(
+                f"{tile} lists {', '.join(gone)}, which are not there: download it again, or leave "
+                "their bands out with bands=[...]"
+            )
+        if coarse := [name for name in lacking if name in held]:
+            there = min(gsd for name, gsd in granule.names if name in coarse)
+            raise InputError(
+                f"{tile} holds {', '.join(coarse)} only at {there} m, got a resolution of "
+                f"{resolution} m: pass resolution={there} (kappamask mask: --resolution {there}), "
+                "or download the finer files too"
+            )
+        if not held or (bands is not None and lacking):
+            raise InputError(
+                f"{tile} holds {', '.join(sorted(held)) or 'no image of a band'}, not "
+                f"{', '.join(lacking)}: download it again or choose other bands"
+            )
+        return {name: gsd for name, gsd in picked.items() if gsd is not None}
+
+    def _scene(self, granule: Granule, held: Mapping[str, int], dn_offset: int | None) -> Scene:
+        """Say of every file where its pixels lie and what its DN mean."""
+        metadata, tile = self.metadata, granule.metadata
+        files = {}
+        for name, gsd in held.items():
+            if dn_offset is None or not get_band(name).is_reflectance:
+                offset = metadata.offset_of(name)
+            else:
+                offset = dn_offset
+            if gsd not in tile.shapes:
+                raise ReadError(
+                    f"{tile.id}: the metadata must tell the size at {gsd} m, found only "
+                    f"{sorted(tile.shapes)}: download the product again"
+                )
+            height, width = tile.shapes[gsd]
+            files[name] = BandFile(
+                band=name,
+                key=granule.names[name, gsd],
+                href=self.archive.gdal_path(granule.names[name, gsd]),
+                gsd=gsd,
+                epsg=tile.epsg,
+                left=tile.left,
+                top=tile.top,
+                height=height,
+                width=width,
+                dn_offset=offset,
+                scale=metadata.scale_of(name),
+            )
+        ring = metadata.footprint
+        footprint = {"type": "Polygon", "coordinates": [ring]} if len(ring) > 3 else None
+        return Scene(
+            # An old product's name tells no tile, and several granules share it.
+            id=metadata.name if _tile_in(f"{metadata.name}_") else tile.id,
+            time=metadata.time,
+            level=metadata.level,
+            tile=tile.tile,
+            platform=metadata.platform,
+            baseline=metadata.baseline,
+            footprint=footprint,
+            sun=(tile.sun_azimuth, 90 - tile.sun_zenith),
+            epsg=tile.epsg,
+            files=files,
+        )
+
+
+def read_product(path: str | os.PathLike[str]) -> Product:
+    """Read the metadata of a SAFE product; no pixels.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    ReadError
+        If it is not there, damaged, or holds no granule.
+    ItemError
+        If its metadata lack something.
+
+    Examples
+    --------
+    >>> read_product("S2A_MSIL1C_nowhere.SAFE")
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
+    """
+    archive = _open_archive(path)
+    where = f"{archive.location}: {archive.metadata}"
+    metadata = parse_product(archive.read(archive.metadata), where=where)
+    folders = {found[1]: name for name in archive.names if (found := _GRANULE.fullmatch(name))}
+    granules = [
+        _read_granule(archive, folder, name, metadata.images) for folder, name in folders.items()
+    ]
+    if not granules:
+        raise ReadError(
+            f"{archive.location} must hold granules (GRANULE/.../MTD_TL.xml), found none: "
+            "download the product again"
+        )
+    granules.sort(key=lambda granule: granule.metadata.tile)
+    return Product(archive, metadata, tuple(granules))
+
+
+def _read_granule(archive: Archive, folder: str, name: str, images: Sequence[str]) -> Granule:
+    """Read a granule's metadata and find its files."""
+    metadata = parse_tile(archive.read(name), where=f"{archive.location}: {name}")
+    prefix = f"GRANULE/{folder}/IMG_DATA/"
+    jp2 = sorted(n for n in archive.names if n.startswith(prefix) and n.endswith(".jp2"))
+    listed = [PurePosixPath(image).name for image in images]
+    listed = [image for image in listed if _tile_in(image) in (metadata.tile, None)]
+    return Granule(metadata, _index_images(jp2), _index_images(listed))
+
+
+def _tile_in(name: str) -> str | None:
+    """Find the MGRS tile in the name of a file, in the format of today or the one before."""
+    found = _TILE.search(name)
+    return found[1] if found else None
+
+
+def _index_images(names: Sequence[str]) -> dict[Held, str]:
+    """Tell band and pixel size of image files by their names; others are left out."""
+    index = {}
+    for name in names:
+        if found := _IMAGE.fullmatch(PurePosixPath(name).name.removesuffix(".jp2")):
+            band = get_band(found[1])
+            index[band.name, int(found[2] or band.gsd)] = name
+    return index

@@ -1,1 +1,0 @@
-"""SAFE products: what their metadata say, and which file holds which band."""
