@@ -155,7 +155,7 @@ def decode_file(path: Path) -> None:
 
 def safe(product: Path, _: Path) -> None:
     """Label the SAFE product."""
-    from kappamask.jobs.stream import mask_product
+    from kappamask.jobs.masks import mask_product
 
     with tempfile.TemporaryDirectory() as folder:
         mask_product(product, folder)
@@ -163,7 +163,7 @@ def safe(product: Path, _: Path) -> None:
 
 def cogs(_: Path, item: Path) -> None:
     """Label the same scene in local COGs."""
-    from kappamask.jobs.stream import mask_files
+    from kappamask.jobs.masks import mask_files
 
     with tempfile.TemporaryDirectory() as folder:
         mask_files([json.loads(item.read_text())], folder)
@@ -193,7 +193,7 @@ def forget(folder: Path) -> None:
 
 def run_only(name: str, product: Path, item: Path) -> None:
     """Do one piece of work; print seconds and peak GB."""
-    import kappamask.jobs.stream  # noqa: F401
+    import kappamask.jobs.masks  # noqa: F401
     from kappamask import load_model
 
     if name != "decode":

@@ -15,7 +15,7 @@ from kappamask.base.legend import Label
 
 if TYPE_CHECKING:
     from kappamask import networks, plot
-    from kappamask.composites import composite
+    from kappamask.composites.cube import composite
     from kappamask.cubes.cube import load_cube
     from kappamask.cubes.safe import open_safe
     from kappamask.networks.model import load_model

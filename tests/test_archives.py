@@ -182,9 +182,7 @@ def test_the_library_comes_with_the_weights_of_its_engine_and_without_the_sample
         weights = {Path(name).suffix for name in members if "/weights/" in name} - {".json"}
         assert weights == {suffix}
         assert "kappamask/networks/registry.toml" in members
-        assert {"kappamask/predict/chunk.py", "kappamask/networks/runners.py"} <= set(
-            members
-        )
+        assert {"kappamask/predict/chunk.py", "kappamask/networks/runners.py"} <= set(members)
         assert any("LICENSE" in name for name in members)
         rooms = {name.split("/")[1] for name in members if name.startswith("kappamask/")}
         assert rooms == {"__init__.py", "base", "networks", "predict"}

@@ -16,7 +16,7 @@ from kappamask.sample import AREA_L2A, SCENES, catalog_path
 
 KILLS = 10
 DATES = 12
-NEEDED = ["torch", "kappamask.cli", "kappamask.jobs.pipeline", "kappamask.networks.unet",
+NEEDED = ["torch", "kappamask.cli", "kappamask.jobs.masks", "kappamask.networks.unet",
           "stackstac", "rioxarray", "pystac_client", "safetensors.torch", "dask.array"]  # fmt: skip
 
 

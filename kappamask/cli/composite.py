@@ -62,20 +62,12 @@ def add_composite(commands: Commands) -> None:
 def run_composite(options: argparse.Namespace) -> int:
     """Search, label, compose, write; name the dates that failed."""
     from kappamask.composites.ranking import Ranking
-    from kappamask.jobs.composite_pipeline import CompositeOptions, compose_items
-    from kappamask.jobs.pipeline import MaskOptions
+    from kappamask.jobs.composites import CompositeOptions, compose_items
 
     if options.target is not None and options.method != "best-pixel":
         raise InputError(
             f"--target is for --method best-pixel, got --method {options.method}: leave one out"
         )
-    masks = MaskOptions(
-        model=options.model,
-        resolution=options.resolution,
-        engine=options.engine,
-        dn_offset=options.dn_offset,
-        pictures=False,
-    )
     chosen = CompositeOptions(
         method=options.method,
         period=options.period,
@@ -83,7 +75,10 @@ def run_composite(options: argparse.Namespace) -> int:
         ranking=Ranking(target=options.target) if options.target else None,
         bands=options.bands.split(",") if options.bands else None,
         pictures=not options.no_pictures,
-        masks=masks,
+        model=options.model,
+        resolution=options.resolution,
+        engine=options.engine,
+        dn_offset=options.dn_offset,
     )
     items = search_items(options)
     with show_progress() as progress:

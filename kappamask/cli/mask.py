@@ -93,9 +93,9 @@ def check_words(options: argparse.Namespace) -> None:
 
 def run_product(options: argparse.Namespace) -> int:
     """Label a SAFE product."""
-    from kappamask.jobs.stream import StreamOptions, mask_product
+    from kappamask.jobs.masks import MaskOptions, mask_product
 
-    wanted = StreamOptions(
+    wanted = MaskOptions(
         model=options.model,
         resolution=options.resolution,
         tile=options.tile,
@@ -113,7 +113,7 @@ def run_product(options: argparse.Namespace) -> int:
 
 def mask_and_tell(items: Sequence[Any], area: Any, folder: Path, **settings: Any) -> int:
     """Label items; say what was done, skipped and failed; give the exit code."""
-    from kappamask.jobs.pipeline import MaskOptions, mask_items
+    from kappamask.jobs.masks import MaskOptions, mask_items
 
     with show_progress() as progress:
         report = mask_items(items, area, folder, options=MaskOptions(**settings), progress=progress)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import rasterio
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -212,7 +213,7 @@ class FileReader:
             If the file is gone, damaged, or not of the size its metadata say.
         """
         window = Window.from_slices(rows, columns)
-        dn: np.ndarray = self._patiently(band, lambda raster: raster.read(1, window=window))
+        dn: np.ndarray = self._patiently(band, lambda raster: _read_dn(raster, window))
         return dn
 
     def block_shape(self, band: str) -> tuple[int, int]:
@@ -241,6 +242,7 @@ class FileReader:
         if key not in self._open:
             file = self.files[band]
             raster = rasterio.open(file.href)
+            self.access.check(raster, file.href)
             if raster.shape != (file.height, file.width) or raster.dtypes[0] != "uint16":
                 raster.close()
                 raise ReadError(
@@ -249,6 +251,14 @@ class FileReader:
                 )
             self._open[key] = raster
         return self._open[key]
+
+
+def _read_dn(raster: Any, window: Window) -> np.ndarray:
+    """Read DN; where a file declares another number, or a mask, for no data, that is 0."""
+    plain = raster.nodata in (None, 0) and MaskFlags.per_dataset not in raster.mask_flag_enums[0]
+    if plain:
+        return raster.read(1, window=window)  # type: ignore[no-any-return]
+    return raster.read(1, window=window, masked=True).filled(0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         that lies in the product. None: all of the product.
     chunks
         Pixels per side of a dask chunk, one band each. JP2 tiles that chunks share are
-        decoded once for each: `kappamask.jobs.stream.mask_product` masks whole products faster.
+        decoded once for each: `kappamask.jobs.mask_product` masks whole products faster.
     tile
         MGRS tile, ``"32TPS"``, of a product with several granules. None: all of them
         (or those that the area meets), joined; where they overlap, the first in order

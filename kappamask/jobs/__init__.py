@@ -1,1 +1,31 @@
-"""The loop over dates: items or products to masks, composites, pictures. Imports all but doors."""
+"""The one loop over dates: items or products to masks, composites and pictures, on disk.
+
+Imports `plot`, `outputs` and below. A name is imported where it is first used: masks need
+nothing of composites.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kappamask.jobs.composites import CompositeOptions, compose_items
+    from kappamask.jobs.masks import MaskOptions, Report, mask_files, mask_items, mask_product
+
+__all__ = [
+    "CompositeOptions",
+    "MaskOptions",
+    "Report",
+    "compose_items",
+    "mask_files",
+    "mask_items",
+    "mask_product",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "composites" if name in ("CompositeOptions", "compose_items") else "masks"
+    return getattr(import_module(f"{__name__}.{room}"), name)

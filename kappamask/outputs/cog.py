@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -41,7 +41,7 @@ class BlockError(RuntimeError):
 class Strips:
     """Pixels of one band that come as strips of rows, from top to bottom."""
 
-    rows: Iterable[np.ndarray]  # each (rows, all columns)
+    rows: Generator[np.ndarray]  # each (rows, all columns)
     dtype: np.dtype[Any]
 
 
@@ -58,7 +58,7 @@ class Layer:
     unit: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     band_tags: dict[str, str] = field(default_factory=dict)  # of band 1
-    colors: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by value, of band 1
+    colors: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # by value, of band 1
     blocksize: int = BLOCK
     # Labels compress thirtyfold: a whole tile of 4 MB is laid out in memory, and Python, which
     # writes it then, hears of a full disk. GDAL may only log it while it closes a file.
@@ -133,10 +133,11 @@ def _fill(drafts: Sequence[Draft]) -> None:
     first = drafts[0].layer.pixels
     if isinstance(first, Strips):
         top = 0
-        for strip in first.rows:
-            bottom, columns = top + strip.shape[0], strip.shape[1]
-            drafts[0][0:1, top:bottom, 0:columns] = strip[None]
-            top = bottom
+        with closing(first.rows):  # its threads end, whatever happens here
+            for strip in first.rows:
+                bottom, columns = top + strip.shape[0], strip.shape[1]
+                drafts[0][0:1, top:bottom, 0:columns] = strip[None]
+                top = bottom
         return
     import dask.array as da
 
@@ -164,7 +165,7 @@ class Draft:
         self._raster.update_tags(**layer.tags)
         self._raster.update_tags(1, **layer.band_tags)
         if layer.colors:
-            self._raster.write_colormap(1, layer.colors)
+            self._raster.write_colormap(1, dict(layer.colors))
 
     def __enter__(self) -> Self:
         """Take blocks."""

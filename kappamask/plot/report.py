@@ -91,7 +91,7 @@ def write_report(
     --------
     >>> import tempfile
     >>> from kappamask import search
-    >>> from kappamask.jobs.pipeline import mask_items
+    >>> from kappamask.jobs import mask_items
     >>> from kappamask.sample import SCENES, catalog_path
     >>> scene = SCENES[1]
     >>> items = search(scene.bbox, "2019-07-11", catalog=catalog_path(), level=scene.level)

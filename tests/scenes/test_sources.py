@@ -8,7 +8,7 @@ from support.labels import SOURCE, derived_from, make_item, make_labels, random_
 
 from kappamask import load_cube, search
 from kappamask.base.errors import InputError, ItemError
-from kappamask.jobs.pipeline import MaskOptions, mask_items
+from kappamask.jobs.masks import MaskOptions, mask_items
 from kappamask.outputs.masks import write_mask
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes import items

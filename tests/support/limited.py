@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["torch", "kappamask.cli", "kappamask.jobs.pipeline", "kappamask.networks.unet",
+PRELOADED = ["torch", "kappamask.cli", "kappamask.jobs.masks", "kappamask.networks.unet",
              "stackstac", "rioxarray", "pystac_client", "safetensors.torch", "dask.array",
-             "kappamask.jobs.stream", "kappamask.jobs.composite_pipeline", "kappamask.plot.report",
+             "kappamask.jobs.stream", "kappamask.jobs.composites", "kappamask.plot.report",
              "kappamask.train.fit", "jinja2",
              "h5py", "pooch", "requests", "rich.progress", "distributed",
              "torch._dynamo"]  # fmt: skip

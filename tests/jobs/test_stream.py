@@ -19,20 +19,20 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 from support.safe_products import EPSG, LEFT, TOP, Recipe, write_safe
 
-import kappamask.jobs.stream.label
-import kappamask.jobs.stream.scene
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import InputError, ReadError, WriteError
 from kappamask.base.windows import Grid, Lattice, plan_windows
 from kappamask.cli import main
 from kappamask.cubes.rasters import BandOnGrid, FileReader
-from kappamask.cubes.safe import read_product
-from kappamask.jobs.stream import StreamOptions, mask_files, mask_product, mask_scene
-from kappamask.jobs.stream.cells import Cells
-from kappamask.jobs.stream.label import label_strips
+from kappamask.cubes.safe import choose_grid, read_product
+from kappamask.jobs import stream
+from kappamask.jobs.masks import MaskOptions, mask_files, mask_items, mask_product, record_of
+from kappamask.jobs.stream import Cells, label_strips, stream_labels
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
+from kappamask.outputs.cog import Strips
+from kappamask.outputs.records import write_record
 from kappamask.predict.array import make_task
 from kappamask.scenes.scene import BandFile, Scene
 
@@ -90,7 +90,7 @@ def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path,
     labels = predict_cube(open_safe(product, resolution=resolution, area=area), model=model)
     assert resolution > 10 or len(labels.chunks[1]) * len(labels.chunks[2]) > 4
     write_mask(labels, tmp_path / "cube", source_items=[item_of(SCENE)])
-    options = StreamOptions(model=model, resolution=resolution)
+    options = MaskOptions(model=model, resolution=resolution)
     (path,) = mask_product(product, tmp_path / "stream", area=area, options=options)
     with rasterio.open(path) as raster:
         assert len(np.unique(raster.read(1))) > 2  # there is something to be equal
@@ -101,7 +101,7 @@ def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path,
 def test_a_real_strip_gets_the_same_labels(shared_data, model, tmp_path):
     (folder,) = shared_data.glob("safe/S2A_MSIL1C_*.SAFE")
     area = degrees(600000 + 6000, 5500020 - 3000, 600000 + 9500, 5500020 - 600)
-    (path,) = mask_product(folder, tmp_path, area=area, options=StreamOptions(model=model))
+    (path,) = mask_product(folder, tmp_path, area=area, options=MaskOptions(model=model))
     labels = predict_cube(open_safe(folder, area=area), model=model).values[0]
     with rasterio.open(path) as raster:
         np.testing.assert_array_equal(raster.read(1), labels)
@@ -114,8 +114,8 @@ def test_a_product_without_any_data_never_calls_the_network(tmp_path, model, mon
     path = next(folder.glob("GRANULE/*/IMG_DATA/*_B04.jp2"))
     with rasterio.open(path, "w", **jp2(recipe, 10)) as raster:
         raster.write(np.zeros(recipe.shape, np.uint16), 1)
-    monkeypatch.setattr(kappamask.jobs.stream.label, "predict_window", None)
-    (mask,) = mask_product(folder, tmp_path / "out", options=StreamOptions(model=model))
+    monkeypatch.setattr(stream, "predict_window", None)
+    (mask,) = mask_product(folder, tmp_path / "out", options=MaskOptions(model=model))
     with rasterio.open(mask) as raster:
         assert (raster.read(1) == Label.MISSING).all()
 
@@ -153,7 +153,7 @@ class CountingReader(FileReader):
 @pytest.mark.parametrize("area", [None, AREA], ids=["whole", "area"])
 def test_every_pixel_is_decoded_once_and_only_those_of_the_area(product, model, area):
     (scene,) = read_product(product).scenes(area=area)
-    grid = kappamask.jobs.stream.product.choose_grid([scene], area, resolution=10)
+    grid = choose_grid([scene], area, resolution=10)
     task = make_task(tuple(scene.files), level="L1C", model=model, output="labels")
     with CountingReader(scene.files) as reader:
         strips = list(label_strips(scene, grid, task, reader))
@@ -204,13 +204,14 @@ def empty_scene(height, width=512):
 
 
 def test_memory_does_not_grow_with_the_height_of_a_scene(model, monkeypatch, tmp_path):
-    monkeypatch.setattr("kappamask.jobs.stream.cells.CELL_M", 640)
+    monkeypatch.setattr("kappamask.jobs.stream.CELL_M", 640)
     task = make_task(tuple(empty_scene(60)[0].files), level="L1C", model=model, output="labels")
     peaks = []
     for height in (60 * 8, 60 * 32):
         scene, grid = empty_scene(height)
         tracemalloc.start()
-        mask_scene(scene, grid, task, tmp_path / f"{height}", reader=ZeroReader())
+        strips = Strips(label_strips(scene, grid, task, ZeroReader()), np.dtype(np.uint8))
+        write_record(record_of([scene], grid, task), strips, tmp_path / f"{height}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     bytes_per_row = sum(2 * grid.width * (10 / file.gsd) ** 2 for file in scene.files.values())
@@ -240,7 +241,7 @@ def test_an_interrupted_run_leaves_nothing_and_a_finished_one_is_kept(product, m
         if done == 3:
             raise KeyboardInterrupt
 
-    options = StreamOptions(model=model)
+    options = MaskOptions(model=model)
     with pytest.raises(KeyboardInterrupt):
         mask_product(product, tmp_path, options=options, progress=interrupt)
     assert not list(tmp_path.iterdir())
@@ -267,7 +268,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(product, model, tmp_path)
     for folder in (left, other, elsewhere):
         folder.mkdir()
         (folder / "half.tif").write_bytes(b"x")
-    mask_product(product, tmp_path, options=StreamOptions(model=model))
+    mask_product(product, tmp_path, options=MaskOptions(model=model))
     assert not left.exists()
     assert other.exists()  # its process lives
     assert elsewhere.exists()  # nobody here can tell
@@ -282,7 +283,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path, model):
     folder = write_safe(tmp_path, Recipe(shape=(180, 180)))
     cut_short(folder, "B11")
     with pytest.raises(ReadError, match=r"cannot read .*_B11\.jp2"):
-        mask_product(folder, tmp_path / "out", options=StreamOptions(model=model))
+        mask_product(folder, tmp_path / "out", options=MaskOptions(model=model))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -293,7 +294,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_first(product, model, tmp_p
         mask_product(
             product,
             tmp_path / "file" / "out",
-            options=StreamOptions(model=model),
+            options=MaskOptions(model=model),
             progress=lambda *told: seen.append(told),
         )
     assert not seen
@@ -302,7 +303,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_first(product, model, tmp_p
 def test_every_tile_of_an_old_product_gets_a_mask_and_a_damaged_one_is_named(tmp_path, model):
     recipe = Recipe(old=True, tiles=EAST, shape=(120, 120))
     folder = write_safe(tmp_path, recipe)
-    out, options = tmp_path / "out", StreamOptions(model=model)
+    out, options = tmp_path / "out", MaskOptions(model=model)
     paths = mask_product(folder, out, options=options)
     assert [path.name.split("_")[2] for path in paths] == ["T32UPV", "T32UQV"]
     with rasterio.open(paths[1]) as raster:
@@ -318,11 +319,11 @@ def test_every_tile_of_an_old_product_gets_a_mask_and_a_damaged_one_is_named(tmp
     assert [path.name.split("_")[2] for path in out.glob("*.tif")] == ["T32UPV"]
 
 
-def test_a_grid_in_another_zone_is_refused(model, tmp_path):
+def test_a_grid_in_another_zone_is_refused(model):
     scene, grid = empty_scene(60)
     task = make_task(tuple(scene.files), level="L1C", model=model, output="labels")
     with pytest.raises(InputError, match="EPSG:32633: use load_cube"):
-        mask_scene(scene, replace(grid, epsg=32633), task, tmp_path)
+        stream_labels(scene, replace(grid, epsg=32633), task)
 
 
 # --- items of a catalogue ---------------------------------------------------------------------
@@ -379,10 +380,43 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
     items = items[:2] if area is None else items
     labels = predict_cube(load_cube(items, area), model=model)
     write_mask(labels, tmp_path / "cube", source_items=items)
-    monkeypatch.setattr("kappamask.jobs.stream.local_items.load_cube", None)  # not needed
-    paths = mask_files(items, tmp_path / "stream", area=area, options=StreamOptions(model=model))
+    monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
+    paths = mask_files(items, tmp_path / "stream", area=area, options=MaskOptions(model=model))
     assert len(paths) == 2
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
+
+
+def test_whole_tiles_of_local_files_are_streamed_by_the_loop(tmp_path, model, monkeypatch):
+    items = [write_item(tmp_path, day, seed=seed) for seed, day in enumerate(("05-01", "05-11"))]
+    labels = predict_cube(load_cube(items), model=model)
+    write_mask(labels, tmp_path / "cube", source_items=items)
+    monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
+    options = MaskOptions(model=model, pictures=False)
+    report = mask_items(items, None, tmp_path / "loop", options=options)
+    assert len(report.done) == 2
+    assert files_in(tmp_path / "loop") == files_in(tmp_path / "cube")
+
+
+@pytest.mark.parametrize("fill", [0, 65535])
+def test_what_a_file_declares_as_no_data_is_missing(tmp_path, model, fill):
+    item = write_item(tmp_path, "05-01")
+    for asset in item["assets"].values():
+        with rasterio.open(asset["href"]) as raster:
+            dn, profile = raster.read(), raster.profile
+        with rasterio.open(asset["href"], "w", **profile | {"nodata": fill}) as raster:
+            raster.write(np.where(dn == 0, fill, dn))
+    labels = predict_cube(load_cube([item]), model=model)
+    write_mask(labels, tmp_path / "cube", source_items=[item])
+    mask_files([item], tmp_path / "stream", options=MaskOptions(model=model))
+    assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
+
+
+def test_a_file_that_lies_elsewhere_than_its_item_says_is_refused(tmp_path, model):
+    item = write_item(tmp_path, "05-01")
+    with rasterio.open(item["assets"]["B04"]["href"], "r+") as raster:
+        raster.transform = from_origin(LEFT + 50, TOP, 10, 10)
+    with pytest.raises(ReadError, match="item and file do not belong together"):
+        mask_files([item], tmp_path / "stream", options=MaskOptions(model=model))
 
 
 def test_dates_that_cannot_be_streamed_are_read_by_load_cube(tmp_path, model):
@@ -395,7 +429,7 @@ def test_dates_that_cannot_be_streamed_are_read_by_load_cube(tmp_path, model):
     items[0]["assets"]["B02"]["href"] = Path(items[0]["assets"]["B02"]["href"]).as_uri()
     labels = predict_cube(load_cube(items), model=model)
     write_mask(labels, tmp_path / "cube", source_items=items)
-    paths = mask_files(items, tmp_path / "stream", options=StreamOptions(model=model))
+    paths = mask_files(items, tmp_path / "stream", options=MaskOptions(model=model))
     assert len(paths) == 3
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
 

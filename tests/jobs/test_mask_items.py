@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from kappamask.base.errors import ItemError, ReadError, WriteError
-from kappamask.jobs.pipeline import MaskOptions, Series, mask_items, may_pass
+from kappamask.jobs import masks
+from kappamask.jobs.composites import compose_items
+from kappamask.jobs.masks import MaskOptions, mask_items
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import scene_of
@@ -132,25 +134,44 @@ def test_what_no_second_try_mends_is_not_tried_again(items, tmp_path):
     assert len(report.failed) == len(tried) == 4
 
 
-def test_only_reads_may_pass():
-    wrapped = ReadError("every date must be readable")
-    wrapped.__cause__ = ItemError("no such band")
-    assert not may_pass(wrapped)
-    assert not may_pass(WriteError("disk full"))
-    wrapped.__cause__ = ReadError("HTTP 503")
-    assert may_pass(wrapped)
+@pytest.mark.parametrize(("error", "tries"), [(ItemError, 1), (ReadError, 3)])
+def test_only_what_could_not_be_read_is_tried_again(items, tmp_path, monkeypatch, error, tries):
+    tried = []
+
+    def fail(record, *_):
+        tried.append(record.name)
+        raise error("no")
+
+    monkeypatch.setattr(masks, "write_record", fail)
+    report = mask_items(items[:1], AREA_L2A, tmp_path)
+    assert list(report.failed.values()) == ["no"]
+    assert len(tried) == tries
 
 
-def test_a_pause_is_made_for_servers_only(items, tmp_path):
-    import xarray as xr
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_pause_is_made_for_servers_only(items, tmp_path, monkeypatch, remote):
+    pauses = []
+    monkeypatch.setattr(masks.time, "sleep", pauses.append)
+    scene = scene_of(items[0])
+    if remote:  # nobody answers there
+        files = {
+            name: replace(file, href=f"http://127.0.0.1:1/{name}.tif")
+            for name, file in scene.files.items()
+        }
+        scene = replace(scene, files=files)
+    damage(items[0])
+    report = mask_items([scene], AREA_L2A, tmp_path)
+    assert len(report.failed) == 1
+    # the reader waits 1 and 2 s before its further tries, the loop 5 and 10 s before its rounds
+    assert any(5 <= seconds <= 7.5 for seconds in pauses) == remote
+    assert any(10 <= seconds <= 15 for seconds in pauses) == remote
 
-    cube = xr.DataArray(
-        [0, 0], dims="time", coords={"source_items": ("time", [items[0].id, "far"])}
-    )
-    near = scene_of(items[0])
-    remote = {
-        name: replace(file, href="https://x.example/B.tif") for name, file in near.files.items()
-    }
-    far = replace(near, id="far", files=remote)
-    series = Series(cube, cube, [near, far], tmp_path, MaskOptions())
-    assert [series.is_remote(index) for index in (0, 1)] == [False, True]
+
+def test_no_item_is_read_twice(items, tmp_path, monkeypatch):
+    from kappamask.scenes import sources
+
+    read, view_of = [], sources.view_of
+    monkeypatch.setattr(sources, "view_of", lambda item: read.append(item.id) or view_of(item))
+    mask_items(items, AREA_L2A, tmp_path / "masks")
+    compose_items(items, AREA_L2A, tmp_path / "composites")
+    assert read == [item.id for item in items] * 2

@@ -12,8 +12,8 @@ import rasterio
 import kappamask as km
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.cli import main
-from kappamask.jobs import composite_pipeline, pipeline
-from kappamask.jobs.composite_pipeline import CompositeOptions, compose_items, read_masks
+from kappamask.jobs import composites, masks
+from kappamask.jobs.composites import CompositeOptions, compose_items, read_masks
 from kappamask.sample import AREA_L2A, catalog_path
 
 BBOX = ",".join(map(str, AREA_L2A))
@@ -89,14 +89,14 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
 
 
 def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkeypatch, capsys):
-    write_record = pipeline.write_record
+    write_record = masks.write_record
 
     def fail_once(record, *rest, **options):
         if "2019-07-11" in record.timestamp:
             raise ReadError("B04.tif is truncated")
         return write_record(record, *rest, **options)
 
-    monkeypatch.setattr(pipeline, "write_record", fail_once)
+    monkeypatch.setattr(masks, "write_record", fail_once)
     arguments = ["composite", *QUERY, "--no-pictures", "--out", str(tmp_path)]
     assert main(arguments) == 1
     said = capsys.readouterr()
@@ -111,9 +111,9 @@ def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkey
 
 def test_large_stacks_are_loaded_in_small_chunks(monkeypatch):
     items, cube = items_and_cube()
-    monkeypatch.setattr(composite_pipeline, "CHUNKS", (96, 64, 32))
-    monkeypatch.setattr(composite_pipeline, "STACK_BYTES", 4 * cube.shape[0] * 6 * 64 * 64)
-    found = composite_pipeline._load(items, AREA_L2A, CompositeOptions())
+    monkeypatch.setattr(composites, "CHUNKS", (96, 64, 32))
+    monkeypatch.setattr(composites, "STACK_BYTES", 4 * cube.shape[0] * 6 * 64 * 64)
+    found = composites._load(items, AREA_L2A, CompositeOptions())
     assert 32 < max(found.chunks[2] + found.chunks[3]) == 64
 
 

@@ -1,4 +1,4 @@
-"""From items to composites on disk: masks first, then the images. Row 6: imports `pipeline`.
+"""Items to composites on disk: masks first, then the images. Imports the loop.
 
 The masks are files like those of `kappamask mask`: every date is labelled once, whatever is
 composed of it later, and an interrupted run goes on where it stopped.
@@ -7,9 +7,8 @@ composed of it later, and an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,19 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from kappamask.base.errors import ReadError
+from kappamask.base.errors import ItemError, ReadError
 from kappamask.base.legend import Label
 from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
 from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.cube import load_cube
-from kappamask.jobs.pipeline import MaskOptions, mask_items
+from kappamask.jobs.masks import MaskOptions, Report, mask_items, read_items
 from kappamask.outputs.composites import write_composite
+from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
-from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.scene import Scene
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,7 +39,7 @@ CHUNKS = (1536, 1024, 512)  # of what is read; whole tiles of the usual COGs
 
 
 @dataclass(frozen=True)
-class CompositeOptions:
+class CompositeOptions(MaskOptions):
     """What `compose_items` can be asked for beside area, items and folder."""
 
     method: str = "median"
@@ -47,18 +47,6 @@ class CompositeOptions:
     buffer_m: Mapping[str, float] | None = field(default_factory=lambda: dict(BUFFER_M))
     ranking: Ranking | None = None
     bands: Sequence[str] | None = None  # of the image; None: every reflectance band
-    pictures: bool = True
-    masks: MaskOptions = field(default_factory=lambda: MaskOptions(pictures=False))
-
-
-@dataclass
-class CompositeReport:
-    """What came of it."""
-
-    images: list[Path] = field(default_factory=list)  # COGs of reflectance, one per period
-    pictures: list[Path] = field(default_factory=list)
-    masks: list[Path] = field(default_factory=list)  # one per date
-    failed: dict[str, str] = field(default_factory=dict)  # dates that could not be labelled: why
 
 
 def compose_items(
@@ -67,8 +55,8 @@ def compose_items(
     folder: str | Path,
     *,
     options: CompositeOptions | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
-) -> CompositeReport:
+    progress: Progress | None = None,
+) -> Report:
     """Label every date of some items over an area and compose images without clouds.
 
     Parameters
@@ -87,7 +75,7 @@ def compose_items(
 
     Returns
     -------
-    CompositeReport
+    Report
         Files, and the dates that failed with the reason: the images are of the others.
 
     Raises
@@ -111,17 +99,23 @@ def compose_items(
     options = options or CompositeOptions()
     folder = Path(folder)
     check_recipe(options.method, options.period, options.buffer_m)
-    cube = _load(items, area, options)
+    scenes, unreadable = read_items(items, options)
+    for scene in scenes:
+        if absent := [name for name in options.bands or () if name not in scene.files]:
+            raise ItemError(f"item {scene.id}: no asset for {', '.join(absent)}: leave it out")
+    cube = _load(scenes, area, options)
     check_method(options.method, [str(name) for name in cube["band"].values])
-    made = mask_items(items, area, folder / MASKS, options=options.masks, progress=progress)
-    report = CompositeReport(masks=made.masks, failed=made.failed)
-    if not made.masks:
-        date, reason = next(iter(made.failed.items()))
+    plain = replace(options, pictures=False)
+    report = mask_items(scenes, area, folder / MASKS, options=plain, progress=progress)
+    why = {name: str(error) for name, error in unreadable.items()} | report.failed
+    report.failed = dict(sorted(why.items()))
+    if not report.masks:
+        date, reason = next(iter(report.failed.items()))
         raise ReadError(
             f"a composite needs one date that can be labelled and kept, got none of "
-            f"{len(made.failed)}: {date}: {reason}"
+            f"{len(report.failed)}: {date}: {reason}"
         )
-    labels = read_masks(made.masks, cube)
+    labels = read_masks(report.masks, cube)
     cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
     image = composite(
         cube,
@@ -132,34 +126,28 @@ def compose_items(
         ranking=options.ranking,
     )
     report.images = write_composite(
-        image, folder, source_items=items, overwrite=False, progress=progress
+        image, folder, source_items=scenes, overwrite=options.overwrite, progress=progress
     )
     if options.pictures and set(TRUE_COLOR) <= set(cube["band"].values):
         report.pictures = [draw_period(cube, labels, path) for path in report.images]
     return report
 
 
-def _load(items: Sequence[Any], area: Any, options: CompositeOptions) -> xr.DataArray:
+def _load(scenes: Sequence[Scene], area: Any, options: CompositeOptions) -> xr.DataArray:
     """Load lazily, in the largest chunks whose stack of all dates stays within `STACK_BYTES`."""
-    how = options.masks
     for edge in CHUNKS:
         cube = load_cube(
-            items,
+            scenes,
             area,
-            resolution=how.resolution,
+            resolution=options.resolution,
             bands=options.bands,
             chunks=edge,
-            engine=how.engine,
-            resolve=partial(resolve_assets, dn_offset=how.dn_offset),
+            engine=options.engine,
         )
-        if _stack_bytes(cube, edge) <= STACK_BYTES:
+        dates, bands, rows, columns = cube.shape
+        if 4 * dates * bands * min(edge, rows) * min(edge, columns) <= STACK_BYTES:
             break
     return cube
-
-
-def _stack_bytes(cube: xr.DataArray, edge: int) -> int:
-    dates, bands, rows, columns = cube.shape
-    return 4 * dates * bands * min(edge, rows) * min(edge, columns)
 
 
 def draw_period(cube: xr.DataArray, labels: xr.DataArray, path: Path) -> Path:

@@ -1,0 +1,561 @@
+"""The loop: every date of some items, or every tile of a product, to a mask and a picture.
+
+What one date needs is read, labelled, written and forgotten before the next one. A date that
+fails is kept in mind and the others go on; finished dates are not done again. Dates whose files
+could not be read are tried again when all others are through: by then a server may have
+recovered, and signed addresses are renewed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from rasterio import Affine
+from rasterio.crs import CRS
+
+from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
+from kappamask.base.files import check_folder
+from kappamask.base.retry import is_remote, spread
+from kappamask.base.windows import Grid
+from kappamask.cubes.cube import (
+    check_scenes,
+    choose_bands,
+    choose_grid,
+    group_by_solar_day,
+    load_cube,
+)
+from kappamask.cubes.rasters import BandOnGrid
+from kappamask.jobs.stream import stream_labels
+from kappamask.networks.manifest import bands_of_model
+from kappamask.outputs.cog import Placement
+from kappamask.outputs.masks import MaskRecord
+from kappamask.outputs.records import Progress, is_complete, name_failed, try_each, write_record
+from kappamask.predict.array import make_task
+from kappamask.predict.cube import predict_cube
+from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.scene import Scene
+from kappamask.scenes.sources import read_scenes, renew, scene_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LOG = logging.getLogger(__name__)
+BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """What the loop can be asked for beside its input, area and folder."""
+
+    model: Any = "default"  # a name, or what `load_model` gave
+    resolution: float = 10  # metres
+    engine: str = "stackstac"  # of dates that are not streamed; "odc" reads all of them
+    dn_offset: int | None = None  # for items and products that do not tell it
+    tile: str | None = None  # MGRS, of a product with several granules
+    pictures: bool = True  # of items; of a product there is none
+    title: str | None = None  # of the pictures
+    overwrite: bool = False  # False keeps what is complete and the same
+    retries: int = 2  # rounds in which dates that could not be read are tried again
+    retry_wait: float = 5.0  # seconds before the first round, twice that before the next; or
+    # up to half as much more
+
+    @property
+    def network_bands(self) -> tuple[str, ...] | None:
+        """That the model needs; None if it takes any."""
+        named = self.model if isinstance(self.model, str) else str(self.model.entry.name)
+        return bands_of_model(named)
+
+
+@dataclass
+class Report:
+    """What came of every date."""
+
+    masks: list[Path] = field(default_factory=list)  # COGs; NAME.json lies beside NAME.tif
+    skipped: list[Path] = field(default_factory=list)  # those of `masks` that were there before
+    images: list[Path] = field(default_factory=list)  # COGs of composites, one per period
+    pictures: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # date: why
+
+    @property
+    def done(self) -> list[Path]:
+        """The masks that this run made."""
+        return [mask for mask in self.masks if mask not in self.skipped]
+
+
+@dataclass(frozen=True)
+class Date:
+    """One mask to be made."""
+
+    name: str
+    record: MaskRecord
+    pixels: Callable[[], Any]  # labels as `MaskRecord` takes them
+    scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
+    remote: bool = False  # a pause may help
+
+    def make(self, folder: Path, options: MaskOptions) -> Made:
+        """Label, write and draw it, unless that is done."""
+        skipped = not options.overwrite and is_complete(self.record, folder)
+        mask = folder / self.record.file_name("mask")
+        if not skipped:
+            write_record(self.record, self.pixels(), folder)
+        picture = None
+        if self.scene is not None and options.pictures:
+            picture = draw(self.scene(), mask, title=options.title)
+        return Made(mask, picture, skipped)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of one date."""
+
+    mask: Path
+    picture: Path | None
+    skipped: bool  # the mask was there before
+
+
+def run(
+    dates: Sequence[Date],
+    folder: Path,
+    options: MaskOptions,
+    *,
+    reopen: Callable[[], Sequence[Date]],
+    progress: Progress | None = None,
+) -> tuple[Report, dict[str, KappaMaskError]]:
+    """Make one date after another; those that could not be read again, after all others.
+
+    Parameters
+    ----------
+    dates
+        In the order of the report.
+    reopen
+        Gives them anew, with addresses that are valid again.
+    progress
+        Called after each date with its name, how many were tried, and how many there are.
+
+    Returns
+    -------
+    tuple
+        The report, and the errors of the dates that failed.
+
+    Raises
+    ------
+    WriteError
+        If the folder cannot be written to.
+    ResourceError
+        If memory or threads run out: the other dates are as large.
+    """
+    folder = folder.absolute()
+    check_folder(folder, "masks")  # or every date would fail for it
+    made: dict[int, Made] = {}
+    failed: dict[int, KappaMaskError] = {}
+    waiting = list(range(len(dates)))
+    tried = count(1)
+
+    def tell(index: int) -> None:
+        if progress is not None:
+            progress(dates[index].name, min(next(tried), len(dates)), len(dates))
+
+    for attempt in range(1 + options.retries):
+        if attempt and any(dates[index].remote for index in waiting):
+            time.sleep(spread(options.retry_wait * 2 ** (attempt - 1)))
+            dates = reopen()
+        work = {index: partial(dates[index].make, folder, options) for index in waiting}
+        results, errors = try_each(work, on_tried=tell)
+        # A second try that finds the mask draws a picture that failed: that is no skip.
+        made |= {i: replace(one, skipped=one.skipped and not attempt) for i, one in results.items()}
+        failed = {i: error for i, error in failed.items() if i not in results} | errors
+        waiting = [index for index, error in errors.items() if may_pass(error)]
+        if not waiting:
+            break
+    whys = {dates[index].name: failed[index] for index in sorted(failed)}
+    kept = [made[index] for index in sorted(made)]
+    report = Report(
+        masks=[one.mask for one in kept],
+        skipped=[one.mask for one in kept if one.skipped],
+        pictures=[one.picture for one in kept if one.picture is not None],
+        failed={name: str(error) for name, error in whys.items()},
+    )
+    return report, whys
+
+
+def may_pass(error: KappaMaskError) -> bool:
+    """Tell whether trying again may help: a read that failed, not an item or input at fault.
+
+    A full disk is no such case either: nothing here makes room.
+
+    Examples
+    --------
+    >>> may_pass(ReadError("HTTP 503")), may_pass(KappaMaskError("bands missing"))
+    (True, False)
+    """
+    return isinstance(error, ReadError | CatalogError) and not isinstance(
+        error.__cause__, ValueError
+    )
+
+
+def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
+    """Draw the quicklook of a mask that was written, unless a newer picture is there."""
+    import rioxarray
+
+    from kappamask.plot import quicklook
+    from kappamask.plot.picture import TRUE_COLOR
+
+    path = mask.with_suffix(".png")
+    if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
+        return path
+    visible = scene.sel(band=list(TRUE_COLOR))
+    if visible[0].size < BY_BAND:
+        visible = visible.compute()
+    with rioxarray.open_rasterio(mask) as raster:
+        codes = raster.squeeze("band", drop=True).load()
+    labels = visible.isel(band=0, drop=True).copy(data=codes.values)
+    labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}
+    return quicklook(visible, labels, path, title=title)
+
+
+# --- items --------------------------------------------------------------------------------------
+
+
+def mask_items(
+    items: Sequence[Any],
+    area: Any,
+    folder: str | Path,
+    *,
+    options: MaskOptions | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Label every date of some items over an area and write masks and pictures.
+
+    A date of one item whose files lie on this machine is streamed: each block of them is
+    decoded once, and memory holds a few windows, however large the tile. Others are read by
+    `load_cube`; the masks are the same.
+
+    Parameters
+    ----------
+    items, area
+        As `kappamask.load_cube` takes them; None: all of the items, whole tiles as they are.
+    folder
+        Made if absent. Gets ``NAME.tif`` (COG), ``NAME.json`` (STAC item) and
+        ``NAME.png`` (quicklook) of every date; what is already there, complete and
+        of the same model and grid, is kept.
+    options
+        Model, resolution, engine, offset, pictures, retries.
+    progress
+        Called after each date with its name, how many were tried, and how many there are;
+        again for those that are tried again.
+
+    Returns
+    -------
+    Report
+        Files in the order of the dates, which of them were there before, and the dates that
+        failed with the reason.
+
+    Raises
+    ------
+    KappaMaskError
+        If nothing can be done for any date: bad arguments, unreadable items, a
+        folder that cannot be written to, too little memory (finished dates are kept).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kappamask import search
+    >>> from kappamask.sample import SCENES, catalog_path
+    >>> scene = SCENES[1]
+    >>> items = search(scene.bbox, "2019-07-11", catalog=catalog_path(), level=scene.level)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = mask_items(items, scene.bbox, folder)
+    ...     [path.suffix for path in report.masks + report.pictures]
+    ['.tif', '.png']
+    """
+    options = options or MaskOptions()
+    scenes, unreadable = read_items(items, options)
+    report, _ = run(
+        dates_of(scenes, area, options),
+        Path(folder),
+        options,
+        reopen=lambda: dates_of([renew(scene) for scene in scenes], area, options),
+        progress=progress,
+    )
+    why = {name: str(error) for name, error in unreadable.items()} | report.failed
+    return replace(report, failed=dict(sorted(why.items())))
+
+
+def read_items(
+    items: Sequence[Any], options: MaskOptions
+) -> tuple[list[Scene], dict[str, KappaMaskError]]:
+    """Read each item once, or none if it is a scene; tell why those cannot be read that cannot."""
+    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
+    return read_scenes(items, options.network_bands, resolve=resolve)
+
+
+def mask_files(
+    items: Sequence[Any],
+    folder: str | os.PathLike[str],
+    *,
+    area: Any = None,
+    options: MaskOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Label items whose files lie on this machine, and write a mask of every date.
+
+    As `mask_items` without pictures and further rounds, for those who want an error.
+
+    Parameters
+    ----------
+    items
+        Of one level, as `load_cube` takes them.
+    folder, options, progress
+        As `mask_product` takes them; ``options.tile`` means nothing here.
+    area
+        As `load_cube` takes it; None: all of the items.
+
+    Returns
+    -------
+    list of Path
+        The COGs, one per date.
+
+    Raises
+    ------
+    KappaMaskError
+        As `load_cube`; WriteError if the folder cannot be written to.
+    ReadError
+        After all dates were tried; names those that failed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kappamask import search
+    >>> from kappamask.sample import SCENES, catalog_path
+    >>> scene = SCENES[1]
+    >>> items = search(scene.bbox, "2019-07-11", catalog=catalog_path(), level=scene.level)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.suffix for path in mask_files(items, folder)]
+    ['.tif']
+    """
+    options = options or MaskOptions()
+    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
+    scenes = [scene_of(item, options.network_bands, resolve=resolve) for item in items]
+    return _all_or_error(dates_of(scenes, area, options, on_window=progress), folder, options)
+
+
+def dates_of(
+    scenes: Sequence[Scene], area: Any, options: MaskOptions, *, on_window: Progress | None = None
+) -> list[Date]:
+    """Say of each date how it is labelled: streamed where it can be, else with all by `load_cube`.
+
+    Raises
+    ------
+    KappaMaskError
+        As `load_cube`.
+    """
+    scenes = sorted(scenes, key=lambda scene: (scene.time, scene.id))
+    level, bands, step = check_scenes(scenes), options.network_bands, options.resolution
+    names = choose_bands(scenes, bands, level)
+    grid = choose_grid(scenes, area, resolution=step, crs=None)
+    task = make_task(names, level=level, model=options.model, output="labels")
+
+    @cache
+    def cube() -> xr.DataArray:
+        return load_cube(scenes, area, resolution=step, bands=bands, engine=options.engine)
+
+    @cache
+    def labels() -> xr.DataArray:
+        return predict_cube(cube(), model=task.model)
+
+    near = [scene for scene in scenes if _reaches(scene, grid)]
+    groups = [[near[place] for place in group] for group in group_by_solar_day(near)]
+    streams = [_streamable(group, names, grid, options) for group in groups]
+    if not all(streams):
+        labels()  # what cannot be loaded is told before the first date; it may leave out more
+        left = {scene.id: scene for scene in scenes}  # of several of one id the last
+        groups = [[left[name] for name in str(ids).split()] for ids in cube().source_items.values]
+        streams = [_streamable(group, names, grid, options) for group in groups]
+    elif len(near) < len(scenes):
+        LOG.warning("left out %d items that miss the area", len(scenes) - len(near))
+
+    def labels_of(index: int) -> Any:
+        return labels()[index].data
+
+    def scene_at(index: int) -> xr.DataArray:
+        return cube()[index]
+
+    return [
+        Date(
+            name=str(group[0].time)[:19],
+            record=record_of(group, grid, task),
+            pixels=partial(stream_labels, own, grid, task, progress=on_window)
+            if own
+            else partial(labels_of, index),
+            scene=partial(scene_at, index),
+            remote=any(is_remote(file.href) for one in group for file in one.files.values()),
+        )
+        for index, (group, own) in enumerate(zip(groups, streams, strict=True))
+    ]
+
+
+def record_of(sources: Sequence[Scene], grid: Grid, task: Any) -> MaskRecord:
+    """Say what the mask of some scenes is."""
+    step = grid.resolution
+    return MaskRecord(
+        time=sources[0].time,  # type: ignore[arg-type]  # of a scene with files it is known
+        placement=Placement(
+            CRS.from_epsg(grid.epsg),
+            Affine(step, 0.0, grid.left, 0.0, -step, grid.top),
+            (grid.height, grid.width),
+        ),
+        level=task.model.level,
+        model=task.model.entry.name,
+        model_sha256=task.model.entry.sha256,
+        sources=tuple(sources),
+    )
+
+
+def _reaches(scene: Scene, grid: Grid) -> bool:
+    """Tell whether a scene meets the grid; `load_cube` leaves out those that do not."""
+    bounds = scene.bounds_in(grid.epsg)
+    if bounds is None:
+        return True
+    left, bottom, right, top = grid.bounds
+    return bounds[0] < right and left < bounds[2] and bounds[1] < top and bottom < bounds[3]
+
+
+def _streamable(
+    group: Sequence[Scene], names: Sequence[str], grid: Grid, options: MaskOptions
+) -> Scene | None:
+    """View the scene of a date as files on this machine that are read as they are.
+
+    Returns
+    -------
+    Scene or None
+        None if it has to be read by `load_cube`: there are several, an engine is asked for, a
+        band is absent, a file lies elsewhere, its pixels do not meet those of the grid, or the
+        item does not tell where they lie.
+    """
+    scene, *others = group
+    if others or scene.epsg != grid.epsg or options.engine != MaskOptions.engine:
+        return None
+    files = {}
+    for name in names:
+        file = scene.files.get(name)
+        path = local_path(file.href) if file and file.bounds else None
+        if file is None or path is None:
+            return None
+        files[name] = replace(file, href=path)
+        try:
+            BandOnGrid.fit(files[name], grid)
+        except InputError:
+            return None
+    return replace(scene, files=files)
+
+
+def local_path(href: str) -> str | None:
+    """Tell the path of a file on this machine; None if it lies elsewhere.
+
+    Examples
+    --------
+    >>> local_path("file:///data/B%2002.tif"), local_path("s3://bucket/B02.tif")
+    ('/data/B 02.tif', None)
+    """
+    parts = urlsplit(href)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return unquote(parts.path)
+    if Path(href).is_absolute() and not href.startswith("/vsi"):
+        return href
+    return None
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+def mask_product(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    area: Any = None,
+    options: MaskOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Label a SAFE product, or the part of it in an area, and write masks.
+
+    Parameters
+    ----------
+    path
+        As `open_safe` takes it.
+    folder
+        Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml`` and ``NAME.json``
+        (STAC item) of every tile, the same as `write_mask` writes of
+        ``predict_cube(open_safe(path))``.
+    area
+        As `open_safe` takes it; only this part is decoded and labelled.
+    options
+        Model, resolution, tile, offset, whether to write again.
+    progress
+        Called after each window with a name, windows done, windows in all.
+
+    Returns
+    -------
+    list of Path
+        The COGs, one per tile.
+
+    Raises
+    ------
+    KappaMaskError
+        As `open_safe`; WriteError if the folder cannot be written to.
+    ReadError
+        After all tiles of a product with several were tried; names those that failed.
+
+    Examples
+    --------
+    >>> mask_product("S2A_MSIL1C_nowhere.SAFE", "masks")
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
+    """
+    from kappamask.cubes.safe import choose_grid as choose_product_grid
+    from kappamask.cubes.safe import read_product
+
+    options = options or MaskOptions()
+    scenes = read_product(path).scenes(
+        resolution=options.resolution,  # type: ignore[arg-type]  # 10.0 is one of them
+        bands=options.network_bands,
+        area=area,
+        tile=options.tile,
+        dn_offset=options.dn_offset,
+    )
+    dates = []
+    for scene in scenes:
+        grid = choose_product_grid(
+            [scene],
+            area,
+            resolution=options.resolution,  # type: ignore[arg-type]
+        )
+        task = make_task(
+            tuple(scene.files), level=str(scene.level), model=options.model, output="labels"
+        )
+        pixels = partial(stream_labels, scene, grid, task, progress=progress)
+        dates.append(Date(f"tile {scene.tile}", record_of([scene], grid, task), pixels))
+    return _all_or_error(dates, folder, options)
+
+
+def _all_or_error(
+    dates: Sequence[Date], folder: str | os.PathLike[str], options: MaskOptions
+) -> list[Path]:
+    """Make dates whose files lie here: a second round would read the same."""
+    once = replace(options, pictures=False, retries=0)
+    report, failed = run(dates, Path(folder), once, reopen=lambda: dates)
+    if failed:
+        first = next(iter(failed.values()))
+        if len(dates) == 1:
+            raise first
+        raise name_failed(failed, len(dates), unit="scene", again="repeat to try") from first
+    return report.masks
