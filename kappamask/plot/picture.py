@@ -12,7 +12,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import count_codes
 from kappamask.predict.array import HIGHEST_REFLECTANCE
-from kappamask.predict.cube_form import check_same
+from kappamask.predict.cube import check_same
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,7 +17,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.picture import Date, block_mean, class_shares, label_colors
 from kappamask.plot.sheet import EDGE, HEADING, Sheet, percent, show_pixels
-from kappamask.predict.cube_form import check_same
+from kappamask.predict.cube import check_same
 
 if TYPE_CHECKING:
     import xarray as xr
