@@ -1,4 +1,4 @@
-"""`cube.kappamask`: the main steps as methods of a DataArray. Row 6.
+"""`cube.kappamask`: the main steps as methods of a DataArray.
 
 xarray has no entry point for accessors, and `import kappamask` must not import xarray. So
 this module registers when it is imported: by ``import kappamask.accessor``, or by the first use

@@ -1,15 +1,24 @@
-"""Pictures. Row 5: never imports files of masks or composites.
+"""Pictures: never imports files of masks or composites.
 
-`scene` draws one date, `series` all dates, `days` a calendar of them, `compare` a composite
-beside what it was made of, `maps` a map for notebooks.
+`scene` draws one date, `series` all dates of a cube, `maps` a map for notebooks, `report` a page.
+What is not drawn is not loaded.
 """
 
 from __future__ import annotations
 
-from kappamask.plot.compare import plot_before_after
-from kappamask.plot.days import plot_calendar
-from kappamask.plot.maps import show_map
-from kappamask.plot.scene import quicklook
-from kappamask.plot.series import plot_series
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kappamask.plot.maps import show_map
+    from kappamask.plot.scene import quicklook
+    from kappamask.plot.series import plot_before_after, plot_calendar, plot_series
 
 __all__ = ["plot_before_after", "plot_calendar", "plot_series", "quicklook", "show_map"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = {"quicklook": "scene", "show_map": "maps"}.get(name, "series")
+    return getattr(import_module(f"{__name__}.{room}"), name)

@@ -1,4 +1,4 @@
-"""Items and masks on a map that moves, for notebooks. Row 5; folium only when a map is made."""
+"""Items and masks on a map that moves, for notebooks; folium only when a map is made."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import check_labels
-from kappamask.plot.picture import reduce_labels
 from kappamask.scenes.items import document_of, view_of
 
 if TYPE_CHECKING:
@@ -68,13 +68,19 @@ def show_map(items: Iterable[Any] = (), masks: Iterable[Any] | xr.DataArray = ()
         )
         outlines.add_to(chart)
         corners += [tuple(corner) for corner in outlines.get_bounds()]
+    palette = np.array([(*entry.rgb, 255) for entry in LEGEND], np.uint8)
+    palette[list(TRANSPARENT), 3] = 0
     for number, (name, plane) in enumerate(planes):
-        pixels, bounds = overlay_of(plane)
-        picture = folium.raster_layers.ImageOverlay(
-            pixels, bounds=bounds, name=name, opacity=0.75, show=number == 0
+        overlay = plane.odc.add_to(
+            chart,
+            name=name,
+            cmap=palette,
+            max_size=LONGEST_PX,
+            resampling="mode" if max(plane.shape) > LONGEST_PX else "nearest",
+            opacity=0.75,
+            show=number == 0,
         )
-        picture.add_to(chart)
-        corners += bounds
+        corners += overlay.bounds
     folium.LayerControl(collapsed=len(planes) > 8).add_to(chart)
     if planes:
         chart.get_root().html.add_child(folium.Element(_legend()))
@@ -129,42 +135,6 @@ def _read(path: Path) -> xr.DataArray:
     with rioxarray.open_rasterio(path) as raster:
         plane: xr.DataArray = raster.squeeze("band", drop=True).load()
     return plane
-
-
-def overlay_of(plane: xr.DataArray) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Paint labels on the grid of web maps.
-
-    Parameters
-    ----------
-    plane
-        uint8 class codes (y, x), north up, with a CRS.
-
-    Returns
-    -------
-    pixels
-        uint8 (y, x, 4); web maps stretch pictures in Mercator's projection.
-    corners
-        South-west and north-east, latitude and longitude in degrees.
-    """
-    from rasterio.enums import Resampling
-    from rasterio.warp import transform_bounds
-
-    factor = -(-max(plane.shape) // LONGEST_PX)
-    small = plane
-    if factor > 1:
-        small = plane[::factor, ::factor].copy(data=reduce_labels(plane.values, factor=factor))
-        # each pixel stands for a block whose middle lies half a block further on
-        half = (factor - 1) / 2
-        dx, dy = (float(plane[axis][1] - plane[axis][0]) * half for axis in ("x", "y"))
-        small = small.assign_coords(x=small["x"] + dx, y=small["y"] + dy)
-        small = small.rio.write_transform(small.rio.transform(recalc=True))
-    mercator = small.rio.reproject(
-        "EPSG:3857", resampling=Resampling.nearest, nodata=int(Label.MISSING)
-    )
-    palette = np.array([(*entry.rgb, 255) for entry in LEGEND], np.uint8)
-    palette[list(TRANSPARENT), 3] = 0
-    west, south, east, north = transform_bounds("EPSG:3857", "EPSG:4326", *mercator.rio.bounds())
-    return palette[mercator.values], [(south, west), (north, east)]
 
 
 def _legend() -> str:

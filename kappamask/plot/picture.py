@@ -1,15 +1,18 @@
-"""The numpy half of a quicklook: pixels to colours. Row 4: imports `predict` and row 0."""
+"""The numpy half of a picture: one date with its mask, pixels to colours."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import count_codes
 from kappamask.predict.array import HIGHEST_REFLECTANCE
+from kappamask.predict.cube import check_same
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,52 +29,71 @@ OUTLINES = (
 )
 
 
-def check_pair(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Check that both show the same pixels of one date.
+class Date:
+    """One date with its mask as pictures show it: north up, reduced to so many pixels.
 
-    Returns
-    -------
-    cube, labels : DataArray
-        (band, y, x) and (y, x), north up, still lazy if they were.
+    Parameters
+    ----------
+    cube, labels
+        Reflectance (band, y, x) and uint8 class codes (y, x); a dimension time of size one
+        may stand before. Nothing is read before it is asked for.
+    longest
+        Pixels along the longer side of what is drawn, at most: a larger raster is reduced
+        by a whole number.
 
     Raises
     ------
     InputError
-        If either has more dates or other dims, if a visible band is absent, or if
-        they do not cover the same pixels.
+        If either has more dates or other dims, if a visible band or the level is absent,
+        or if they do not cover the same pixels.
     """
-    cube, labels = _one_date(cube, "cube"), _one_date(labels, "labels")
-    if set(cube.dims) != {"band", "y", "x"} or set(labels.dims) != {"y", "x"}:
-        raise InputError(
-            "a quicklook needs a cube (band, y, x) and labels (y, x), got "
-            f"{cube.dims} and {labels.dims}: select one date of each"
-        )
-    if labels.dtype != np.uint8 or labels.size == 0:
-        raise InputError(
-            f"labels must be uint8 class codes of one pixel or more, got {labels.dtype} "
-            f"of shape {labels.shape}: pass what predict_cube returned"
-        )
-    absent = [name for name in TRUE_COLOR if name not in cube["band"].values]
-    if absent:
-        raise InputError(
-            f"true colour needs {', '.join(TRUE_COLOR)}; the cube lacks {', '.join(absent)}: "
-            "load these bands too"
-        )
-    for axis in ("y", "x"):
-        known = axis in cube.coords and axis in labels.coords
-        if cube.sizes[axis] != labels.sizes[axis] or (
-            known and not np.allclose(cube[axis], labels[axis], rtol=1e-9)
-        ):
+
+    def __init__(self, cube: xr.DataArray, labels: xr.DataArray, *, longest: int) -> None:
+        """Check that both show the same pixels of one date."""
+        cube, labels = _one_date(cube, "cube"), _one_date(labels, "labels")
+        if set(cube.dims) != {"band", "y", "x"} or set(labels.dims) != {"y", "x"}:
             raise InputError(
-                "cube and labels must cover the same pixels, got "
-                f"{cube.sizes[axis]} and {labels.sizes[axis]} along {axis}, or other "
-                "coordinates: pass the cube that was labelled"
+                "a quicklook needs a cube (band, y, x) and labels (y, x), got "
+                f"{cube.dims} and {labels.dims}: select one date of each"
             )
-    cube, labels = cube.transpose("band", "y", "x"), labels.transpose("y", "x")
-    if "y" in labels.coords and labels["y"].values[0] < labels["y"].values[-1]:
-        up = slice(None, None, -1)
-        return cube.isel(y=up), labels.isel(y=up)
-    return cube, labels
+        if labels.dtype != np.uint8 or labels.size == 0:
+            raise InputError(
+                f"labels must be uint8 class codes of one pixel or more, got {labels.dtype} "
+                f"of shape {labels.shape}: pass what predict_cube returned"
+            )
+        absent = [name for name in TRUE_COLOR if name not in cube["band"].values]
+        if absent:
+            raise InputError(
+                f"true colour needs {', '.join(TRUE_COLOR)}; the cube lacks {', '.join(absent)}: "
+                "load these bands too"
+            )
+        check_same(cube, labels, "cover the same pixels", dims=("y", "x"))
+        self.level = check_level(labels.attrs.get("level", cube.attrs.get("level")))
+        south_up = "y" in labels.coords and labels["y"].values[0] < labels["y"].values[-1]
+        rows = slice(None, None, -1 if south_up else 1)
+        self.cube, self.labels = (
+            array.transpose(..., "y", "x").isel(y=rows) for array in (cube, labels)
+        )
+        self.factor = -(-max(self.labels.shape) // longest)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """All labels, at full resolution."""
+        return self.labels.to_numpy()
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Of all pixels, what each class has: (6,), 0 to 1. Missing pixels are not clear."""
+        when = f"of {self.labels['time'].values}" if "time" in self.labels.coords else "in labels"
+        return count_codes(self.codes, where=when) / self.codes.size
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give true colour (rows, columns, 3) and the most frequent labels (rows, columns)."""
+        return self.draw_colors(), reduce_labels(self.codes, factor=self.factor)
+
+    def draw_colors(self) -> np.ndarray:
+        """Give true colour alone: uint8 (rows, columns, 3)."""
+        return true_color(self.cube, level=self.level, factor=self.factor)
 
 
 def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
@@ -196,5 +218,4 @@ def class_shares(labels: xr.DataArray) -> np.ndarray:
         count_codes(labels.isel(time=index).to_numpy(), where=f"on date {index}")
         for index in range(labels.sizes["time"])
     ]
-    pixels = labels.sizes["y"] * labels.sizes["x"]
-    return np.array(counts) / pixels
+    return np.array(counts) / (labels.sizes["y"] * labels.sizes["x"])

@@ -1,7 +1,4 @@
-"""A folder of masks as one page to read. Row 6: imports rows 0-5; jinja2.
-
-`write_report` reads as the pipeline: read the items, read their pictures, render, write.
-"""
+"""A folder of masks as one page to read, by jinja2."""
 
 from __future__ import annotations
 
@@ -26,14 +23,6 @@ SHOWN = tuple(entry for entry in LEGEND if entry.label is not Label.UNDEFINED)  
 
 
 @dataclass(frozen=True)
-class Source:
-    """An item that a mask was made from."""
-
-    id: str
-    href: str | None  # http(s) only: a link in a page must not run anything
-
-
-@dataclass(frozen=True)
 class MaskEntry:
     """What the page says of one mask."""
 
@@ -42,15 +31,10 @@ class MaskEntry:
     time: str  # RFC 3339
     shares: Mapping[str, float]  # class name: percent of all pixels
     cloud_cover: float | None  # percent of the pixels with data; None: there are none
-    settings: tuple[tuple[str, str], ...]  # name, value
-    sources: tuple[Source, ...]
+    settings: Mapping[str, str]
+    sources: Sequence[tuple[str, str | None]]  # id, address: http(s) only, no link runs anything
     credit: str
     picture: str | None  # data URI
-
-    @property
-    def date(self) -> str:
-        """Day and minute, UTC."""
-        return self.time[:16].replace("T", " ")
 
 
 def write_report(
@@ -101,9 +85,27 @@ def write_report(
     ...     page.name, page.read_text(encoding="utf-8").count("<img")
     ('report.html', 1)
     """
+    from jinja2 import Environment, StrictUndefined
+
     folder = Path(folder)
     page = folder / REPORT if path is None else Path(path)
-    html = render(read_entries(folder, pictures=pictures), title=folder.resolve().name)
+    entries = read_entries(folder, pictures=pictures)
+    counts = Counter(pair for entry in entries for pair in entry.settings.items())
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("kappamask.plot").joinpath("report.html.j2").read_text("utf-8")
+    html = environment.from_string(source).render(
+        version=__version__,
+        title=folder.resolve().name,
+        legend=SHOWN,
+        groups=[(name, list(group)) for name, group in groupby(entries, lambda x: x.group)],
+        first=min(entry.time for entry in entries)[:10],
+        last=max(entry.time for entry in entries)[:10],
+        count=len(entries),
+        common={pair for pair, count in counts.items() if count == len(entries)},
+        credits=sorted({entry.credit for entry in entries if entry.credit}),
+    )
     with staging(page.parent, page.name) as aside:
         publish(aside, {page: html.encode()})
     return page
@@ -116,15 +118,12 @@ def read_entries(folder: Path, *, pictures: bool = True) -> list[MaskEntry]:
             f"a report is made of a folder of masks, got {folder}: give the folder that "
             "`kappamask mask --out` wrote"
         )
-    paths = [
-        path
-        for path in folder.rglob("kappamask_*.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]  # a run that goes on keeps what is not finished in hidden folders
     found = [
-        read_entry(path, document, folder, pictures=pictures)
-        for path in paths
-        if "mask" in (document := _read_item(path))["assets"]  # a composite has other ones
+        entry
+        for path in folder.rglob("kappamask_*.json")
+        # a run that goes on keeps what is not finished in hidden folders
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and (entry := _read_entry(path, folder, pictures=pictures))
     ]
     if not found:
         raise NoItemsError(
@@ -134,49 +133,37 @@ def read_entries(folder: Path, *, pictures: bool = True) -> list[MaskEntry]:
     return sorted(found, key=lambda entry: (entry.group, entry.time, entry.name))
 
 
-def _read_item(path: Path) -> dict[str, Any]:
-    """Read an item as far as the page relies on it."""
+def _read_entry(path: Path, folder: Path, *, pictures: bool) -> MaskEntry | None:
+    """Read what the page says of one mask; None where a composite is meant."""
+    picture = _picture(path.with_suffix(".png")) if pictures else None
     try:
         item = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(item["properties"], dict) and isinstance(item["assets"], dict):
-            return item  # type: ignore[no-any-return]
-        problem = "properties or assets are no objects"
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        problem = repr(error)
-    raise _damaged(path, problem)
-
-
-def _damaged(path: Path, problem: str) -> ItemError:
-    return ItemError(
-        f"the item of a mask is a STAC item as `kappamask.write_mask` writes it, but {path} is "
-        f"not ({problem}): delete it and mask that date again"
-    )
-
-
-def read_entry(path: Path, item: dict[str, Any], folder: Path, *, pictures: bool) -> MaskEntry:
-    """Read what the page says of one mask."""
-    properties, mask = item["properties"], item["assets"]["mask"]
-    try:
+        properties, assets = dict(item["properties"]), dict(item["assets"])
+        if "mask" not in assets:
+            return None
+        cover = properties.get("eo:cloud_cover")
         return MaskEntry(
             name=path.stem,
             group=path.parent.relative_to(folder).as_posix(),
             time=str(properties["datetime"]),
-            shares={x["name"]: float(x["percentage"]) for x in mask["classification:classes"]},
-            cloud_cover=_percent(properties.get("eo:cloud_cover")),
-            settings=tuple(_settings(properties, mask)),
-            sources=tuple(_sources(item.get("links") or ())),
+            shares={
+                entry["name"]: float(entry["percentage"])
+                for entry in assets["mask"]["classification:classes"]
+            },
+            cloud_cover=None if cover is None else float(cover),
+            settings=_settings(properties, assets["mask"]),
+            sources=_sources(item),
             credit=str(properties.get("description", "")),
-            picture=_picture(path.with_suffix(".png")) if pictures else None,
+            picture=picture,
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path, repr(error)) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ItemError(
+            f"the item of a mask is a STAC item as `kappamask.write_mask` writes it, but {path} "
+            f"is not ({error!r}): delete it and mask that date again"
+        ) from error
 
 
-def _percent(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _settings(properties: Mapping[str, Any], mask: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _settings(properties: Mapping[str, Any], mask: Mapping[str, Any]) -> dict[str, str]:
     """List what the masks of one run usually share."""
     rows, columns = properties["proj:shape"]
     software = properties.get("processing:software", {})
@@ -191,17 +178,17 @@ def _settings(properties: Mapping[str, Any], mask: Mapping[str, Any]) -> list[tu
         "pixel": f"{spacing:g} m" if spacing else None,
         "size": f"{columns} x {rows} pixels",
     }
-    return [(name, str(value)) for name, value in known.items() if value]
+    return {name: str(value) for name, value in known.items() if value}
 
 
-def _sources(links: Sequence[Mapping[str, Any]]) -> list[Source]:
+def _sources(item: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """List the source items among the links; the model's own link says what settings say."""
-    found = []
-    for link in links:
+    found: list[tuple[str, str | None]] = []
+    for link in item.get("links") or ():
         href = str(link.get("href", ""))
         if link.get("rel") == "derived_from" and not href.startswith("urn:kappamask:model:"):
             name = str(link.get("title") or href).removeprefix("Source item ")
-            found.append(Source(name, href if href.startswith(("https://", "http://")) else None))
+            found.append((name, href if href.startswith(("https://", "http://")) else None))
     return found
 
 
@@ -211,72 +198,3 @@ def _picture(path: Path) -> str | None:
     if not content.startswith(PNG):
         return None
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-# --- the page ------------------------------------------------------------------------------
-
-
-def render(entries: Sequence[MaskEntry], *, title: str) -> str:
-    """Render the page; every text is escaped.
-
-    Parameters
-    ----------
-    entries
-        Sorted by group.
-    title
-        Of the page.
-
-    Examples
-    --------
-    >>> entry = MaskEntry("a", ".", "2022-06-02T10:15:59Z", {"clear": 100.0}, 0.0, (), (), "", None)
-    >>> "<h1>Cloud masks: A &amp; B</h1>" in render([entry], title="A & B")
-    True
-    """
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("kappamask.plot").joinpath("report.html.j2").read_text("utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    common, single = split_settings(entries)
-    return environment.from_string(source).render(
-        version=__version__,
-        title=title,
-        legend=SHOWN,
-        groups=[(name, list(group)) for name, group in groupby(entries, lambda x: x.group)],
-        first=min(entry.time for entry in entries)[:10],
-        last=max(entry.time for entry in entries)[:10],
-        count=len(entries),
-        common=common,
-        single=single,
-        credits=sorted({entry.credit for entry in entries if entry.credit}),
-    )
-
-
-def split_settings(
-    entries: Sequence[MaskEntry],
-) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, str]]]]:
-    """Part settings that all masks share from those of single masks.
-
-    Returns
-    -------
-    list of (str, str)
-        Shared: name, value.
-    dict of str to list of (str, str)
-        By group and name of a mask: what is its own.
-
-    Examples
-    --------
-    >>> first, second = (
-    ...     MaskEntry(name, ".", "2022", {}, None, (("level", "L2A"), ("tile", name)), (), "", None)
-    ...     for name in ("32TPS", "32TQS")
-    ... )
-    >>> split_settings([first, second])
-    ([('level', 'L2A')], {'./32TPS': [('tile', '32TPS')], './32TQS': [('tile', '32TQS')]})
-    """
-    counts = Counter(pair for entry in entries for pair in entry.settings)
-    shared = [pair for pair in entries[0].settings if counts[pair] == len(entries)]
-    return shared, {
-        f"{entry.group}/{entry.name}": [pair for pair in entry.settings if pair not in shared]
-        for entry in entries
-    }

@@ -1,5 +1,7 @@
 """`kappamask.composite`: brute-force numpy beside it, pixel by pixel."""
 
+from itertools import pairwise
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -16,9 +18,8 @@ from kappamask.base.legend import Label
 from kappamask.composites import METHODS
 from kappamask.composites.blocks import LEAST_PX, split_chunks
 from kappamask.composites.methods import BLENDS, PICKS
-from kappamask.composites.periods import COMPOSED, split_dates
+from kappamask.composites.periods import COMPOSED, PERIODS, period_edges, split_dates
 from kappamask.composites.ranking import Ranking
-from kappamask.openeo.engine import periods as openeo_periods
 from kappamask.openeo.engine.arrays import median_valid
 from kappamask.openeo.graphs import cloud_kernel
 
@@ -237,27 +238,49 @@ def test_a_period_begins_with_its_first_moment_and_ends_before_the_next(period, 
     assert (bounds[1:, 0] == bounds[:-1, 1]).all()
 
 
+BEGINS = {
+    "day": lambda _: True,
+    "week": lambda day: day.weekday() == 0,
+    "dekad": lambda day: day.day in (1, 11, 21),
+    "month": lambda day: day.day == 1,
+    "season": lambda day: day.day == 1 and day.month in (3, 6, 9, 12),
+    "tropical-season": lambda day: day.day == 1 and day.month in (5, 11),
+    "year": lambda day: (day.month, day.day) == (1, 1),
+    "decade": lambda day: (day.year % 10, day.month, day.day) == (0, 1, 1),
+    "decade-ad": lambda day: (day.year % 10, day.month, day.day) == (1, 1, 1),
+}
+
+
 @settings(max_examples=60)
 @given(
     days=st.lists(st.integers(0, 1500), min_size=1, max_size=9),
-    period=st.sampled_from(COMPOSED),
+    period=st.sampled_from(sorted(BEGINS)),
 )
-def test_periods_are_those_of_openeo(days, period):
+def test_periods_begin_on_the_days_of_the_calendar(days, period):
     times = np.sort(np.datetime64("2020-01-25T10:15:59", "ns") + np.array(days, "m8[D]"))
-    starts, groups = openeo_periods.group_by_period(times, period)
-    ours = split_dates(times, period)
-    assert [one.start for one in ours] == list(starts)
-    assert [list(range(one.count)) for one in ours] == [list(range(g.size)) for g in groups]
+    edges = period_edges(times[0], times[-1], period)
+    assert edges[0] <= times[0] < edges[1]
+    assert edges[-2] <= times[-1] < edges[-1]
+    between = np.arange(edges[0].astype("M8[D]"), edges[-1].astype("M8[D]") + 1)
+    assert edges.tolist() == [
+        day.astype("M8[ns]").astype(int) for day in between if BEGINS[period](day.item())
+    ]
+    if period in COMPOSED:
+        groups = split_dates(times, period)
+        assert [one.start for one in groups] == list(edges[:-1])
+        assert [one.count for one in groups] == [
+            ((start <= times) & (times < end)).sum() for start, end in pairwise(edges)
+        ]
 
 
-def test_periods_are_those_of_xarray_seasons_and_pandas():
-    times = np.arange("2021-11-15", "2023-03-15", 9, dtype="M8[D]").astype("M8[ns]")
-    for one in split_dates(times, "season"):
-        seasons = xr.DataArray(times[one.dates], dims="time").astype("M8[ns]").dt.season
-        assert len(set(seasons.values.tolist())) == 1
-    ones = xr.DataArray(np.ones(times.size, int), dims="time", coords={"time": times})
-    counts = ones.resample(time="MS").sum()
-    assert [one.count for one in split_dates(times, "month")] == counts.values.tolist()
+def test_the_hours_of_openeo_are_in_the_table_too():
+    edges = period_edges(np.datetime64("2021-12-31T23:30"), np.datetime64("2022-01-01T00"), "hour")
+    assert edges.astype("M8[h]").astype(str).tolist() == [
+        "2021-12-31T23",
+        "2022-01-01T00",
+        "2022-01-01T01",
+    ]
+    assert set(PERIODS) == {*BEGINS, "hour"}
 
 
 def test_a_month_without_dates_is_there_and_empty():
