@@ -126,7 +126,7 @@ def _follow(
         if message is not None:
             kind, *content = json.loads(message)
             if kind == "done":
-                check_size(task)
+                _check_size(task)
                 return list(*content)
             if kind == "failed":
                 raise ApiError(content[0], content[1], status=content[2])
@@ -150,7 +150,7 @@ def _follow(
             )
         if now - measured > MEASURE_SECONDS:
             measured = now
-            check_size(task)
+            _check_size(task)
 
 
 def _has_ended(process: BaseProcess) -> bool:
@@ -158,14 +158,7 @@ def _has_ended(process: BaseProcess) -> bool:
         return not process.is_alive()
 
 
-def check_size(task: Task) -> None:
-    """Raise if the folder of a task holds too much.
-
-    Raises
-    ------
-    ApiError
-        ResultTooLarge.
-    """
+def _check_size(task: Task) -> None:
     size = folder_bytes(task.folder)
     if size > task.most_bytes:
         raise ApiError(
