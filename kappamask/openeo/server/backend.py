@@ -311,7 +311,8 @@ class Backend:
         )
         folder.mkdir()
         try:
-            return compute(task, self._factory, log=log, stopped=stopped)
+            secret = self.settings.token
+            return compute(task, self._factory, log=log, stopped=stopped, secret=secret)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
