@@ -18,7 +18,7 @@ from support.openeo_server import serving
 
 from kappamask.base.errors import InputError, WriteError
 from kappamask.cli import main
-from kappamask.openeo.server.app import create_app, listen
+from kappamask.openeo.server.app import create_app, listen, serve
 from kappamask.openeo.server.faults import STATUS
 from kappamask.openeo.server.results import collect_files
 from kappamask.openeo.server.settings import TOKEN_VARIABLE, Limits, Settings, read_token
@@ -680,6 +680,21 @@ def test_consent_and_token_together_are_enough(tmp_path):
     settings = Settings(FAKE, tmp_path, host=ANYWHERE, port=0, allow_remote=True, token=TOKEN)
     listen(settings).close()
     assert TOKEN not in repr(settings)
+
+
+def test_beyond_this_machine_it_says_what_that_means(tmp_path):
+    said = []
+
+    def say(text):
+        said.append(text)
+        if len(said) == 2:
+            raise KeyboardInterrupt  # in place of serving
+
+    settings = Settings(FAKE, tmp_path, host=ANYWHERE, port=0, allow_remote=True, token=TOKEN)
+    with pytest.raises(KeyboardInterrupt):
+        serve(settings, engine_factory=FakeEngine, say=say)
+    assert "whoever has the token may do what this account may" in said[1]
+    assert TOKEN not in "".join(said)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path):

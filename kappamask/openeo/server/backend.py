@@ -57,8 +57,8 @@ class Backend:
 
     def __init__(self, settings: Settings, factory: EngineFactory) -> None:
         self.settings, self.limits, self._factory = settings, settings.limits, factory
-        self._job_folders = settings.workdir.resolve() / "jobs"
-        self._sync_folders = settings.workdir.resolve() / "sync"
+        self._job_folders = settings.workdir / "jobs"
+        self._sync_folders = settings.workdir / "sync"
         try:
             settings.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
