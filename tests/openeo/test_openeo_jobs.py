@@ -18,7 +18,7 @@ from support.openeo_server import serving
 
 from kappamask.base.errors import InputError, WriteError
 from kappamask.cli import main
-from kappamask.openeo.server.app import create_app, listen
+from kappamask.openeo.server.app import create_app, listen, serve
 from kappamask.openeo.server.faults import STATUS
 from kappamask.openeo.server.results import collect_files
 from kappamask.openeo.server.settings import TOKEN_VARIABLE, Limits, Settings, read_token
@@ -157,6 +157,26 @@ def test_what_goes_wrong_is_said_and_the_server_lives_on(client, name, arguments
     assert client.compute("add", x=1, y=1).text == "2"
 
 
+def test_what_one_graph_changes_in_its_process_no_other_one_sees(client):
+    clean = client.compute("look").json()
+    assert client.compute("spoil").json() == ["/", "error", "yes"]
+    assert client.compute("look").json() == clean
+    assert clean[2] is None
+
+
+def test_a_process_that_leaves_a_child_behind_is_ended_with_it(client, tmp_path):
+    job = client.start("orphan", {"marker": str(tmp_path / "marker")})
+    assert client.wait(job) == "error"
+    assert "exit code 7" in client.logs(job)[-1]["message"]
+    assert until(lambda: not is_alive(int((tmp_path / "marker").read_text())))
+
+
+def test_a_relative_work_folder_may_be_left_by_client_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serving(Settings(FAKE, Path("work"), port=0), FakeEngine) as url:
+        assert Client(url).compute("spoil").json()[0] == "/"
+
+
 def test_one_request_too_many_is_told_when_to_come_back(client):
     job = client.start("sleep", {"seconds": 0.1})  # jobs do not take the places of requests
     assert client.wait(job) == "finished"
@@ -230,6 +250,13 @@ def test_unknown_places_are_404_and_wrong_methods_405(client):
     assert fault(client.ask("get", "/collections/LANDSAT")) == (404, "CollectionNotFound")
     assert fault(client.ask("get", "/process_graphs/evi")) == (404, "ProcessGraphNotFound")
     assert fault(client.ask("get", "/jobs", params={"limit": 0})) == (400, "RequestInvalid")
+
+
+@pytest.mark.parametrize("options", [5, "x", [1]])
+def test_options_of_another_kind_are_refused_and_nothing_is_stored(client, options):
+    body = {"process": process("add", x=1, y=1), "job_options": options}
+    assert fault(client.ask("post", "/jobs", body)) == (400, "RequestInvalid")
+    assert client.ask("get", "/jobs").json()["jobs"] == []
 
 
 # --- batch jobs -----------------------------------------------------------------------------
@@ -559,6 +586,8 @@ def test_a_work_folder_serves_one_server_at_a_time(tmp_path):
         {"Host": "evil.example:8080"},
         {"Host": "127.0.0.1.evil.example"},
         {"Host": ""},
+        {"Host": "["},
+        {"Origin": "http://["},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://localhost:3000"},
@@ -653,6 +682,21 @@ def test_consent_and_token_together_are_enough(tmp_path):
     assert TOKEN not in repr(settings)
 
 
+def test_beyond_this_machine_it_says_what_that_means(tmp_path):
+    said = []
+
+    def say(text):
+        said.append(text)
+        if len(said) == 2:
+            raise KeyboardInterrupt  # in place of serving
+
+    settings = Settings(FAKE, tmp_path, host=ANYWHERE, port=0, allow_remote=True, token=TOKEN)
+    with pytest.raises(KeyboardInterrupt):
+        serve(settings, engine_factory=FakeEngine, say=say)
+    assert "whoever has the token may do what this account may" in said[1]
+    assert TOKEN not in "".join(said)
+
+
 def test_a_port_that_is_taken_is_named(tmp_path):
     with listen(Settings(FAKE, tmp_path, port=0)) as taken:
         port = taken.getsockname()[1]
@@ -684,6 +728,36 @@ def test_code_of_clients_does_not_see_the_token(tmp_path, monkeypatch):
     with serving(settings, FakeEngine) as url:
         client = Client(url, Authorization=f"Bearer {TOKEN}")
         assert client.compute("token").json() == "not here"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc of Linux")
+def test_the_token_stays_in_no_place_that_code_of_clients_may_read():
+    code = f"from {read_token.__module__} import read_token; print(read_token(None))"
+    code += "; print(open('/proc/self/environ').read())"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), TOKEN_VARIABLE: TOKEN},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.startswith(f"{TOKEN}\n")
+    assert said.count(TOKEN) == 1
+    assert TOKEN_VARIABLE in said  # it was looked for in the right place
+
+
+def test_a_token_that_code_of_clients_has_found_is_not_told(tmp_path):
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    settings = Settings(FAKE, tmp_path / "work", port=0, token=TOKEN)
+    with serving(settings, FakeEngine) as url:
+        client = Client(url, Authorization=f"Bearer {TOKEN}")
+        told = client.compute("read", path=str(file)).text
+        job = client.start("read", {"path": str(file)}, log_level="debug")
+        assert client.wait(job) == "error"
+        told += str(client.logs(job))
+    assert told.count("I have read ***") == 3  # answer, traceback, error
+    assert TOKEN not in told
 
 
 def test_the_command_has_help_with_an_example(capsys):

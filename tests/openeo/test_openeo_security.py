@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -399,6 +400,19 @@ def test_connections_that_say_nothing_are_closed(tmp_path, monkeypatch):
         slow.sendall(b"GET / HTTP/1.1\r\nHo")
         assert is_closed(silent)
         assert is_closed(slow)
+        assert requests.get(url, timeout=20).ok
+
+
+def test_headers_without_end_are_cut_off_before_they_take_memory(tmp_path):
+    """Before the token is asked for; what lies in the buffers of both sockets counts, too."""
+    with start_server(tmp_path) as url, connect(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 50 * 2**20:
+                connection.sendall(b"a:\r\n" * 25_000)
+                sent += 100_000
+        assert sent < 16 * 2**20
         assert requests.get(url, timeout=20).ok
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from kappamask.base.errors import NoItemsError
@@ -118,3 +119,23 @@ class FakeEngine:
 
     def do_token(self):
         return os.environ.get("KAPPAMASK_SERVE_TOKEN", "not here")
+
+    def do_read(self, path):
+        raise ValueError(f"I have read {Path(path).read_text()}")
+
+    def do_spoil(self):
+        os.chdir("/")
+        warnings.simplefilter("error")
+        os.environ["SPOILT"] = "yes"
+        return self.do_look()
+
+    def do_look(self):
+        return [str(Path.cwd()), warnings.filters[0][0], os.environ.get("SPOILT")]
+
+    def do_orphan(self, marker):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        Path(marker).write_text(str(child))
+        os._exit(7)

@@ -10,7 +10,9 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -24,7 +26,7 @@ from kappamask.openeo.server import discovery, processing
 from kappamask.openeo.server.backend import Backend
 from kappamask.openeo.server.faults import ApiError, answer
 from kappamask.openeo.server.gate import HEAD_BYTES, Gate, bounded_protocol
-from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts
+from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts, is_loopback
 from kappamask.openeo.server.worker import EngineFactory, prepare_workers
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     if engine_factory is None:
         prepare_workers()
         engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
+    # Code of clients may leave the folder that its process started in.
+    catalog, workdir = Path(settings.catalog), settings.workdir.resolve()
+    name = str(catalog.resolve()) if catalog.is_file() else settings.catalog
+    settings = replace(settings, workdir=workdir, catalog=name)
     # Its libraries take seconds to load: before the first request.
     engine_factory(catalog=settings.catalog, folder=None, log=None, udps=None)
     backend = Backend(settings, engine_factory)
@@ -115,7 +121,7 @@ def serve(
     engine_factory
         As for `create_app`.
     say
-        Gets the line that tells the URL.
+        Gets the line that tells the URL, and beyond this machine one that warns.
 
     Raises
     ------
@@ -127,6 +133,11 @@ def serve(
         host, port = listening.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         say(f"openEO back end: http://{name}:{port}  (results in {settings.workdir.resolve()})")
+        if not is_loopback(host):
+            say(
+                "whoever has the token may do what this account may; without TLS in front, it can "
+                "be read on its way: docs/security.md"
+            )
         server.run(sockets=[listening])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import WriteError, redact
-from kappamask.openeo.server.faults import ApiError, of_exception
+from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, of_exception
 from kappamask.openeo.server.settings import Settings
 from kappamask.openeo.server.store import ACTIVE, Job, Store, is_job_id
 from kappamask.openeo.server.worker import EngineFactory, Log, Task, compute, folder_bytes
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from kappamask.openeo.local import LocalEngine
 
 LOG = logging.getLogger(__name__)
-RETRY_SECONDS = 10  # what a client that came in vain is told to wait
 
 
 @dataclass
@@ -58,8 +57,8 @@ class Backend:
 
     def __init__(self, settings: Settings, factory: EngineFactory) -> None:
         self.settings, self.limits, self._factory = settings, settings.limits, factory
-        self._job_folders = settings.workdir.resolve() / "jobs"
-        self._sync_folders = settings.workdir.resolve() / "sync"
+        self._job_folders = settings.workdir / "jobs"
+        self._sync_folders = settings.workdir / "sync"
         try:
             settings.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -248,10 +247,14 @@ class Backend:
             still being fetched; or what the graph ends in.
         """
 
+        def log(level: str, text: str) -> None:  # the client has no log to look at
+            severity = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+            LOG.log(severity, "%s", redact(text))
+
         def stopped() -> ApiError | None:
             if self._closing:
                 text = f"the server stops: repeat the request in {RETRY_SECONDS} s"
-                return ApiError("ServerStopped", text, status=503, retry_after=RETRY_SECONDS)
+                return ApiError("ServerStopped", text)
             return ApiError("RequestInvalid", "the client is gone") if is_gone() else None
 
         if not self._places.acquire(blocking=False):
@@ -259,7 +262,6 @@ class Backend:
                 "TooManyRequests",
                 f"this server computes {self.limits.sync_requests} synchronous requests at a "
                 f"time, got one more: repeat it in {RETRY_SECONDS} s, or make it a batch job",
-                retry_after=RETRY_SECONDS,
             )
         try:
             if folder_bytes(self._sync_folders) > self.limits.unsent_bytes:  # slow clients
@@ -267,7 +269,6 @@ class Backend:
                     "ServerBusy",
                     "results of other requests are still being fetched and take the room: repeat "
                     f"the request in {RETRY_SECONDS} s, or make it a batch job",
-                    retry_after=RETRY_SECONDS,
                 )
             folder = self._sync_folders / str(uuid.uuid4())
             return folder, self._compute(
@@ -275,7 +276,7 @@ class Backend:
                 folder,
                 most_bytes=self.limits.result_bytes,
                 most_seconds=self.limits.sync_seconds,
-                log=log_sync,
+                log=log,
                 stopped=stopped,
             )
         finally:
@@ -310,12 +311,8 @@ class Backend:
         )
         folder.mkdir()
         try:
-            return compute(task, self._factory, log=log, stopped=stopped)
+            secret = self.settings.token
+            return compute(task, self._factory, log=log, stopped=stopped, secret=secret)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-
-
-def log_sync(level: str, text: str) -> None:
-    """Log for a synchronous request: the client has no log to look at."""
-    LOG.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "%s", redact(text))

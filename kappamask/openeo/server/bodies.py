@@ -1,4 +1,7 @@
-"""What requests bring: JSON bodies and the processes in them. May import `backend` and below."""
+"""What requests bring: JSON bodies and the processes in them.
+
+May import `backend` and below, and `engine`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from kappamask.openeo.engine.flat_graph import check_shape
 from kappamask.openeo.server.backend import Backend
 from kappamask.openeo.server.faults import ApiError
 
@@ -52,43 +56,33 @@ def check_object(value: Any, name: str) -> JSON:
     return value
 
 
-def check_process(process: JSON) -> JSON:
+def check_process(process: Any) -> JSON:
     """Check the outer form of a process with its graph; the engine checks the rest.
 
     Raises
     ------
-    ApiError
-        ProcessGraphMissing, ProcessGraphInvalid, ProcessInvalid.
+    KappaMaskError
+        With the code ProcessGraphMissing, ProcessGraphInvalid or ProcessInvalid.
 
     Examples
     --------
     >>> check_process({"process_graph": {"add": {"process_id": 5, "arguments": {}}}})
     Traceback (most recent call last):
-    kappamask.openeo.server.faults.ApiError: node 'add' of the process graph needs a process_id ...
+    kappamask.openeo.engine.flat_graph.GraphError: node 'add' needs a process_id, got ...
     """
-    graph = process.get("process_graph")
+    found: JSON = process if isinstance(process, dict) else {}
+    graph = found.get("process_graph")
     if graph is None:
-        raise ApiError("ProcessGraphMissing", "the process needs a process_graph, got none")
-    if not isinstance(graph, dict) or not graph:
-        raise ApiError(
-            "ProcessGraphInvalid", f"a process graph is an object of nodes, got {str(graph)[:80]!r}"
-        )
-    for name, node in graph.items():
-        known = node if isinstance(node, dict) else {}
-        if not (
-            isinstance(known.get("process_id"), str) and isinstance(known.get("arguments"), dict)
-        ):
-            raise ApiError(
-                "ProcessGraphInvalid",
-                f"node {name[:80]!r} of the process graph needs a process_id (text) and arguments "
-                f"(object), got {str(node)[:80]!r}",
-            )
-    parameters = process.get("parameters") or []
+        raise ApiError("ProcessGraphMissing", "a process with a process_graph is needed, got none")
+    if graph == {}:
+        raise ApiError("ProcessGraphInvalid", "a process graph has nodes, got none")
+    check_shape(graph)
+    parameters = found.get("parameters") or []
     if not isinstance(parameters, list) or not all(
         isinstance(one, dict) and isinstance(one.get("name"), str) for one in parameters
     ):
         raise ApiError("ProcessInvalid", "parameters are a list of objects with a name each")
-    return process
+    return found
 
 
 def _get_backend(request: Request) -> Backend:
@@ -107,19 +101,8 @@ Body = Annotated[JSON, Depends(read_body)]
 
 
 def take_process(body: Body) -> JSON:
-    """Take the process out of the body of a job or synchronous request.
-
-    Raises
-    ------
-    ApiError
-        ProcessGraphMissing, ProcessGraphInvalid, ProcessInvalid.
-    """
-    process = body.get("process")
-    if not isinstance(process, dict):
-        raise ApiError(
-            "ProcessGraphMissing", "the body needs process.process_graph, got no process"
-        )
-    return check_process(process)
+    """Take the process out of the body of a job or synchronous request; errors as above."""
+    return check_process(body.get("process"))
 
 
 Process = Annotated[JSON, Depends(take_process)]

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from kappamask import __version__
+from kappamask.base.errors import KappaMaskError
 from kappamask.openeo.server.bodies import JSON, Body, Here, Url, check_process
-from kappamask.openeo.server.faults import ApiError
+from kappamask.openeo.server.faults import ApiError, of_exception
 from kappamask.openeo.server.gate import check_credentials
 from kappamask.openeo.server.worker import folder_bytes
 
@@ -161,10 +162,11 @@ def validate(body: Body, here: Here) -> JSON:
     """Tell what is wrong with a process graph, without running it."""
     try:
         process = check_process(body)
-    except ApiError as error:
-        if error.code == "ProcessGraphMissing":
+    except KappaMaskError as error:
+        fault = of_exception(error)
+        if fault.code == "ProcessGraphMissing":
             raise
-        return {"errors": [error.document()]}
+        return {"errors": [fault.document()]}
     named = dict.fromkeys(one["name"] for one in process.get("parameters") or [])
     faults = here.engine().validate(process["process_graph"], parameters=named)
     # The API forbids to complain of parameters: who uses the process gives their values.

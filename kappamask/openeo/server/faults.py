@@ -39,7 +39,9 @@ STATUS = {
     "TooManyRequests": 429,
     "Internal": 500,
     "ServerBusy": 503,
+    "ServerStopped": 503,
 }
+RETRY_SECONDS = 10  # what a client that came in vain (429, 503) is told to wait
 _CODES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((NoItemsError,), "NoDataAvailable"),
     ((InputError, UnknownNameError, ItemError), "ProcessParameterInvalid"),
@@ -60,8 +62,6 @@ class ApiError(KappaMaskError):
         What the client shows: rule, what was got, remedy.
     status
         HTTP status; None: the one of the table, 400 for unknown codes.
-    retry_after
-        Seconds after which the same request may succeed.
 
     Examples
     --------
@@ -70,13 +70,10 @@ class ApiError(KappaMaskError):
     (404, {'code': 'JobNotFound', 'message': "there is no batch job 'x'"})
     """
 
-    def __init__(
-        self, code: str, message: str, *, status: int | None = None, retry_after: int | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.status = STATUS.get(code, 400) if status is None else status
-        self.retry_after = retry_after
 
     def document(self) -> dict[str, Any]:
         """Give the JSON body of the answer."""
@@ -85,8 +82,8 @@ class ApiError(KappaMaskError):
     @property
     def headers(self) -> dict[str, str]:
         """Headers that belong to the status."""
-        if self.retry_after is not None:
-            return {"Retry-After": str(self.retry_after)}
+        if self.status in {429, 503}:
+            return {"Retry-After": str(RETRY_SECONDS)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,13 +16,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from kappamask.openeo.server.faults import ApiError, answer
+from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, answer
 from kappamask.openeo.server.settings import Limits, Settings, is_loopback
 
 HEAD_BYTES = 16 * 1024  # of the headers of one request, beyond what came in one piece
 HEAD_SECONDS = 20  # from the first byte of a request, or the connection, to the end of its headers
 DRAIN_FACTOR = 16  # of a body that is too large, so much is read and dropped
-RETRY_SECONDS = 5  # what a client is told to wait when too many are being answered
 PUBLIC = {"/", "/.well-known/openeo", "/conformance", "/credentials/basic"}
 
 
@@ -105,7 +105,6 @@ class Gate:
             raise ApiError(
                 "ServerBusy",
                 f"too many requests are being answered: repeat it in {RETRY_SECONDS} s",
-                retry_after=RETRY_SECONDS,
             )
         if self.token is None:
             check_local(headers)
@@ -201,25 +200,13 @@ def check_credentials(authorization: str | None, token: str) -> None:
     if scheme.lower() == "bearer":
         shown, code, what = shown.removeprefix("basic//"), "TokenInvalid", "token is not the one"
     elif scheme.lower() == "basic":
-        shown, code, what = read_password(shown), "CredentialsInvalid", "password is not the token"
+        encoded, shown = shown, ""  # RFC 7617
+        with suppress(ValueError):
+            shown = base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+        code, what = "CredentialsInvalid", "password is not the token"
     else:
         raise ApiError(
             "AuthenticationSchemeInvalid", f"authenticate by Basic or Bearer, got {scheme[:20]!r}"
         )
     if not hmac.compare_digest(shown.encode(), token.encode()):
         raise ApiError(code, f"the {what} that the server was started with")
-
-
-def read_password(encoded: str) -> str:
-    """Take the password out of the value of HTTP Basic (RFC 7617); empty if it is none.
-
-    Examples
-    --------
-    >>> read_password("bWU6c2VjcmV0")
-    'secret'
-    """
-    try:
-        pair = base64.b64decode(encoded, validate=True).decode()
-    except ValueError:
-        return ""
-    return pair.partition(":")[2]

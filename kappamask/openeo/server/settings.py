@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
 import re
@@ -142,16 +143,27 @@ def is_loopback(host: str) -> bool:
         return False  # a name may resolve to anything
 
 
+def _wipe(name: str) -> None:
+    """Overwrite a variable where the process got it: /proc shows that place until the end."""
+    library = ctypes.CDLL(None)
+    library.getenv.restype = ctypes.c_void_p
+    address = library.getenv(name.encode())
+    if address:
+        ctypes.memset(address, ord("*"), len(ctypes.string_at(address)))
+
+
 def read_token(file: Path | None) -> str | None:
     """Take the token from a file or, without one, from the environment.
 
-    The variable is removed there: processes that run the code of clients do not inherit it.
+    The variable is removed there: processes that run the code of clients neither inherit it
+    nor find it in /proc.
 
     Raises
     ------
     InputError
         If the file cannot be read or is empty.
     """
+    _wipe(TOKEN_VARIABLE)
     from_environment = os.environ.pop(TOKEN_VARIABLE, "").strip()
     if file is None:
         return from_environment or None

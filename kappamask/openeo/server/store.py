@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from kappamask.base.errors import InputError, redact
-from kappamask.openeo.server.faults import ApiError
+from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError
 from kappamask.openeo.server.settings import Limits
 
 LEVELS = ("debug", "info", "warning", "error")
 ACTIVE = ("queued", "running")
-RETRY_SECONDS = 30  # what a client is told to wait for a place in the queue
 MOST_ATTEMPTS = 2  # of a job whose server was killed meanwhile: it may be what killed it
 _FORMAT = 1  # PRAGMA user_version
 _SCHEMA = """
@@ -203,7 +202,6 @@ class Store:
                 raise ApiError(
                     "TooManyRequests",
                     f"{waiting} batch jobs wait already: start this one in {RETRY_SECONDS} s",
-                    retry_after=RETRY_SECONDS,
                 )
             self._query("DELETE FROM logs WHERE job = ?", identifier)
             self._update(identifier, status="queued", files="[]", attempts=0, queued=last + 1)

@@ -72,7 +72,8 @@ def compute(
     factory: EngineFactory,
     *,
     log: Log,
-    stopped: Callable[[], ApiError | None] = lambda: None,
+    stopped: Callable[[], ApiError | None],
+    secret: str | None = None,
 ) -> list[dict[str, Any]]:
     """Compute a graph in a process of its own; returns what `collect_files` says of its files.
 
@@ -86,6 +87,8 @@ def compute(
         Called with level and message as the engine logs.
     stopped
         Asked several times a second for a reason to stop; None: go on.
+    secret
+        The server's token: what code of clients says never tells it.
 
     Raises
     ------
@@ -101,56 +104,52 @@ def compute(
         try:
             with _CHILDREN, sending:
                 process.start()
-            return _follow(process, receiving, task, log, stopped)
+            began = measured = time.monotonic()
+            while True:
+                kind, *content = _receive(process, receiving, secret)
+                if kind == "done":
+                    _check_size(task)
+                    return list(*content)
+                if kind == "failed":
+                    raise ApiError(content[0], content[1], status=content[2])
+                if kind == "log":
+                    log(*content)
+                if reason := stopped():
+                    raise reason
+                now = time.monotonic()
+                if now - began > task.most_seconds:
+                    raise ApiError(
+                        "RequestTimeout",
+                        f"a computation may take {task.most_seconds:g} s, got more: take a smaller "
+                        "area or time span, or a batch job instead of a synchronous request",
+                    )
+                if now - measured > MEASURE_SECONDS:
+                    measured = now
+                    _check_size(task)
         finally:
             _end(process)
 
 
-def _follow(
-    process: BaseProcess,
-    receiving: Connection,
-    task: Task,
-    log: Log,
-    stopped: Callable[[], ApiError | None],
-) -> list[dict[str, Any]]:
-    began = measured = time.monotonic()
-    while True:
-        # A child that client code left behind may hold the pipe open: look at the process too.
-        wait([receiving, process.sentinel], LOOK_SECONDS)
-        has_ended = _has_ended(process)
-        try:
-            message = receiving.recv_bytes(MESSAGE_BYTES) if receiving.poll() else None
-        except (EOFError, OSError):
-            wait([process.sentinel], GRACE_SECONDS)
-            message, has_ended = None, True
-        if message is not None:
-            kind, *content = json.loads(message)
-            if kind == "done":
-                check_size(task)
-                return list(*content)
-            if kind == "failed":
-                raise ApiError(content[0], content[1], status=content[2])
-            log(*content)
-        elif has_ended:
-            _has_ended(process)  # fetches the code
-            raise ApiError(
-                "Internal",
-                "the process that computed the graph ended by itself (exit code "
-                f"{process.exitcode}): probably it ran out of memory, or the UDF ended it; try "
-                "a smaller area",
-            )
-        now = time.monotonic()
-        if reason := stopped():
-            raise reason
-        if now - began > task.most_seconds:
-            raise ApiError(
-                "RequestTimeout",
-                f"a computation may take {task.most_seconds:g} s, got more: take a smaller area "
-                "or time span, or a batch job instead of a synchronous request",
-            )
-        if now - measured > MEASURE_SECONDS:
-            measured = now
-            check_size(task)
+def _receive(process: BaseProcess, receiving: Connection, secret: str | None) -> list[Any]:
+    """Wait a moment for what the process says."""
+    # A child that client code left behind may hold the pipe open: look at the process too.
+    wait([receiving, process.sentinel], LOOK_SECONDS)
+    has_ended = _has_ended(process)
+    try:
+        if receiving.poll():
+            text = receiving.recv_bytes(MESSAGE_BYTES).decode()
+            return list(json.loads(text.replace(secret, "***") if secret else text))
+    except (EOFError, OSError):
+        wait([process.sentinel], GRACE_SECONDS)
+        has_ended = True
+    if has_ended:
+        _has_ended(process)  # fetches the code
+        raise ApiError(
+            "Internal",
+            f"the process that computed the graph ended by itself (exit code {process.exitcode}): "
+            "probably it ran out of memory, or the UDF ended it; try a smaller area",
+        )
+    return ["nothing"]
 
 
 def _has_ended(process: BaseProcess) -> bool:
@@ -158,14 +157,7 @@ def _has_ended(process: BaseProcess) -> bool:
         return not process.is_alive()
 
 
-def check_size(task: Task) -> None:
-    """Raise if the folder of a task holds too much.
-
-    Raises
-    ------
-    ApiError
-        ResultTooLarge.
-    """
+def _check_size(task: Task) -> None:
     size = folder_bytes(task.folder)
     if size > task.most_bytes:
         raise ApiError(
