@@ -18,7 +18,7 @@ from kappamask.composites.blocks import LEAST_PX, split_chunks
 from kappamask.composites.methods import BLENDS, PICKS
 from kappamask.composites.periods import COMPOSED, split_dates
 from kappamask.composites.ranking import Ranking
-from kappamask.openeo.engine import periods as openeo_periods
+from kappamask.openeo.engine import processes as openeo_periods
 from kappamask.openeo.engine.arrays import median_valid
 from kappamask.openeo.graphs import cloud_kernel
 

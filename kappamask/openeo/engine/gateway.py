@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from requests.certs import where
-from urllib3 import PoolManager, Retry
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.connection import create_connection
 
@@ -158,19 +158,15 @@ class _Checked:
 
 def checked_pool(hosts: frozenset[str], **options: Any) -> PoolManager:
     """Make a pool of connections, each of which checks where it leads."""
-    pool = PoolManager(**options)
-    pool.pool_classes_by_scheme = {
-        scheme: type(
-            "CheckedPool",
-            (kind,),
-            {"ConnectionCls": type("Checked", (_Checked, kind.ConnectionCls), {"hosts": hosts})},
-        )
-        for scheme, kind in pool.pool_classes_by_scheme.items()
-    }
+    pool, kinds = PoolManager(**options), {}
+    for scheme, kind in (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool)):
+        connection = type("Checked", (_Checked, kind.ConnectionCls), {"hosts": hosts})
+        kinds[scheme] = type("CheckedPool", (kind,), {"ConnectionCls": connection})
+    pool.pool_classes_by_scheme = kinds
     return pool
 
 
-class CheckedAdapter(HTTPAdapter):
+class CheckedAdapter(HTTPAdapter):  # type: ignore[misc]
     """Lets a session of requests connect to checked addresses only."""
 
     def __init__(self, hosts: frozenset[str], **options: Any) -> None:
