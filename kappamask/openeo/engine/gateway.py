@@ -42,10 +42,6 @@ class RefusedError(GraphError):
     def __init__(self, cause: str) -> None:
         super().__init__(cause, code="PermissionsInsufficient")
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        """Travel between processes whole."""
-        return RefusedError, (self.cause,)
-
 
 def is_public(address: str) -> bool:
     """Tell whether an IP address belongs to the internet at large.

@@ -85,12 +85,7 @@ def load_collection(
     NoItemsError, ItemError, CatalogError
         Of the search.
     """
-    if id not in COLLECTIONS:
-        raise GraphError(
-            f"unknown collection {id!r}: expected one of {', '.join(COLLECTIONS)}",
-            code="CollectionNotFound",
-        )
-    level = COLLECTIONS[id]
+    level = level_of(id)
     wanted = check_bands(bands, level)
     area, dates = read_area(spatial_extent), read_dates(temporal_extent)
     items = search(area, dates, catalog=catalog, level=level)
@@ -157,6 +152,16 @@ def confined_to(hosts: Sequence[str] | None) -> Iterator[Callable[[str], str]]:
 
 
 # --- reading the arguments -----------------------------------------------------------------
+
+
+def level_of(collection: str) -> str:
+    """Level of what a collection holds."""
+    if collection not in COLLECTIONS:
+        raise GraphError(
+            f"unknown collection {collection!r}: expected one of {', '.join(COLLECTIONS)}",
+            code="CollectionNotFound",
+        )
+    return COLLECTIONS[collection]
 
 
 def check_bands(bands: Sequence[str] | None, level: str) -> list[str] | None:

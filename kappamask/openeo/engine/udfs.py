@@ -159,7 +159,8 @@ def _centres(axis: xr.DataArray, span: Span) -> np.ndarray:
     told = axis.to_numpy().astype(float)
     step = (told[-1] - told[0]) / (told.size - 1) if told.size > 1 else 1.0
     numbers = np.arange(span.read_start - span.pad_before, span.read_stop + span.pad_after)
-    return (told[0] + step * numbers).astype(np.float32)
+    centres: np.ndarray = (told[0] + step * numbers).astype(np.float32)
+    return centres
 
 
 def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.ndarray:
