@@ -16,11 +16,12 @@ import xarray as xr
 from openeo.internal.graph_building import PGNode
 from support import synthetic, udfs
 
+from kappamask.composites.periods import period_edges
 from kappamask.cubes.cube import load_cube
 from kappamask.openeo import graphs
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.flat_graph import GraphError
-from kappamask.openeo.engine.periods import group_by_period, period_starts
+from kappamask.openeo.engine.processes import group_by_period
 from kappamask.openeo.graphs import cloud_kernel
 from kappamask.openeo.local import LocalEngine
 from kappamask.predict.array import predict_array
@@ -457,8 +458,9 @@ def test_reductions_equal_numpy_and_pass_over_nan_in_silence(name):
     ],
 )
 def test_periods_start_where_openeo_says(period, expected):
-    starts = period_starts("2021-12-31T23:30", "2022-01-01T00:10", period)
-    assert starts.to_numpy().tolist() == np.array(expected, "M8[ns]").tolist()
+    first, last = np.datetime64("2021-12-31T23:30"), np.datetime64("2022-01-01T00:10")
+    starts = period_edges(first, last, period)[:-1]
+    assert starts.tolist() == np.array(expected, "M8[ns]").tolist()
 
 
 def test_a_period_without_dates_is_kept_empty():

@@ -323,8 +323,8 @@ def find_wheel(wheels: Path, requirement: str) -> Path:
     File names: https://packaging.python.org/en/latest/specifications/binary-distribution-format
     """
     held = sorted(wheels.glob("*.whl"))
-    wanted = _project(*requirement.split("=="))
-    found = [path for path in held if _project(*path.name.split("-")[:2]) == wanted]
+    wanted = _project(requirement.split("=="))
+    found = [path for path in held if _project(path.name.split("-")) == wanted]
     if len(found) != 1:
         raise ArchiveError(
             f"the folder must hold one wheel of {requirement}, got {len(found)} in {wheels} "
@@ -333,8 +333,9 @@ def find_wheel(wheels: Path, requirement: str) -> Path:
     return found[0]
 
 
-def _project(name: str, version: str) -> tuple[str, str]:
-    return re.sub("[-.]", "_", name.lower()), version
+def _project(words: list[str]) -> list[str]:
+    """Name and version, as wheels write them, of what begins with them."""
+    return [re.sub("[-.]", "_", words[0].lower()), *words[1:2]]
 
 
 def unpack_wheel(wheel: Path, target: Path) -> None:

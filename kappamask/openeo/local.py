@@ -1,4 +1,4 @@
-"""An openEO engine on your own machine. Row 6: openeo-processes-dask, and what it lacks.
+"""An openEO engine on your own machine: openeo-processes-dask, and what it lacks.
 
 `LocalEngine` runs the graphs that the openeo client builds, unchanged: collections are
 read from a STAC catalogue, UDFs get the chunks that Copernicus would give them, and
@@ -8,20 +8,27 @@ everything stays lazy until a file is written.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask.openeo.engine.collection_docs import describe_collections
+from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
+
+from kappamask.composites.periods import PERIODS
+from kappamask.openeo.engine import arrays, library, load, processes, save
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
-from kappamask.openeo.engine.registry import Surroundings, make_registry
 from kappamask.openeo.engine.validate import find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from kappamask.openeo.engine.udf_runtime import Log
+    from kappamask.openeo.engine.udfs import Log
+
+# Never offered: they fetch addresses or run things that are not the client's own code.
+LEFT_OUT = ("load_url", "load_geojson", "export_workspace", "apply_neighborhood_intertwin")
 
 
 class LocalEngine:
@@ -72,8 +79,12 @@ class LocalEngine:
         load_stac_hosts: Sequence[str] | None = None,
     ) -> None:
         self.catalog = catalog
-        place = None if folder is None else Path(folder)
-        here = Surroundings(catalog, place, log, load_stac_hosts)
+        here = {
+            "catalog": catalog,
+            "folder": None if folder is None else Path(folder),
+            "log": log,
+            "hosts": load_stac_hosts,
+        }
         self._evaluator = Evaluator(make_registry(here), {} if udps is None else udps)
 
     def processes(self) -> list[dict[str, Any]]:
@@ -83,7 +94,7 @@ class LocalEngine:
 
     def collections(self) -> list[dict[str, Any]]:
         """Describe the collections as STAC documents with `cube:dimensions` and bands."""
-        return describe_collections(self.catalog)
+        return load.describe_collections(self.catalog)
 
     def validate(
         self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
@@ -131,3 +142,39 @@ class LocalEngine:
         if flat_graph[result]["process_id"] != "save_result":
             return values[result]
         return [path for name in (result, *saving) for path in values[name]]
+
+
+def make_registry(here: Mapping[str, Any]) -> ProcessRegistry:
+    """Register all that can run: what the library implements and specifies, over it what is ours.
+
+    `here` holds what processes of ours need besides their arguments, by keyword.
+    """
+    ours: dict[str, Callable[..., Any]] = {
+        **arrays.ARRAY_PROCESSES,
+        **processes.OWN,
+        "load_collection": load.load_collection,
+        "load_stac": load.load_stac,
+        "save_result": save.save_result,
+    }
+    for name, process in ours.items():
+        needed = set(signature(process).parameters) & set(here)
+        ours[name] = partial(process, **{key: here[key] for key in needed}) if needed else process
+    registry = ProcessRegistry()
+    specs = {**library.specifications(), "apply_neighborhood": with_periods()}
+    for name, implementation in {**library.implementations(), **ours}.items():
+        if name in specs and name not in LEFT_OUT:
+            registry[name] = Process(spec=specs[name], implementation=implementation)
+    return registry
+
+
+def with_periods() -> dict[str, Any]:
+    """Let `apply_neighborhood` take calendar periods in t, as Copernicus does.
+
+    The specification itself has durations only, which no back end takes but "P1D".
+    """
+    spec = copy.deepcopy(library.specifications()["apply_neighborhood"])
+    (size,) = (each for each in spec["parameters"] if each["name"] == "size")
+    size["schema"]["items"]["properties"]["value"]["anyOf"].append(
+        {"type": "string", "title": "Calendar period", "enum": list(PERIODS)}
+    )
+    return spec

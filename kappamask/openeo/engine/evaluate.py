@@ -1,4 +1,4 @@
-"""Flat process graphs, evaluated node by node. Row 6: imports `flat_graph`, the parser.
+"""Flat process graphs, evaluated node by node.
 
 `openeo_pg_parser_networkx` 2026.3 holds the registry and the argument types, but its
 own evaluation is not used: it keeps the inner results of a callback from one call to
@@ -9,7 +9,7 @@ one; and it walks every path of a graph, so that time doubles with each fork.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from kappamask.openeo.engine.flat_graph import (
     GraphError,
     check_shape,
     error_at,
+    find_misnamed,
     order,
     references,
     result_node,
@@ -146,22 +147,19 @@ class Evaluator:
             if "from_node" in value:
                 return values[value["from_node"]]
             if "from_parameter" in value:
-                return _parameter(value["from_parameter"], scope)
+                name = value["from_parameter"]
+                if name not in scope:
+                    raise GraphError(
+                        f"parameter {name!r} has no value: known are {', '.join(scope) or 'none'}",
+                        code="ProcessParameterMissing",
+                    )
+                return scope[name]
             if "process_graph" in value:
                 return Callback(self, value["process_graph"], scope, path)
             return {key: self._resolve(inner, values, scope, path) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self._resolve(inner, values, scope, path) for inner in value]
         return value
-
-
-def _parameter(name: str, scope: Mapping[str, Any]) -> Any:
-    if name not in scope:
-        raise GraphError(
-            f"parameter {name!r} has no value: known are {', '.join(scope) or 'none'}",
-            code="ProcessParameterMissing",
-        )
-    return scope[name]
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ class Callback:
         }
 
 
-def bind(arguments: Mapping[str, Any], parameters: list[Mapping[str, Any]]) -> dict[str, Any]:
+def bind(arguments: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Give the parameters of a user-defined process their values.
 
     Raises
@@ -216,23 +214,9 @@ def bind(arguments: Mapping[str, Any], parameters: list[Mapping[str, Any]]) -> d
     >>> bind({"x": 1}, [{"name": "x"}, {"name": "y", "optional": True, "default": 2}])
     {'x': 1, 'y': 2}
     """
-    names = [parameter["name"] for parameter in parameters]
-    unknown = [name for name in arguments if name not in names]
-    if unknown:
-        raise GraphError(
-            f"has no parameter {unknown[0]!r}: known are {', '.join(names) or 'none'}",
-            code="ProcessParameterUnsupported",
-        )
-    bound = {}
-    for parameter in parameters:
-        name = parameter["name"]
-        if name in arguments:
-            bound[name] = arguments[name]
-        elif parameter.get("optional") or "default" in parameter:
-            bound[name] = parameter.get("default")
-        else:
-            raise GraphError(f"needs the parameter {name!r}", code="ProcessParameterRequired")
-    return bound
+    for fault in find_misnamed(arguments, parameters):
+        raise fault
+    return {each["name"]: arguments.get(each["name"], each.get("default")) for each in parameters}
 
 
 def invoke(
@@ -268,28 +252,21 @@ def stack(listed: list[Any]) -> Any:
 
 def typed(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     """Turn JSON into the types that implementations expect, as the process' schema says."""
-    subtypes = {
-        parameter["name"]: set(_subtypes(parameter.get("schema", {})))
-        for parameter in spec.get("parameters", ())
-    }
+    subtypes = {}
+    for parameter in spec.get("parameters", ()):
+        schema = parameter.get("schema", {})
+        schemas = schema if isinstance(schema, list) else [schema]
+        subtypes[parameter["name"]] = {each.get("subtype") for each in schemas}
     return {name: _typed(value, subtypes.get(name, set())) for name, value in arguments.items()}
 
 
-def _typed(value: Any, subtypes: set[str]) -> Any:
+def _typed(value: Any, subtypes: set[str | None]) -> Any:
     if isinstance(value, dict) and "bounding-box" in subtypes and "west" in value:
-        return BoundingBox(**{key: _crs(key, inner) for key, inner in value.items()})
-    if isinstance(value, list) and subtypes & {"temporal-interval", "temporal-intervals"}:
-        return [_typed(inner, subtypes) for inner in value]
-    if isinstance(value, str) and subtypes & {"temporal-interval", "temporal-intervals"}:
-        return value.removesuffix("Z")  # numpy's times have no zone; openEO's are UTC
+        crs = value.get("crs")
+        return BoundingBox(**value | ({"crs": f"EPSG:{crs}"} if isinstance(crs, int) else {}))
+    if subtypes & {"temporal-interval", "temporal-intervals"}:
+        if isinstance(value, list):
+            return [_typed(inner, subtypes) for inner in value]
+        if isinstance(value, str):
+            return value.removesuffix("Z")  # numpy's times have no zone; openEO's are UTC
     return value
-
-
-def _crs(key: str, value: Any) -> Any:
-    return f"EPSG:{value}" if key == "crs" and isinstance(value, int) else value
-
-
-def _subtypes(schema: Any) -> Iterator[str]:
-    for one in schema if isinstance(schema, list) else [schema]:
-        if "subtype" in one:
-            yield one["subtype"]

@@ -1,8 +1,9 @@
-"""Flat process graphs: their errors, references and order. Row 6: imports `errors` only."""
+"""Flat process graphs: their errors, references, order and shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from kappamask.base.errors import (
@@ -15,6 +16,7 @@ from kappamask.base.errors import (
 
 Graph = dict[str, dict[str, Any]]  # node id: node
 DEEPEST_VALUE = 200  # a child graph is 4 deep
+REFERENCES = {"from_node", "from_parameter"}
 # What processes raise of arguments that they cannot work with: openeo-processes-dask checks few.
 OF_ARGUMENTS = (
     InputError, UnknownNameError, ItemError, TypeError, ValueError, LookupError, ArithmeticError,
@@ -38,37 +40,37 @@ class GraphError(KappaMaskError, ValueError):
         self.cause, self.node, self.process = cause, node, process
         self.code = code  # of the openEO error list, where one fits
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes whole."""
-        return _remake_error, (self.cause, self.node, self.process, self.code)
-
-
-def _remake_error(cause: str, node: str, process: str, code: str) -> GraphError:
-    return GraphError(cause, node=node, process=process, code=code)
-
 
 def error_at(node: str, process: str, error: Exception) -> GraphError:
     """Say where in a graph an exception came from; what is said already is kept."""
     if isinstance(error, GraphError) and error.node:
         return error
-    code = "ProcessParameterInvalid"
+    kind = type(error)
+    # openeo-processes-dask raises bare exceptions, too; pyproj's CRSError is but a RuntimeError.
+    of_arguments = (
+        isinstance(error, OF_ARGUMENTS) or kind is Exception or kind.__module__.startswith("pyproj")
+    )
     if isinstance(error, NoItemsError):
         code = "NoDataAvailable"
     elif isinstance(error, GraphError):
         code = error.code
-    elif type(error).__module__.startswith("openeo_processes_dask"):
-        code = type(error).__name__  # DimensionNotAvailable...
-    elif process == "run_udf" or not _is_of_arguments(error):
-        code = "Internal"
+    elif kind.__module__.startswith("openeo_processes_dask"):
+        code = kind.__name__  # DimensionNotAvailable...
+    else:
+        code = "ProcessParameterInvalid" if of_arguments and process != "run_udf" else "Internal"
     told = " ".join(str(error).split()) or "no message"
-    cause = told if isinstance(error, KappaMaskError) else f"{type(error).__name__}: {told}"
+    cause = told if isinstance(error, KappaMaskError) else f"{kind.__name__}: {told}"
     return GraphError(cause, node=node, process=process, code=code)
 
 
-def _is_of_arguments(error: Exception) -> bool:
-    # pyproj's CRSError is but a RuntimeError.
-    kind = type(error)  # openeo-processes-dask raises bare exceptions, too
-    return isinstance(error, OF_ARGUMENTS) or kind is Exception or kind.__module__[:6] == "pyproj"
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects of an argument, without what lies in references and child graphs."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict) and not (REFERENCES | {"process_graph"}) & value.keys():
+        value = list(value.values())
+    for inner in value if isinstance(value, list | tuple) else ():
+        yield from objects(inner)
 
 
 def references(value: Any, kind: str = "from_node") -> Iterator[str]:
@@ -84,17 +86,11 @@ def references(value: Any, kind: str = "from_node") -> Iterator[str]:
     >>> list(references({"data": [{"from_node": "load1"}, {"from_parameter": "x"}]}))
     ['load1']
     """
-    if isinstance(value, dict):
-        if kind in value:
-            if not isinstance(value[kind], str):
-                raise GraphError(f"{kind} is a name, got {str(value[kind])[:80]!r}: correct it")
-            yield value[kind]
-        elif "process_graph" not in value:
-            for inner in value.values():
-                yield from references(inner, kind)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from references(inner, kind)
+    for found in objects(value):
+        if kind in found:
+            if not isinstance(found[kind], str):
+                raise GraphError(f"{kind} is a name, got {str(found[kind])[:80]!r}: correct it")
+            yield found[kind]
 
 
 def result_node(graph: Graph) -> str:
@@ -127,36 +123,31 @@ def order(graph: Graph, *ends: str) -> list[str]:
     >>> order({"b": {"arguments": {"x": {"from_node": "a"}}}, "a": {"arguments": {}}}, "b")
     ['a', 'b']
     """
-    done: dict[str, None] = {}  # in order
-    begun: set[str] = set()  # waiting for what they need
-    stack = list(reversed(ends))
-    while stack:
-        name = stack[-1]
-        if name in done:
-            stack.pop()
-            continue
-        needs = list(dict.fromkeys(references(graph[name].get("arguments", {}))))
-        absent = [need for need in needs if need not in graph]
-        if absent:
-            raise GraphError(
-                f"refers to node {absent[0]!r}, which is not in the graph: it holds "
-                f"{', '.join(graph)}",
-                node=name,
-                process=str(graph[name].get("process_id")),
-            )
-        waiting = [need for need in needs if need not in done]
-        if not waiting:
-            done[stack.pop()] = None
-        elif name in begun:
-            raise GraphError(
-                f"waits for its own result through {waiting[0]!r}: a process graph has no circles",
-                node=name,
-                process=str(graph[name].get("process_id")),
-            )
-        else:
-            begun.add(name)
-            stack.extend(reversed(waiting))
-    return list(done)
+    needs: dict[str, list[str]] = {}
+    pending = list(ends)
+
+    def wrong(name: str, cause: str) -> GraphError:
+        return GraphError(cause, node=name, process=str(graph[name].get("process_id")))
+
+    while pending:
+        name = pending.pop()
+        if name not in needs:
+            needs[name] = list(references(graph[name].get("arguments", {})))
+            for need in needs[name]:
+                if need not in graph:
+                    held = ", ".join(graph)
+                    raise wrong(
+                        name, f"refers to node {need!r}, which is not in the graph: it holds {held}"
+                    )
+            pending += needs[name]
+    try:
+        return list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        through, name, *_ = error.args[1]
+        raise wrong(
+            name,
+            f"waits for its own result through {through!r}: a process graph has no circles",
+        ) from None
 
 
 def depth_exceeds(value: Any, most: int) -> bool:
@@ -212,7 +203,23 @@ def check_shape(graph: Any) -> None:
         if not isinstance(namespace, str | None):
             raise GraphError(f"node {name!r} needs a namespace by name, got {str(namespace)[:80]}")
         try:
-            for kind in ("from_node", "from_parameter"):
+            for kind in REFERENCES:
                 list(references(arguments, kind))
         except GraphError as error:
             raise GraphError(error.cause, node=name, process=node["process_id"]) from None
+
+
+def find_misnamed(
+    arguments: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]
+) -> Iterator[GraphError]:
+    """Find arguments that a process needs and lacks, or that it does not know."""
+    names = [parameter["name"] for parameter in parameters]
+    for parameter in parameters:
+        needed = not parameter.get("optional") and "default" not in parameter
+        if needed and parameter["name"] not in arguments:
+            cause = f"needs the argument {parameter['name']!r}"
+            yield GraphError(cause, code="ProcessParameterRequired")
+    for name in arguments:
+        if name not in names:
+            cause = f"has no parameter {name!r}: known are {', '.join(names) or 'none'}"
+            yield GraphError(cause, code="ProcessParameterUnsupported")

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from requests.certs import where
-from urllib3 import PoolManager, Retry
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.connection import create_connection
 
@@ -41,10 +41,6 @@ class RefusedError(GraphError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause, code="PermissionsInsufficient")
-
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        """Travel between processes whole."""
-        return RefusedError, (self.cause,)
 
 
 def is_public(address: str) -> bool:
@@ -158,19 +154,15 @@ class _Checked:
 
 def checked_pool(hosts: frozenset[str], **options: Any) -> PoolManager:
     """Make a pool of connections, each of which checks where it leads."""
-    pool = PoolManager(**options)
-    pool.pool_classes_by_scheme = {
-        scheme: type(
-            "CheckedPool",
-            (kind,),
-            {"ConnectionCls": type("Checked", (_Checked, kind.ConnectionCls), {"hosts": hosts})},
-        )
-        for scheme, kind in pool.pool_classes_by_scheme.items()
-    }
+    pool, kinds = PoolManager(**options), {}
+    for scheme, kind in (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool)):
+        connection = type("Checked", (_Checked, kind.ConnectionCls), {"hosts": hosts})
+        kinds[scheme] = type("CheckedPool", (kind,), {"ConnectionCls": connection})
+    pool.pool_classes_by_scheme = kinds
     return pool
 
 
-class CheckedAdapter(HTTPAdapter):
+class CheckedAdapter(HTTPAdapter):  # type: ignore[misc]
     """Lets a session of requests connect to checked addresses only."""
 
     def __init__(self, hosts: frozenset[str], **options: Any) -> None:

@@ -1,21 +1,27 @@
-"""Processes of cubes that openeo-processes-dask computes otherwise, or at once. Row 6.
+"""Processes of cubes that openeo-processes-dask lacks, computes otherwise, or at once.
 
 Each one here says why it is not the library's. All are lazy: dask in, dask out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
-from kappamask.openeo.engine import arrays, kernels, library
-from kappamask.openeo.engine.chunks import Call, Frame, run_in_windows
+from kappamask.composites.periods import PERIODS, period_edges
+from kappamask.openeo.engine import library
+from kappamask.openeo.engine.evaluate import Callback
 from kappamask.openeo.engine.flat_graph import GraphError
-from kappamask.openeo.engine.neighborhood import TILE
-from kappamask.openeo.engine.udf_runtime import Log
+from kappamask.openeo.engine.udfs import Call, Frame, Log, check_udf, run_in_windows
+
+PER_DATE = "P1D"
+TILE = 512  # pixels per side of what a UDF gets where the graph names no window
+LARGE = 15  # pixels per side from which a kernel is applied by Fourier transform
 
 
 def mask(data: xr.DataArray, mask: xr.DataArray, replacement: Any = None) -> xr.DataArray:
@@ -89,19 +95,23 @@ def reduce_dimension(
     data: xr.DataArray, reducer: Callable[..., Any], dimension: str, context: Any = None
 ) -> xr.DataArray:
     """Reduce a dimension; the library leaves an attribute behind that no file can hold."""
-    if dimension not in data.dims:
-        raise GraphError(
-            f"there is no dimension {dimension!r}: the cube has {data.dims}",
-            code="DimensionNotAvailable",
-        )
     return data.reduce(
         reducer,
-        dim=dimension,
+        dim=_check_dimension(data, dimension),
         keep_attrs=True,
         positional_parameters={"data": 0},
         named_parameters={"context": context},
         dim_labels=data[dimension].to_numpy(),
     )
+
+
+def _check_dimension(data: xr.DataArray, dimension: str) -> str:
+    if dimension not in data.dims:
+        raise GraphError(
+            f"there is no dimension {dimension!r}: the cube has {data.dims}",
+            code="DimensionNotAvailable",
+        )
+    return dimension
 
 
 def aggregate_spatial(data: xr.DataArray, geometries: Any, **arguments: Any) -> Any:
@@ -130,13 +140,325 @@ def inspect(
     return data
 
 
+# --- surroundings ----------------------------------------------------------------------------
+
+
+def apply_kernel(
+    data: xr.DataArray,
+    kernel: Any,
+    factor: float = 1.0,
+    border: Any = 0,
+    replace_invalid: float | None = 0,
+) -> xr.DataArray:
+    """Convolve every date and band; block by block, where the library joins whole images."""
+    weights = np.asarray(kernel, dtype=np.float64)
+    if weights.ndim != 2 or not all(size % 2 for size in weights.shape):
+        raise GraphError(
+            f"needs a kernel of rows of an odd length, got the shape {weights.shape}",
+            code="KernelDimensionsUneven",
+        )
+    filled = data if replace_invalid is None else data.fillna(replace_invalid)
+    if not isinstance(border, int | float) or not isinstance(data.data, da.Array):
+        return library.apply_kernel(filled, weights, factor, border, 0)  # type: ignore[no-any-return]
+    scene = filled.transpose(..., "y", "x")
+    reach = np.array(weights.shape) // 2
+    convolved = da.map_overlap(
+        partial(convolve, weights=weights * factor),
+        scene.data.astype(np.float32),
+        depth={scene.ndim - 2: int(reach[0]), scene.ndim - 1: int(reach[1])},
+        boundary=border,
+        dtype=np.float32,
+        meta=np.empty((0,) * scene.ndim, np.float32),
+    )
+    return scene.copy(data=convolved).transpose(*data.dims)
+
+
+def convolve(values: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
+    """Convolve the last two axes.
+
+    A large kernel goes through a Fourier transform. Its noise (1e-15) is rounded away:
+    what no pixel reaches is exactly 0 again, so that equal scores stay equal.
+    """
+    from scipy import ndimage, signal
+
+    if not values.any():
+        return np.zeros_like(values)
+    kernel = weights.reshape((1,) * (values.ndim - 2) + weights.shape)
+    if max(weights.shape) < LARGE:
+        return ndimage.convolve(values, kernel, mode="constant", output=np.float32)  # type: ignore[no-any-return]
+    result = signal.fftconvolve(values.astype(np.float64), kernel, mode="same", axes=(-2, -1))
+    rounded: np.ndarray = np.round(result, 9)
+    return rounded.astype(np.float32)
+
+
+def apply_neighborhood(
+    data: xr.DataArray,
+    process: Callback,
+    size: Sequence[Mapping[str, Any]],
+    overlap: Sequence[Mapping[str, Any]] | None = None,
+    context: Any = None,
+    *,
+    log: Log | None = None,
+) -> xr.DataArray:
+    """Apply a UDF to windows of a cube, or a process to the series of every pixel; lazily.
+
+    Parameters
+    ----------
+    data
+        (t, bands, y, x), in any order; bands or t may be absent.
+    process
+        A child graph of one `run_udf`; or, with a size of 1 x 1 px, of processes over
+        the dates (of each period, if `size` has one) or, with P1D, over the bands.
+    size, overlap
+        As openEO words them: px in x and y, ``P1D`` or a period in t.
+    context
+        Passed to the child graph.
+    log
+        Receives what a UDF inspects.
+
+    Raises
+    ------
+    GraphError
+        If the sizes are of another kind.
+    """
+    sizes, overlaps = read_sizes(size), read_sizes(overlap or ())
+    period = sizes.pop("t", None)
+    if set(sizes) != {"x", "y"} or set(overlaps) - {"x", "y"}:
+        raise GraphError(
+            f"needs a size in px for x and y and no overlap in t, got {list(sizes)} and "
+            f"{list(overlaps)}",
+            code="ProcessParameterInvalid",
+        )
+    call = Call.of(process, context, log)
+    if call is not None:
+        if period not in (None, PER_DATE):
+            raise GraphError(
+                f"gives a UDF one date ({PER_DATE!r} in t) or all (no size in t), got {period!r}",
+                code="ProcessParameterInvalid",
+            )
+        margins = overlaps.get("y", 0), overlaps.get("x", 0)
+        frame = Frame((sizes["y"], sizes["x"]), margins, period == PER_DATE)
+        return run_in_windows(data, call, frame)
+    if set(sizes.values()) != {1} or any(overlaps.values()):
+        raise GraphError(
+            "runs one run_udf, or other processes with a size of 1 px in x and y and no overlap, "
+            f"got sizes {sizes}: use a UDF, or apply_kernel",
+            code="ProcessParameterInvalid",
+        )
+    if period == PER_DATE:
+        return map_series(data, process, "bands", [np.arange(data.sizes["bands"])], context)
+    groups = [np.arange(data.sizes["t"])]
+    if period is not None:
+        _, groups = group_by_period(data["t"].to_numpy(), str(period))
+    return map_series(data, process, "t", [group for group in groups if group.size], context)
+
+
+def read_sizes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Read sizes by dimension: integers in pixels, a word in t.
+
+    Examples
+    --------
+    >>> read_sizes([{"dimension": "x", "value": 8, "unit": "px"}, {"dimension": "t",
+    ...             "value": "P1D"}])
+    {'x': 8, 't': 'P1D'}
+    """
+    read: dict[str, Any] = {}
+    for entry in entries:
+        dim, value, unit = entry.get("dimension"), entry.get("value"), entry.get("unit")
+        if dim == "t" and isinstance(value, str | None):
+            read |= {} if value is None else {"t": value}
+        elif dim in ("x", "y") and unit in ("px", None) and float(value or 0).is_integer():
+            read[dim] = int(value or 0)
+        else:
+            raise GraphError(
+                f"takes whole px in x and y, and {PER_DATE!r} or a period in t, got {entry}",
+                code="ProcessParameterInvalid",
+            )
+    return read
+
+
+def map_series(
+    data: xr.DataArray, process: Callback, dim: str, groups: list[np.ndarray], context: Any
+) -> xr.DataArray:
+    """Apply processes to the values along one dimension, group by group; lazily."""
+    ordered = data.transpose(dim, ...)
+    parts = []
+    for group in groups:
+        part = ordered.isel({dim: group})
+        values = process(
+            part.data,
+            positional_parameters={"data": 0},
+            named_parameters={"context": context},
+            axis=0,
+            dim_labels=part[dim].values,
+        )
+        if np.shape(values) != part.shape:
+            raise GraphError(
+                f"needs as many values back as it gives along {dim}, got the shape "
+                f"{np.shape(values)} for {part.shape}: use reduce_dimension or aggregate_temporal"
+            )
+        parts.append(part.copy(data=values))
+    joined = xr.concat(parts, dim=dim, coords="minimal", compat="override")
+    inverse = np.argsort(np.concatenate(groups))
+    return joined.isel({dim: inverse}).transpose(*data.dims)
+
+
+def run_udf(  # the openEO process has five
+    data: Any,
+    udf: str,
+    runtime: str,
+    version: str | None = None,
+    context: Any = None,
+    *,
+    log: Log | None = None,
+) -> xr.DataArray:
+    """Run a UDF on a whole cube: one date after the other, in tiles without overlap.
+
+    Within `apply_neighborhood`, `apply` and `apply_dimension` the window is theirs.
+    """
+    del version  # there is one
+    if not isinstance(data, xr.DataArray):
+        raise GraphError(
+            "runs a UDF on a cube, or within apply_neighborhood, apply or apply_dimension as the "
+            "only process there",
+            code="ProcessParameterInvalid",
+        )
+    call = Call(check_udf(udf, runtime), context, "run_udf", log)
+    return run_in_windows(data, call, Frame((TILE, TILE), (0, 0), per_date=True))
+
+
+# --- periods ---------------------------------------------------------------------------------
+# openeo-processes-dask 2026.9 labels months by their last day where back ends label them by their
+# first, leaves out what was seen at the very start of an interval, and knows no decade of days
+# within a year that ends in the last one. So the groups are made here.
+
+
+def group_by_period(times: np.ndarray, period: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """List the starts of all periods from the first to the last time, and the indices of each.
+
+    Raises
+    ------
+    GraphError
+        If openEO has no such period.
+
+    Examples
+    --------
+    >>> times = np.array(["2022-06-02", "2022-06-30", "2022-08-01"], "datetime64[ns]")
+    >>> starts, groups = group_by_period(times, "month")
+    >>> [(str(start)[:10], group.tolist()) for start, group in zip(starts, groups)]
+    [('2022-06-01', [0, 1]), ('2022-07-01', []), ('2022-08-01', [2])]
+    """
+    if period not in PERIODS:
+        raise GraphError(
+            f"unknown period {period!r}: expected one of {', '.join(PERIODS)}",
+            code="ProcessParameterInvalid",
+        )
+    starts = period_edges(times.min(), times.max(), period)[:-1].astype(times.dtype)
+    which = np.searchsorted(starts, times, side="right") - 1
+    return starts, [np.flatnonzero(which == index) for index in range(starts.size)]
+
+
+def aggregate_temporal_period(
+    data: xr.DataArray,
+    period: str,
+    reducer: Callable[..., Any],
+    dimension: str | None = None,
+    context: Any = None,
+) -> xr.DataArray:
+    """Reduce the dates of every period to one, labelled by the period's start."""
+    dim = time_dimension(data, dimension)
+    starts, groups = group_by_period(data[dim].to_numpy(), period)
+    return reduce_groups(data, dim, groups, starts, reducer, context)
+
+
+def aggregate_temporal(
+    data: xr.DataArray,
+    intervals: Sequence[Sequence[str | None]],
+    reducer: Callable[..., Any],
+    labels: Sequence[Any] | None = None,
+    dimension: str | None = None,
+    context: Any = None,
+) -> xr.DataArray:
+    """Reduce the dates of every interval to one; an interval holds its start, not its end."""
+    dim = time_dimension(data, dimension)
+    times = data[dim].to_numpy()
+    ends = [
+        tuple(None if end is None else np.datetime64(end).astype(times.dtype) for end in pair)
+        for pair in intervals
+    ]
+    groups = [
+        np.flatnonzero((start is None or times >= start) & (end is None or times < end))
+        for start, end in ends
+    ]
+    if labels:
+        names = np.array(labels)
+    elif any(start is None for start, _ in ends):
+        raise GraphError("intervals without a start need labels", code="ProcessParameterInvalid")
+    else:
+        names = np.array([start for start, _ in ends], times.dtype)
+    if len(names) != len(groups):
+        raise GraphError(
+            f"needs one label per interval, got {len(names)} and {len(groups)}",
+            code="ProcessParameterInvalid",
+        )
+    return reduce_groups(data, dim, groups, names, reducer, context)
+
+
+def time_dimension(data: xr.DataArray, dimension: str | None) -> str:
+    """Find the temporal dimension.
+
+    Raises
+    ------
+    GraphError
+        DimensionNotAvailable or TooManyDimensions, as openEO words it.
+    """
+    if dimension is not None:
+        return _check_dimension(data, dimension)
+    found = [str(dim) for dim in data.dims if np.issubdtype(data[dim].dtype, np.datetime64)]
+    if len(found) != 1:
+        raise GraphError(
+            f"needs one temporal dimension, got {found or 'none'} of {data.dims}: name it",
+            code="TooManyDimensions" if found else "DimensionNotAvailable",
+        )
+    return found[0]
+
+
+def reduce_groups(
+    data: xr.DataArray,
+    dim: str,
+    groups: Sequence[np.ndarray],
+    labels: np.ndarray,
+    reducer: Callable[..., Any],
+    context: Any,
+) -> xr.DataArray:
+    """Reduce each group of labels along `dim`; an empty group gives NaN."""
+    filled = next((group for group in groups if group.size), None)
+    if filled is None:
+        raise GraphError(
+            f"none of the {data.sizes[dim]} dates lies in the intervals: widen them",
+            code="NoDataAvailable",
+        )
+    reduced = {
+        index: reduce_dimension(data.isel({dim: group}), reducer, dim, context)
+        for index, group in enumerate(groups)
+        if group.size
+    }
+    empty = xr.full_like(next(iter(reduced.values())), np.nan, dtype=np.float32)
+    parts = [reduced.get(index, empty) for index in range(len(groups))]
+    joined = xr.concat(parts, dim=dim, coords="minimal", compat="override")
+    return joined.assign_coords({dim: labels}).transpose(*data.dims)
+
+
 OWN: Mapping[str, Callable[..., Any]] = {
-    **arrays.ARRAY_PROCESSES,
     "aggregate_spatial": aggregate_spatial,
+    "aggregate_temporal": aggregate_temporal,
+    "aggregate_temporal_period": aggregate_temporal_period,
     "apply": apply,
     "apply_dimension": apply_dimension,
-    "apply_kernel": kernels.apply_kernel,
+    "apply_kernel": apply_kernel,
+    "apply_neighborhood": apply_neighborhood,
     "inspect": inspect,
     "mask": mask,
     "reduce_dimension": reduce_dimension,
+    "run_udf": run_udf,
 }

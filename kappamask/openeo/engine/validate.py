@@ -1,4 +1,4 @@
-"""What is wrong with a process graph, before anything is loaded. Row 6: imports `evaluate`, `load`.
+"""What is wrong with a process graph, before anything is loaded.
 
 Codes are those of the openEO API's error list where one fits.
 """
@@ -13,14 +13,17 @@ from openeo_pg_parser_networkx.process_registry import Process
 
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import (
+    REFERENCES,
     Graph,
     GraphError,
     check_shape,
+    find_misnamed,
+    objects,
     order,
     references,
     result_node,
 )
-from kappamask.openeo.engine.load import COLLECTIONS, check_bands
+from kappamask.openeo.engine.load import check_bands, level_of
 
 Fault = dict[str, str]  # code, message
 TYPES = {"array", "boolean", "integer", "null", "number", "object", "string"}
@@ -58,18 +61,56 @@ def _faults(evaluator: Evaluator, graph: Any, known: set[str], path: str) -> Ite
         yield error
         return
     for name, node in graph.items():
-        try:
-            process = evaluator.find(node)
-        except GraphError as error:
-            yield GraphError(error.cause, node=path + name, process=_id(node), code=error.code)
+        children: list[tuple[Graph, set[str]]] = []
+        for fault in _faults_of(evaluator, node, known, children):
+            told = {"node": path + name, "process": node["process_id"], "code": fault.code}
+            yield GraphError(fault.cause, **told)
+        for child, offered in children:
+            yield from _faults(evaluator, child, known | offered, f"{path}{name}/")
+
+
+def _faults_of(
+    evaluator: Evaluator,
+    node: Mapping[str, Any],
+    known: set[str],
+    children: list[tuple[Graph, set[str]]],
+) -> Iterator[GraphError]:
+    """Find what is wrong with one node; collects its child graphs and what these are offered."""
+    try:
+        process = evaluator.find(node)
+    except GraphError as error:
+        yield error
+        return
+    if isinstance(process, Process):
+        parameters = process.spec.get("parameters") or []
+    else:
+        parameters = _plain_parameters(process.get("parameters"))
+    arguments = node.get("arguments", {})
+    yield from find_misnamed(arguments, parameters)
+    for parameter in parameters:
+        name, schemas = parameter["name"], _listed(parameter.get("schema", {}))
+        if name not in arguments:
             continue
-        if isinstance(process, Process):
-            parameters = process.spec.get("parameters") or []
-        else:
-            parameters = _plain_parameters(process.get("parameters"))
-        for cause, code in _argument_faults(node, parameters, known):
-            yield GraphError(cause, node=path + name, process=_id(node), code=code)
-        yield from _child_faults(evaluator, node, parameters, known, f"{path}{name}/")
+        value = arguments[name]
+        for referred in references(value, "from_parameter"):
+            if referred not in known:
+                cause = f"parameter {referred!r} has no value"
+                yield GraphError(cause, code="ProcessParameterMissing")
+        if is_constant(value) and not fits(value, schemas):
+            shown = str(value)[:80]
+            yield GraphError(
+                f"argument {name!r} is of another kind than the process takes, got {shown!r}",
+                code="ProcessParameterInvalid",
+            )
+        offered = {inner["name"] for schema in schemas for inner in _callback_parameters(schema)}
+        found = (each["process_graph"] for each in objects(value) if "process_graph" in each)
+        children += [(child, offered) for child in found]
+    if node["process_id"] == "load_collection":
+        yield from _collection_faults(arguments)
+
+
+def _listed(schema: Any) -> list[Any]:
+    return schema if isinstance(schema, list) else [schema]
 
 
 def _plain_parameters(parameters: Any) -> list[dict[str, Any]]:
@@ -77,104 +118,47 @@ def _plain_parameters(parameters: Any) -> list[dict[str, Any]]:
 
     The whole of them may fetch addresses ($ref), take forever (pattern), or be no schemas.
     """
-    plain = []
-    for parameter in parameters if isinstance(parameters, list) else ():
-        schemas = parameter.get("schema", {})
-        schemas = schemas if isinstance(schemas, list) else [schemas]
-        plain.append({**parameter, "schema": [_plain_schema(schema) for schema in schemas]})
-    return plain
+    return [
+        {**parameter, "schema": [_plain_schema(each) for each in _listed(parameter.get("schema"))]}
+        for parameter in (parameters if isinstance(parameters, list) else ())
+    ]
 
 
 def _plain_schema(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         return {}
-    types = schema.get("type")
-    listed = [one for one in types if isinstance(one, str)] if isinstance(types, list) else [types]
+    types, inner = schema.get("type"), schema.get("parameters")
+    listed = [one for one in _listed(types) if isinstance(one, str)]
     plain = {"type": listed} if listed and TYPES.issuperset(listed) else {}
-    inner = schema.get("parameters")
     offered = [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
     named = [{"name": one["name"]} for one in offered if isinstance(one.get("name"), str)]
     return {**plain, "parameters": named}
 
 
-def _argument_faults(
-    node: Mapping[str, Any], parameters: list[dict[str, Any]], known: set[str]
-) -> Iterator[tuple[str, str]]:
-    arguments = node.get("arguments", {})
-    specified = {parameter["name"]: parameter for parameter in parameters}
-    for name, parameter in specified.items():
-        if name not in arguments and not parameter.get("optional") and "default" not in parameter:
-            yield f"needs the argument {name!r}", "ProcessParameterRequired"
-    for name, value in arguments.items():
-        if name not in specified:
-            yield (
-                f"has no parameter {name!r}: known are {', '.join(specified) or 'none'}",
-                "ProcessParameterUnsupported",
-            )
-            continue
-        for referred in references(value, "from_parameter"):
-            if referred not in known:
-                yield f"parameter {referred!r} has no value", "ProcessParameterMissing"
-        if is_constant(value) and not fits(value, specified[name].get("schema", {})):
-            shown = str(value)[:80]
-            cause = f"argument {name!r} is of another kind than the process takes, got {shown!r}"
-            yield cause, "ProcessParameterInvalid"
-    if node["process_id"] == "load_collection":
-        yield from _collection_faults(arguments)
-
-
-def _collection_faults(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _collection_faults(arguments: Mapping[str, Any]) -> Iterator[GraphError]:
     name, bands = arguments.get("id"), arguments.get("bands")
-    if not isinstance(name, str):
-        return
-    if name not in COLLECTIONS:
-        known = ", ".join(COLLECTIONS)
-        yield f"unknown collection {name!r}: expected one of {known}", "CollectionNotFound"
-    elif isinstance(bands, list) and is_constant(bands):
+    if isinstance(name, str):
         try:
-            check_bands(bands, COLLECTIONS[name])
+            level = level_of(name)
+            check_bands(bands if isinstance(bands, list) and is_constant(bands) else None, level)
         except GraphError as error:
-            yield error.cause, error.code
+            yield error
 
 
 def is_constant(value: Any) -> bool:
     """Tell whether a value holds no reference and no child graph."""
-    if isinstance(value, dict):
-        keys = {"from_node", "from_parameter", "process_graph"}
-        return not keys & set(value) and all(map(is_constant, value.values()))
-    return all(map(is_constant, value)) if isinstance(value, list) else True
+    return not any((REFERENCES | {"process_graph"}) & each.keys() for each in objects(value))
 
 
-def fits(value: Any, schema: Any) -> bool:
-    """Tell whether a constant meets a JSON schema, or one of several.
+def fits(value: Any, schemas: list[Any]) -> bool:
+    """Tell whether a constant meets one of several JSON schemas.
 
     Examples
     --------
-    >>> fits("month", [{"type": "string"}, {"type": "null"}]), fits(3, {"type": "string"})
+    >>> fits("month", [{"type": "string"}, {"type": "null"}]), fits(3, [{"type": "string"}])
     (True, False)
     """
-    schemas = schema if isinstance(schema, list) else [schema]
-    return any(Draft7Validator(one).is_valid(value) for one in schemas)
-
-
-def _child_faults(
-    evaluator: Evaluator,
-    node: Mapping[str, Any],
-    parameters: list[dict[str, Any]],
-    known: set[str],
-    path: str,
-) -> Iterator[GraphError]:
-    arguments = node.get("arguments", {})
-    for parameter in parameters:
-        value = arguments.get(parameter["name"])
-        named = parameter.get("schema", {})
-        offered = {
-            inner["name"]
-            for schema in (named if isinstance(named, list) else [named])
-            for inner in _callback_parameters(schema)
-        }
-        for child in _child_graphs(value):
-            yield from _faults(evaluator, child, known | offered, path)
+    return any(Draft7Validator(schema).is_valid(value) for schema in schemas)
 
 
 def _callback_parameters(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -182,19 +166,3 @@ def _callback_parameters(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     inner = schema.get("additionalProperties")
     deeper = inner.get("parameters", []) if isinstance(inner, dict) else []
     return [*schema.get("parameters", []), *deeper]
-
-
-def _child_graphs(value: Any) -> Iterator[Graph]:
-    if isinstance(value, dict):
-        if "process_graph" in value:
-            yield value["process_graph"]
-        else:
-            for inner in value.values():
-                yield from _child_graphs(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _child_graphs(inner)
-
-
-def _id(node: Mapping[str, Any]) -> str:
-    return str(node.get("process_id"))

@@ -1,0 +1,311 @@
+"""UDFs: code of clients, run on padded windows of a cube that are read one by one.
+
+As openEO's Spark back end does it: the text is exec'd once per process, and its
+`apply_datacube` gets one float32 chunk at a time. Windows of one size are cut from the cube's
+first pixel on, each is read with its overlap, and where the cube ends NaN stands. Every chunk
+has the same shape. Only where a cube is smaller than a window, that is cut down to it: there
+a back end would hand over a chunk of little but NaN.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from openeo.metadata import Band, BandDimension, CubeMetadata, SpatialDimension, TemporalDimension
+from openeo.udf import UdfData, XarrayDataCube
+from openeo.udf.run_code import load_module_from_string, run_udf_code
+
+from kappamask.base.windows import LATTICE, Span, Window
+from kappamask.openeo.engine.evaluate import Callback
+from kappamask.openeo.engine.flat_graph import GraphError, error_at
+
+Log = Callable[[str, str], object]  # level, message
+RUNTIME = "Python"
+DIMS = ("t", "bands", "y", "x")
+STRIDE = LATTICE.stride  # windows of small cubes are multiples of it
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a cube is cut, along y and x."""
+
+    size: tuple[int, int]  # pixels
+    overlap: tuple[int, int]  # pixels on each side
+    per_date: bool  # each date by itself, else the whole time axis
+
+    def __post_init__(self) -> None:
+        """Check that windows move on."""
+        if min(self.size) < 1 or min(self.overlap) < 0:
+            raise GraphError(
+                f"needs sizes of at least 1 px and overlaps of at least 0, got {self.size} and "
+                f"{self.overlap}",
+                code="ProcessParameterInvalid",
+            )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One `run_udf` of a graph."""
+
+    udf: str  # source text
+    context: Any
+    path: str  # of its node, for messages
+    log: Log | None
+
+    @classmethod
+    def of(cls, process: Any, context: Any, log: Log | None) -> Call | None:
+        """Make it of a child graph that is one `run_udf`; None of any other."""
+        held = (
+            process.only_node("run_udf", context=context) if isinstance(process, Callback) else None
+        )
+        if held is None:
+            return None
+        udf = check_udf(held.get("udf", ""), held.get("runtime", ""))
+        return cls(udf, held.get("context"), process.path + next(iter(process.graph)), log)
+
+
+def run_in_windows(data: xr.DataArray, call: Call, frame: Frame) -> xr.DataArray:
+    """Run a UDF on every window of a cube, lazily; one window is in memory per thread.
+
+    A task computes what its window reads by itself and forgets it, instead of sharing the
+    blocks of the source with its neighbours: they would wait in memory, two rows of them
+    for every date.
+
+    Returns
+    -------
+    xarray.DataArray
+        float32, dims in the order of `data`; bands as the UDF's `apply_metadata` says.
+    """
+    if set(data.dims) - set(DIMS) or not {"x", "y"} <= set(data.dims):
+        raise GraphError(
+            f"works on cubes of t, bands, y and x, got {data.dims}: rename or drop dimensions"
+        )
+    scene = data.transpose(*DIMS, missing_dims="ignore")
+    values = scene.data if isinstance(scene.data, da.Array) else da.from_array(scene.to_numpy())
+    coords: dict[Any, Any] = {dim: scene[dim].to_numpy() for dim in scene.dims}
+    bands = [str(name) for name in coords.get("bands", ())]
+    coords |= {"bands": bands} if "bands" in scene.dims else {}
+    plain = xr.DataArray(values.astype(np.float32), coords, scene.dims)
+    returned = name_bands(call.udf, call.context, bands)
+    rows, columns = (
+        cut(length, size=min(size, -(-length // STRIDE) * STRIDE), overlap=overlap)
+        for length, size, overlap in zip(plain.shape[-2:], frame.size, frame.overlap, strict=True)
+    )
+    count = plain.sizes.get("t", 1)
+    by_date = frame.per_date and "t" in plain.dims
+    dates: Sequence[int | None] = range(count) if by_date else [None]
+    work = partial(_run_window, plain, call, returned)
+    token = f"udf-{tokenize(plain, call, frame, returned)}"
+    graph = {
+        (token, t, 0, i, j): (work, date, Window(row, column))
+        for (t, date), (i, row), (j, column) in product(
+            enumerate(dates), enumerate(rows), enumerate(columns)
+        )
+    }
+    lengths = (tuple(span.stop - span.start for span in spans) for spans in (rows, columns))
+    chunks = ((count // len(dates),) * len(dates), (max(1, len(returned)),), *lengths)
+    layer = HighLevelGraph.from_collections(token, graph, dependencies=[])
+    computed = da.Array(layer, token, chunks, dtype=np.float32)
+    result = xr.DataArray(computed, dims=DIMS, name=data.name)
+    result = result.assign_coords(bands=returned) if returned else result.isel(bands=0)
+    result = result if "t" in plain.dims else result.isel(t=0)
+    kept = {name: coord for name, coord in scene.coords.items() if "bands" not in coord.dims}
+    return result.assign_coords(kept).transpose(*data.dims, ..., missing_dims="ignore")
+
+
+def _run_window(
+    scene: xr.DataArray, call: Call, returned: list[str], date: int | None, window: Window
+) -> np.ndarray:
+    """Read one window of one date, or of all (None), and run the UDF: (t, layer, y, x)."""
+    part = scene.isel(y=window.rows.read, x=window.columns.read)
+    if date is not None:
+        part = part.isel(t=date, drop=True)
+    cube = part.compute(scheduler="synchronous")
+    spans = {"y": window.rows, "x": window.columns}
+    pads = {dim: (span.pad_before, span.pad_after) for dim, span in spans.items()}
+    cube = cube.pad(pads, constant_values=np.nan)
+    cube = cube.assign_coords({dim: _centres(scene[dim], span) for dim, span in spans.items()})
+    if date is not None:
+        cube.attrs["t"] = pd.Timestamp(scene["t"].to_numpy()[date]).to_pydatetime()
+    try:
+        values = _check(run_chunk(cube, call.udf, call.context, log=call.log), cube, returned)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # client code may raise anything, SystemExit included
+        kind = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        raise error_at(call.path, "run_udf", kind) from error
+    rows, columns = (
+        slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
+        for span in spans.values()
+    )
+    return values.reshape(cube.sizes.get("t", 1), -1, *values.shape[-2:])[..., rows, columns]
+
+
+def _centres(axis: xr.DataArray, span: Span) -> np.ndarray:
+    """Continue the coordinates of an axis over the padding; back ends have them in float32."""
+    told = axis.to_numpy().astype(float)
+    step = (told[-1] - told[0]) / (told.size - 1) if told.size > 1 else 1.0
+    numbers = np.arange(span.read_start - span.pad_before, span.read_stop + span.pad_after)
+    centres: np.ndarray = (told[0] + step * numbers).astype(np.float32)
+    return centres
+
+
+def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.ndarray:
+    """Check what a UDF returns of a chunk; gives float32 (t, bands, y, x) as far as it has them."""
+    if returned and "bands" not in result.dims:
+        raise GraphError(f"a UDF returns a cube with the dimension bands, got {result.dims}")
+    if not returned and "bands" in result.dims:
+        result = result.squeeze("bands", drop=True)
+    dims = [dim for dim in DIMS if dim in cube.dims or (dim == "bands" and returned)]
+    sizes = {dim: len(returned) if dim == "bands" else cube.sizes[dim] for dim in dims}
+    if dict(result.sizes) != sizes:
+        raise GraphError(
+            f"a UDF returns as many pixels, dates and bands as its apply_metadata says "
+            f"({sizes}), got {dict(result.sizes)}"
+        )
+    values: np.ndarray = result.transpose(*dims).to_numpy().astype(np.float32)
+    return values
+
+
+def cut(length: int, *, size: int, overlap: int) -> list[Span]:
+    """Cut an axis into windows of `size`, each padded to ``size + 2 * overlap``.
+
+    Examples
+    --------
+    >>> [(span.read, span.pad_before, span.pad_after) for span in cut(10, size=8, overlap=2)]
+    [(slice(0, 10, None), 2, 0), (slice(6, 10, None), 0, 8)]
+    """
+    spans = []
+    for start in range(0, length, size):
+        read_start, read_stop = max(0, start - overlap), min(length, start + size + overlap)
+        spans.append(
+            Span(
+                start=start,
+                stop=min(start + size, length),
+                read_start=read_start,
+                read_stop=read_stop,
+                pad_before=read_start - (start - overlap),
+                pad_after=start + size + overlap - read_stop,
+            )
+        )
+    return spans
+
+
+# --- the Python runtime ----------------------------------------------------------------------
+
+_ONE = threading.Lock()  # UDFs are written for a process of their own: one chunk at a time
+_USER_LOG = logging.getLogger("openeo.udf.debug.user")
+
+
+class _ToEngine(logging.Handler):
+    """Hands what `openeo.udf.inspect` logs to an engine: the message, then the data."""
+
+    def __init__(self, log: Log | None) -> None:
+        super().__init__()
+        self.log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        held = getattr(record, "data", None)
+        told = [record.getMessage(), "" if held is None else str(held)]
+        if self.log is not None:
+            self.log(record.levelname.lower(), " ".join(part for part in told if part))
+
+
+@contextmanager
+def logging_to(log: Log | None) -> Iterator[None]:
+    """Send what the one UDF that runs logs to `log`, and nowhere else."""
+    handler, before = _ToEngine(log), (_USER_LOG.level, _USER_LOG.propagate)
+    _USER_LOG.addHandler(handler)
+    _USER_LOG.setLevel(logging.DEBUG)
+    _USER_LOG.propagate = False
+    try:
+        yield
+    finally:
+        _USER_LOG.removeHandler(handler)
+        _USER_LOG.setLevel(before[0])
+        _USER_LOG.propagate = before[1]
+
+
+def check_udf(udf: str, runtime: str = RUNTIME) -> str:
+    """Check that a UDF is Python source text; returns it.
+
+    Raises
+    ------
+    GraphError
+        If it is an address or a path, which are not read here, or of another runtime.
+    """
+    if runtime.lower() != RUNTIME.lower():
+        raise GraphError(
+            f"UDFs run in the runtime {RUNTIME!r} here, got {runtime!r}", code="InvalidRuntime"
+        )
+    if "\n" not in udf.strip():
+        raise GraphError(
+            f"a UDF is given as its source text here, got {udf[:80]!r}: "
+            "inline it, as openeo.UDF.from_file(...) does",
+            code="ProcessParameterInvalid",
+        )
+    return udf
+
+
+def run_chunk(cube: xr.DataArray, udf: str, context: Any, *, log: Log | None) -> xr.DataArray:
+    """Run a UDF on one chunk held in memory.
+
+    Parameters
+    ----------
+    cube
+        float32 (bands, y, x) with ``attrs["t"]``, or (t, bands, y, x); NaN = no data.
+    udf
+        Source text.
+    context
+        What the UDF gets as its context.
+    log
+        Receives level and message of what it inspects.
+    """
+    given = UdfData(datacube_list=[XarrayDataCube(cube)], user_context=context or {})
+    with _ONE, logging_to(log):
+        result = run_udf_code(code=udf, data=given)
+    cubes = result.get_datacube_list() or []
+    if len(cubes) != 1:
+        raise GraphError(f"a UDF returns one data cube, got {len(cubes)}")
+    returned: xr.DataArray = cubes[0].get_array()
+    return returned
+
+
+def name_bands(udf: str, context: Any, bands: Sequence[str]) -> list[str]:
+    """Tell the bands that a UDF returns: as its `apply_metadata` says, else those it gets.
+
+    Raises
+    ------
+    GraphError
+        If the text mentions `apply_metadata` but does not define it.
+    """
+    if "apply_metadata" not in udf:
+        return list(bands)
+    change = load_module_from_string(udf).get("apply_metadata")
+    if not callable(change):
+        raise GraphError(
+            "the UDF mentions apply_metadata but does not define it: back ends refuse that, "
+            "define it or take the word out"
+        )
+    metadata = CubeMetadata(
+        dimensions=[
+            SpatialDimension(name="x", extent=[]),
+            SpatialDimension(name="y", extent=[]),
+            TemporalDimension(name="t", extent=[]),
+            BandDimension(name="bands", bands=[Band(name=name) for name in bands]),
+        ]
+    )
+    return [str(name) for name in change(metadata, context or {}).band_names]
