@@ -17,13 +17,11 @@ from kappamask.base.windows import Window
 from kappamask.networks.manifest import ModelEntry, check_entry, find_entry
 from kappamask.networks.normalisation import has_data
 from kappamask.networks.runners import (
-    PRECISIONS,
     Runner,
     TorchRunner,
+    choose_engine,
     open_onnx,
     open_torch,
-    resolve_engine,
-    resolve_precision,
 )
 from kappamask.networks.weights import weights_of
 
@@ -160,22 +158,18 @@ def load_model(
     >>> load_model("default", level="L2A", precision="fp32").precision
     'fp32'
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if threads is not None and threads < 1:
         raise InputError(f"a network needs at least one thread, got {threads}: pass threads=1")
     entry = find_entry(name, level)
-    engine = resolve_engine(engine, weights_of(entry))
     with _LOADING:
-        precision = resolve_precision(precision, engine, entry.precisions)
+        engine, precision = choose_engine(weights_of(entry), engine=engine, precision=precision)
         return _load(entry.name, level, precision, engine, threads)
 
 
 @cache
 def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
-    return open_model(
-        find_entry(name, level), level, precision=precision, engine=engine, threads=threads
-    )
+    entry = find_entry(name, level)
+    return open_model(entry, level, precision=precision, engine=engine, threads=threads)
 
 
 def open_model(
@@ -210,8 +204,7 @@ def open_model(
     """
     check_entry(entry, level)
     weights = weights_of(entry)
-    engine = resolve_engine(engine, weights)
-    precision = resolve_precision(precision, engine, entry.precisions)
+    engine, precision = choose_engine(weights, engine=engine, precision=precision)
     runner = (
         open_onnx(weights, threads=threads)
         if engine == "onnx"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -24,13 +25,13 @@ from kappamask.networks.onnx import build_graph
 from kappamask.networks.runners import (
     OnnxRunner,
     available_threads,
+    choose_engine,
     export_onnx,
     is_there,
     open_onnx,
-    resolve_engine,
 )
 from kappamask.networks.unet import UNet
-from kappamask.networks.weights import WeightsFile, weights_of
+from kappamask.networks.weights import weights_of
 from kappamask.predict.array import predict_array
 from kappamask.predict.cube import predict_cube
 
@@ -246,11 +247,12 @@ def test_bad_choices_get_one_clear_error(arguments, message):
 )
 def test_auto_takes_torch_if_it_is_there_with_its_weights(monkeypatch, there, expected):
     monkeypatch.setattr(runners, "is_there", there.__contains__)
-    assert resolve_engine("auto", weights_of(find_entry("default", "L2A"))) == expected
+    assert choose_engine(weights_of(find_entry("default", "L2A")))[0] == expected
 
 
 def test_auto_takes_onnx_where_only_its_weights_are(tmp_path):
-    assert resolve_engine("auto", WeightsFile(tmp_path / "net.safetensors", "", (8,))) == "onnx"
+    weights = weights_of(find_entry("default", "L2A"))
+    assert choose_engine(replace(weights, path=tmp_path / "net.safetensors")) == ("onnx", "fp32")
 
 
 def test_neither_engine_is_an_error_with_a_remedy(monkeypatch):
@@ -303,7 +305,7 @@ def exported(tmp_path):
     path.write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "source_sha256": weights.sha256}
     (tmp_path / "onnx.json").write_text(json.dumps({path.name: entry}))
-    return WeightsFile(tmp_path / weights.path.name, weights.sha256, weights.widths)
+    return replace(weights, path=tmp_path / weights.path.name)
 
 
 def test_an_exported_file_is_read_and_needs_nothing_else(exported, monkeypatch):
@@ -322,7 +324,7 @@ def test_a_changed_file_is_refused_by_its_hash(exported):
 
 
 def test_a_file_of_other_weights_is_refused(exported):
-    other = WeightsFile(exported.path, "0" * 64, exported.widths)
+    other = replace(exported, sha256="0" * 64)
     with pytest.raises(
         WeightsError, match=r"was exported from weights with sha256 .* build` again"
     ):
