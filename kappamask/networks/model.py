@@ -84,22 +84,10 @@ class Model:
     def logits(
         self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
     ) -> Any:
-        """Run the network on one window.
+        """Run the network on one window, on what `Slots.fill` takes.
 
-        Parameters
-        ----------
-        reflectance
-            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
-        bands
-            Their names.
-        window
-            Says how many mirrored pixels are put around them.
-
-        Returns
-        -------
-        torch.Tensor or numpy.ndarray
-            (4, y, x) float32 logits of the window's core, in the order of
-            `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
+        Gives (4, y, x) float32 logits of the window's core, in the engine's own type and the
+        order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
         """
         check_network_bands(bands, self.level)
         slots = self.runner.make_slots(window.rows.size, window.columns.size)

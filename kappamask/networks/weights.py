@@ -54,15 +54,9 @@ def refuse_code(path: Path, begin: bytes, remedy: str) -> None:
 
 
 def read_file(path: Path, sha256: str) -> bytes:
-    """Read a file of weights, or refuse it.
+    """Read a safetensors or ONNX file of this sha256 (64 hexadecimal digits), or refuse it.
 
-    Parameters
-    ----------
-    path
-        A safetensors or ONNX file. A pickle or a zip (what `torch.save` writes) is
-        refused unread.
-    sha256
-        64 hexadecimal digits.
+    A pickle or a zip (what `torch.save` writes) is refused unread.
 
     Raises
     ------
