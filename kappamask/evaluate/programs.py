@@ -9,7 +9,7 @@ import hashlib
 import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,10 +21,8 @@ from kappamask.base.errors import InputError, KappaMaskError, WeightsError
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
 from kappamask.networks.manifest import ModelEntry, find_entry, get_entry, read_registry
-from kappamask.networks.model import Model, load_model
+from kappamask.networks.model import Model, load_model, open_model
 from kappamask.networks.normalisation import Normalisation
-from kappamask.networks.runners import open_torch, resolve_precision
-from kappamask.networks.weights import WeightsFile
 from kappamask.predict.array import predict_array
 from kappamask.train.chips import SLOT, Chip
 
@@ -127,12 +125,10 @@ def network_from_file(path: Path) -> NetworkPeer:
             "best.safetensors that `python -m kappamask.train.fit` wrote"
         ) from error
     name = f"{path.parent.name}/{path.stem}"
-    weights = WeightsFile(path, sha256, widths)
-    runner = open_torch(weights, precision=resolve_precision("auto", "torch"))
     entry = ModelEntry(
         name=name,
         title=f"weights of a training run, sha256 {sha256[:12]}",
-        file=path.name,
+        file=str(path.resolve()),
         sha256=sha256,
         levels=LEVELS,
         widths=widths,
@@ -141,7 +137,8 @@ def network_from_file(path: Path) -> NetworkPeer:
         training_data="",
         metrics={},
     )
-    return NetworkPeer(name, name, loaded={level: Model(entry, level, runner) for level in LEVELS})
+    model = open_model(entry, LEVELS[0])
+    return NetworkPeer(name, name, loaded={level: replace(model, level=level) for level in LEVELS})
 
 
 def name_of(model: str) -> str:

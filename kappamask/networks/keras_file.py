@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kappamask.base.errors import WeightsError
-from kappamask.networks.published import list_shapes
+from kappamask.networks.published import PublishedUNet
 from kappamask.networks.weights import refuse_code
 
 WIDEST = 256  # four times the published network: a larger file is another network, or hostile
@@ -23,18 +24,10 @@ ANOTHER = "it is another network, or damaged"
 
 
 def read_keras(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the published network from Keras' HDF5 file.
+    """Read what ``Model.save_weights`` or ``Model.save`` of Keras 2 wrote of the published network.
 
-    Parameters
-    ----------
-    path
-        What ``Model.save_weights`` or ``Model.save`` of Keras 2 wrote.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        float32 by the names of `published.PublishedUNet`: kernels (out, in, y, x)
-        and biases (out,). The width of the network is the file's own.
+    Gives float32 by the names of `published.PublishedUNet`: kernels (out, in, y, x) and
+    biases (out,). The width of the network is the file's own.
 
     Raises
     ------
@@ -86,15 +79,16 @@ def _check_signature(path: Path) -> None:
 def _read_network(root: Any, path: Path) -> dict[str, np.ndarray]:
     """Read kernels and biases, in the order of the graph, once all of them have their shapes."""
     held = list(_find_convolutions(root, path))
-    width = held[0].shape[-1] if held and held[0].ndim == 4 else 0
-    expected = list_shapes(width) if 0 < width <= WIDEST else {}
     kernels, biases = held[::2], held[1::2]
     got = [kernel.shape for kernel in kernels]
-    if got != [(y, x, i, o) for o, i, y, x in list(expected.values())[::2]]:
+    width = got[0][-1] if got and len(got[0]) == 4 else 0
+    with torch.device("meta"):  # names and shapes only, no numbers
+        expected = PublishedUNet(width if 0 < width <= WIDEST else 1).state_dict()
+    if got != [(y, x, i, o) for o, i, y, x in (of.shape for of in list(expected.values())[::2])]:
         seen = ", ".join(map(str, got[:3])) + (", ..." if len(got) > 3 else "")
         raise WeightsError(
-            f"{path} should hold the {len(list_shapes(1)) // 2} convolutions of the published "
-            f"U-Net, from (3, 3, 13, width) to (1, 1, 2, 6), got {len(got)}: {seen}; {ANOTHER}"
+            f"{path} should hold the {len(expected) // 2} convolutions of the published U-Net, "
+            f"from (3, 3, 13, width) to (1, 1, 2, 6), got {len(got)}: {seen}; {ANOTHER}"
         )
     for kernel, bias in zip(kernels, biases, strict=True):
         if bias.shape != kernel.shape[-1:]:

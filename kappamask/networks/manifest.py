@@ -27,7 +27,7 @@ class ModelEntry:
 
     name: str
     title: str
-    file: str  # in `kappamask/networks/weights/`, or as it is called under `url`
+    file: str  # in `kappamask/networks/weights/`, a path of its own, or its name under `url`
     sha256: str
     levels: tuple[str, ...]
     widths: tuple[int, ...]  # channels at each depth

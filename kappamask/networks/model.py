@@ -17,13 +17,11 @@ from kappamask.base.windows import Window
 from kappamask.networks.manifest import ModelEntry, check_entry, find_entry
 from kappamask.networks.normalisation import has_data
 from kappamask.networks.runners import (
-    PRECISIONS,
     Runner,
     TorchRunner,
+    choose_engine,
     open_onnx,
     open_torch,
-    resolve_engine,
-    resolve_precision,
 )
 from kappamask.networks.weights import weights_of
 
@@ -86,22 +84,10 @@ class Model:
     def logits(
         self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
     ) -> Any:
-        """Run the network on one window.
+        """Run the network on one window, on what `Slots.fill` takes.
 
-        Parameters
-        ----------
-        reflectance
-            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
-        bands
-            Their names.
-        window
-            Says how many mirrored pixels are put around them.
-
-        Returns
-        -------
-        torch.Tensor or numpy.ndarray
-            (4, y, x) float32 logits of the window's core, in the order of
-            `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
+        Gives (4, y, x) float32 logits of the window's core, in the engine's own type and the
+        order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
         """
         check_network_bands(bands, self.level)
         slots = self.runner.make_slots(window.rows.size, window.columns.size)
@@ -160,22 +146,18 @@ def load_model(
     >>> load_model("default", level="L2A", precision="fp32").precision
     'fp32'
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if threads is not None and threads < 1:
         raise InputError(f"a network needs at least one thread, got {threads}: pass threads=1")
     entry = find_entry(name, level)
-    engine = resolve_engine(engine, weights_of(entry))
     with _LOADING:
-        precision = resolve_precision(precision, engine, entry.precisions)
+        engine, precision = choose_engine(weights_of(entry), engine=engine, precision=precision)
         return _load(entry.name, level, precision, engine, threads)
 
 
 @cache
 def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
-    return open_model(
-        find_entry(name, level), level, precision=precision, engine=engine, threads=threads
-    )
+    entry = find_entry(name, level)
+    return open_model(entry, level, precision=precision, engine=engine, threads=threads)
 
 
 def open_model(
@@ -210,8 +192,7 @@ def open_model(
     """
     check_entry(entry, level)
     weights = weights_of(entry)
-    engine = resolve_engine(engine, weights)
-    precision = resolve_precision(precision, engine, entry.precisions)
+    engine, precision = choose_engine(weights, engine=engine, precision=precision)
     runner = (
         open_onnx(weights, threads=threads)
         if engine == "onnx"

@@ -34,18 +34,10 @@ class Slots:
     ) -> None:
         """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
 
-        Slots of absent bands stay as they are, zero.
-
-        Parameters
-        ----------
-        slots
-            torch.Tensor or numpy.ndarray of zeros; written in place.
-        reflectance
-            One (y, x) float32 array per band, of the window's pixels read; NaN = no data.
-        bands
-            Their names.
-        window
-            Says how many mirrored pixels are put around them.
+        `slots`, a torch.Tensor or numpy.ndarray of zeros, are written in place; those of absent
+        bands stay zero. `reflectance` is one (y, x) float32 array per band of `bands`, of the
+        pixels that `window` reads; NaN = no data. The window says how many mirrored pixels are
+        put around them.
         """
         write = self._write_array if isinstance(slots, np.ndarray) else self._write_tensor
         inside = tuple(

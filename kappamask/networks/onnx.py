@@ -25,19 +25,9 @@ OPSET, IR_VERSION = 17, 8
 def build_graph(weights: Mapping[str, np.ndarray], widths: Sequence[int]) -> bytes:
     """Write the network with folded batch normalisation as an ONNX file.
 
-    Parameters
-    ----------
-    weights
-        Arrays by the names of `UNet.state_dict`.
-    widths
-        Channels at each depth, as the manifest says.
-
-    Returns
-    -------
-    bytes
-        A single-precision model with any height and width that are multiples of
-        the stride: inputs ``slots`` (n, 13, y, x), normalised, and ``flags`` (n, 14);
-        output ``logits`` (n, 4, y, x).
+    `weights` are arrays by the names of `UNet.state_dict`, `widths` the channels at each depth.
+    A single-precision model with any height and width that are multiples of the stride: inputs
+    ``slots`` (n, 13, y, x), normalised, and ``flags`` (n, 14); output ``logits`` (n, 4, y, x).
 
     Raises
     ------

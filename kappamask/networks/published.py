@@ -127,29 +127,6 @@ class FourClasses(nn.Module):
         return functional.logsigmoid(self.network.logits(x)[:, list(PREDICTED)])
 
 
-def list_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    """List kernels (out, in, y, x) and biases (out,) in the order of Keras' graph.
-
-    Source: Domnich et al. 2021, Remote Sensing 13(20):4100; km_predict v2.4
-    `architectures.py` (Apache-2.0).
-
-    Parameters
-    ----------
-    width
-        Channels of the first level; 64 in the published network.
-
-    Examples
-    --------
-    >>> import math
-    >>> shapes = list_shapes(64)
-    >>> len(shapes), shapes["down.0.0.weight"], sum(map(math.prod, shapes.values()))
-    (48, (64, 13, 3, 3), 31038612)
-    """
-    with torch.device("meta"):  # shapes only, no numbers
-        network = PublishedUNet(width)
-    return {name: tuple(values.shape) for name, values in network.state_dict().items()}
-
-
 def from_tensors(weights: Mapping[str, Tensor], source: str) -> PublishedUNet:
     """Make the network from its weights by name; `source` names them in errors.
 

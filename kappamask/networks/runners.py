@@ -72,34 +72,66 @@ class Runner:
 # --- choice -------------------------------------------------------------------------------------
 
 
-def resolve_engine(engine: str, weights: WeightsFile) -> str:
-    """Choose the engine.
+def choose_engine(
+    weights: WeightsFile, *, engine: str = "auto", precision: str = "auto"
+) -> tuple[str, str]:
+    """Choose what computes, ``"torch"`` or ``"onnx"``, and in what, ``"bf16"`` or ``"fp32"``.
 
-    1. The one that is named;
-    2. torch, where it can be imported and its weights are there: it computes in bf16;
-    3. onnxruntime.
+    1. What is named;
+    2. torch, where it can be imported and its weights are there, in bf16 where the processor
+       computes in it and the network was shown to give the same labels;
+    3. onnxruntime, in fp32.
 
     Raises
     ------
     InputError
-        If there is no such engine, or neither can be imported.
+        If there is no such engine or precision, the engine or the network does not have
+        the precision, or neither engine can be imported.
 
     Examples
     --------
-    >>> resolve_engine("onnx", WeightsFile(Path("net.safetensors"), "", (8,)))
-    'onnx'
+    >>> from kappamask.networks.manifest import find_entry
+    >>> from kappamask.networks.weights import weights_of
+    >>> choose_engine(weights_of(find_entry("default", "L2A")), engine="onnx")
+    ('onnx', 'fp32')
     """
     if engine not in ENGINES:
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    if engine != "auto":
-        return engine
-    if is_there("torch") and is_there("safetensors") and weights.path.is_file():
-        return "torch"
-    if is_there("onnxruntime"):
-        return "onnx"
-    raise InputError(
-        "a network needs torch (with safetensors) or onnxruntime, found neither: install one, or "
-        "give a back end the archive that `kappamask udf build` makes"
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if engine == "auto":
+        usable = {
+            "torch": is_there("torch") and is_there("safetensors") and weights.path.is_file(),
+            "onnx": is_there("onnxruntime"),
+        }
+        if not any(usable.values()):
+            raise InputError(
+                "a network needs torch (with safetensors) or onnxruntime, found neither: install "
+                "one, or give a back end the archive that `kappamask udf build` makes"
+            )
+        engine = next(name for name, is_usable in usable.items() if is_usable)
+    if engine == "onnx" and precision == "bf16":
+        raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
+    measured = weights.entry.precisions
+    if precision not in ("auto", *measured):
+        raise InputError(
+            f"this network computes in {' or '.join(measured)}, got precision {precision!r}, in "
+            "which its labels were not compared: leave it out"
+        )
+    if precision == "auto":
+        bf16 = engine == "torch" and "bf16" in measured and _has_bf16()
+        precision = "bf16" if bf16 else "fp32"
+    return engine, precision
+
+
+def _has_bf16() -> bool:
+    """Tell whether torch finds hardware that computes in bf16, rather than imitates it."""
+    prepare_torch()
+    import torch
+
+    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return torch.cuda.is_available() or any(
+        getattr(torch.cpu, probe, lambda: False)() for probe in native
     )
 
 
@@ -113,52 +145,6 @@ def is_there(package: str) -> bool:
     """
     found = find_spec(package)
     return found is not None and found.origin is not None
-
-
-def resolve_precision(precision: str, engine: str, measured: Sequence[str] = PRECISIONS[1:]) -> str:
-    """Choose the precision that `engine` computes in, ``"bf16"`` or ``"fp32"``.
-
-    Parameters
-    ----------
-    precision
-        What is asked for.
-    engine
-        ``"torch"`` or ``"onnx"``.
-    measured
-        Precisions in which the network was shown to give the same labels.
-
-    Raises
-    ------
-    InputError
-        If there is no such precision, or the engine or the network does not have it.
-
-    Examples
-    --------
-    >>> resolve_precision("auto", "onnx")
-    'fp32'
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if engine == "onnx" and precision == "bf16":
-        raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
-    if precision not in ("auto", *measured):
-        raise InputError(
-            f"this network computes in {' or '.join(measured)}, got precision {precision!r}, in "
-            "which its labels were not compared: leave it out"
-        )
-    if precision != "auto":
-        return precision
-    if engine == "onnx" or "bf16" not in measured:
-        return "fp32"
-    prepare_torch()
-    import torch
-
-    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if torch.cuda.is_available() or any(
-        getattr(torch.cpu, probe, lambda: False)() for probe in native
-    ):
-        return "bf16"
-    return "fp32"
 
 
 def available_threads() -> int:
@@ -246,13 +232,13 @@ def open_torch(weights: WeightsFile, *, precision: str, threads: int | None = No
 def _build_network(weights: WeightsFile, precision: str) -> nn.Module:
     """Build our own network in the precision asked for, or that of 2021 with its four classes."""
     tensors = read_weights(weights.path, weights.sha256)
-    if weights.architecture == "published":
+    if weights.entry.architecture == "published":
         from kappamask.networks.published import FourClasses, from_tensors
 
         return FourClasses(from_tensors(tensors, weights.path.name))
     from kappamask.networks.unet import UNet
 
-    network = UNet(weights.widths)
+    network = UNet(weights.entry.widths)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -325,7 +311,7 @@ def open_onnx(weights: WeightsFile, *, threads: int | None = None) -> OnnxRunner
 
 def _check_architecture(weights: WeightsFile) -> None:
     """Refuse networks for which no ONNX graph is written down."""
-    if weights.architecture != "unet":
+    if weights.entry.architecture != "unet":
         raise InputError(
             f"the network of {weights.path.name} runs in torch only, got engine 'onnx': "
             "install torch and leave the engine out"
@@ -372,4 +358,4 @@ def export_onnx(weights: WeightsFile) -> bytes:
             f"needs {error.name}: pip install 'kappamask[onnx]', or use an archive that "
             "`kappamask udf build --engine onnx` makes"
         ) from error
-    return build_graph(arrays, weights.widths)
+    return build_graph(arrays, weights.entry.widths)

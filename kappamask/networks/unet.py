@@ -36,8 +36,23 @@ class ConvUnit(nn.Sequential):
 
     def fold(self) -> None:
         """Fold the batch normalisation into the convolution (inference only)."""
-        self[0] = fuse_conv_bn_eval(cast("nn.Conv2d", self[0]), cast("nn.BatchNorm2d", self[1]))
+        self[0] = fuse_conv_bn_eval(self.conv, cast("nn.BatchNorm2d", self[1]))
         self[1] = nn.Identity()
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution, with a bias once it is folded."""
+        return cast("nn.Conv2d", self[0])
+
+    def rescale(self, scale: Tensor | None = None) -> Tensor:
+        """Undo the scale of what is read; make the biases numbers of bf16, return their scale."""
+        if scale is not None:
+            _scale_inputs(self.conv, scale)
+        bias = cast("Tensor", self.conv.bias)
+        rounded = bias.to(torch.bfloat16).float()
+        scale = torch.where(bias.abs() > SMALLEST_BIAS, rounded / bias, 1.0)
+        _scale_outputs(self.conv, scale)
+        return scale
 
 
 class UpUnit(nn.Module):
@@ -127,40 +142,21 @@ class UNet(nn.Module):
         The factors lie within 1/256 of 1. A lift is added to a skip and takes its scale, so
         its own bias is not exact.
         """
-        scale = _round_bias(_conv(self.stem))
+        scale = self.stem.rescale()
         _scale_outputs(self.presence, scale)
-        scale = _pass_through(self.first, scale)
+        scale = self.first.rescale(scale)
         skips = []
         for down in self.down:
             skips.append(scale)
-            for unit in cast("nn.Sequential", down):
-                scale = _pass_through(unit, scale)
+            for unit in cast("list[ConvUnit]", down):
+                scale = unit.rescale(scale)
         for up in cast("list[UpUnit]", self.up):
             _scale_inputs(up.lift, scale)
             _scale_outputs(up.lift, skips[-1])
-            scale = _pass_through(up.mix, skips.pop())
-        scale = _pass_through(self.last, scale)
+            scale = up.mix.rescale(skips.pop())
+        scale = self.last.rescale(scale)
         _scale_inputs(self.head, scale)
         return self
-
-
-def _conv(unit: nn.Module) -> nn.Conv2d:
-    return cast("nn.Conv2d", cast("ConvUnit", unit)[0])
-
-
-def _pass_through(unit: nn.Module, scale: Tensor) -> Tensor:
-    """Undo the scale of what a unit reads; round its bias, return the scale of what it writes."""
-    _scale_inputs(_conv(unit), scale)
-    return _round_bias(_conv(unit))
-
-
-def _round_bias(conv: nn.Conv2d) -> Tensor:
-    """Scale the channels that are written so that their biases are numbers of bf16."""
-    bias = cast("Tensor", conv.bias)
-    rounded = bias.to(torch.bfloat16).float()
-    scale = torch.where(bias.abs() > SMALLEST_BIAS, rounded / bias, 1.0)
-    _scale_outputs(conv, scale)
-    return scale
 
 
 def _scale_outputs(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> None:
@@ -179,11 +175,8 @@ def unshuffle(x: Tensor) -> Tensor:
     width: six times faster than one by one, as the copy is bound by its count of numbers.
     """
     n, c, y, x_ = x.shape
-    pairs = PAIRS.get(x.dtype)
-    if pairs is None or x.requires_grad:
-        x = x.view(n, c, y // SHUFFLE, SHUFFLE, x_ // SHUFFLE, SHUFFLE)
-        x = x.permute(0, 2, 4, 1, 3, 5)  # (n, y/2, x/2, c, 2, 2)
-    else:
-        paired = x.contiguous().view(pairs).view(n, c, y // SHUFFLE, SHUFFLE, x_ // SHUFFLE)
-        x = paired.permute(0, 2, 4, 1, 3).contiguous().view(x.dtype)  # (n, y/2, x/2, c, 2 * 2)
+    if x.dtype not in PAIRS or x.requires_grad:
+        return functional.pixel_unshuffle(x, SHUFFLE)
+    paired = x.contiguous().view(PAIRS[x.dtype]).view(n, c, y // SHUFFLE, SHUFFLE, x_ // SHUFFLE)
+    x = paired.permute(0, 2, 4, 1, 3).contiguous().view(x.dtype)  # (n, y/2, x/2, c, 2 * 2)
     return x.reshape(n, y // SHUFFLE, x_ // SHUFFLE, c * SHUFFLE**2).permute(0, 3, 1, 2)

@@ -40,12 +40,11 @@ Progress = Callable[[int, int], object]  # called with bytes done, bytes in all 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The weights of one network, as the manifest describes them."""
+    """The weights of one network: those of the manifest, or what was converted from them."""
 
+    entry: ModelEntry
     path: Path  # safetensors
     sha256: str
-    widths: tuple[int, ...]  # channels at each depth
-    architecture: str = "unet"  # or "published"
 
 
 def refuse_code(path: Path, begin: bytes, remedy: str) -> None:
@@ -55,15 +54,9 @@ def refuse_code(path: Path, begin: bytes, remedy: str) -> None:
 
 
 def read_file(path: Path, sha256: str) -> bytes:
-    """Read a file of weights, or refuse it.
+    """Read a safetensors or ONNX file of this sha256 (64 hexadecimal digits), or refuse it.
 
-    Parameters
-    ----------
-    path
-        A safetensors or ONNX file. A pickle or a zip (what `torch.save` writes) is
-        refused unread.
-    sha256
-        64 hexadecimal digits.
+    A pickle or a zip (what `torch.save` writes) is refused unread.
 
     Raises
     ------
@@ -125,7 +118,7 @@ def weights_of(entry: ModelEntry) -> WeightsFile:
     """
     if entry.shipped:
         path = Path(str(resources.files("kappamask.networks").joinpath("weights", entry.file)))
-        return WeightsFile(path, entry.sha256, entry.widths, entry.architecture)
+        return WeightsFile(entry, path, entry.sha256)
     path = cached_path(entry)
     if not is_fetched(entry):
         raise WeightsError(
@@ -141,7 +134,7 @@ def weights_of(entry: ModelEntry) -> WeightsFile:
         raise WeightsError(f"{record_path(path)} is damaged ({error!r}): {again}") from error
     if source != entry.sha256 or not isinstance(converted, str):
         raise WeightsError(f"{record_path(path)} tells of weights with sha256 {source}: {again}")
-    return WeightsFile(path, converted, entry.widths, entry.architecture)
+    return WeightsFile(entry, path, converted)
 
 
 # --- the cache ----------------------------------------------------------------------------------

@@ -168,21 +168,9 @@ def predict_array(
 
 
 def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:
-    """Label the core of one window.
+    """Label the core of one window, (y, x) uint8 or (4, y, x) float32.
 
-    Parameters
-    ----------
-    task
-        Model, band names and output.
-    layers
-        One (y, x) array per band of the pixels that `window` reads.
-    window
-        Core, margin and padding.
-
-    Returns
-    -------
-    numpy.ndarray
-        (y, x) uint8 or (4, y, x) float32 of the core.
+    `layers` are one (y, x) array per band of the task, of the pixels that `window` reads.
     """
     with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
         layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]

@@ -1,10 +1,11 @@
-"""Weights that are fetched: download, mirror, folder, hashes, the record, the command line."""
+"""Files of weights: hashes, hostile files; fetching, the record, the command line."""
 
 import argparse
+import hashlib
 import json
-import os
 import pickle
 import socket
+import zipfile
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from support.keras_files import entry_of, make_arrays, write_keras
 
 from kappamask.base.errors import InputError, UnknownNameError, WeightsError, WriteError
@@ -28,12 +30,71 @@ from kappamask.networks.weights import (
     cached_path,
     fetch_weights,
     is_fetched,
+    read_weights,
     record_path,
     weights_of,
 )
 
 NAME = "kappamask-2021-l2a"
 ONCE = Origin(retries=0)
+
+# --- files whose hash is known ------------------------------------------------------------------
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_weights_are_read_back_as_they_were_saved(tmp_path, kind):
+    weights = {"w": torch.randn(3, 4), "b": torch.arange(5)}
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(save(weights))
+    read = read_weights(path, digest(path.read_bytes()), kind)
+    assert all(torch.equal(torch.as_tensor(read[key]), value) for key, value in weights.items())
+
+
+class Trap:
+    """A pickle that writes a file when it is loaded."""
+
+    def __reduce__(self):
+        return open, ("owned", "w")
+
+
+def pack(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../../owned", "x")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(pickle.dumps(Trap(), 2)), "a pickle or a zip, which can ru"),
+        (lambda path: path.write_bytes(pickle.dumps(Trap(), 4)), "a pickle or a zip, which can ru"),
+        (pack, "is a pickle or a zip"),
+        (lambda path: path.write_bytes(b"<html>404</html>"), "no valid safetensors file"),
+        (lambda _: None, r"cannot read the weights .*w\.safetensors"),
+    ],
+)
+def test_what_is_no_safetensors_is_refused_and_never_run(tmp_path, monkeypatch, write, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.safetensors"
+    write(path)
+    with pytest.raises(WeightsError, match=message):
+        read_weights(path, digest(path.read_bytes()) if path.exists() else "0" * 64)
+    assert not list(tmp_path.parent.glob("**/owned"))
+
+
+@pytest.mark.parametrize("damage", [slice(None, -10), slice(1, None)])
+def test_damaged_weights_are_refused_by_their_hash(tmp_path, damage):
+    content = save({"w": torch.randn(30)})
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content[damage])
+    with pytest.raises(WeightsError, match=f"the manifest says {digest(content)}"):
+        read_weights(path, digest(content))
+
+
+# --- a server and a cache -----------------------------------------------------------------------
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -43,18 +104,14 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
-        content = b"<html>not the weights</html>"
-        if self.path.startswith("/short/"):  # the connection drops
-            self.send_response(200)
-            self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(content)
-        elif self.path.startswith("/changed/"):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(content)
-        elif self.path.startswith("/busy/"):
+        if self.path.startswith("/busy/"):
             self.send_error(503)
+        elif self.path.startswith(("/short/", "/changed/")):
+            self.send_response(200)
+            if self.path.startswith("/short/"):  # the connection drops
+                self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"<html>not the weights</html>")
         else:
             super().do_GET()
 
@@ -98,24 +155,20 @@ def test_fetched_weights_are_those_of_the_file_and_run(entry, tmp_path):
     source = tmp_path / "published/l2a_unet.hdf5"
     assert seen[-1] == (source.stat().st_size, source.stat().st_size)
     assert kept(entry) == sorted([path.name, record_path(path).name])
-    model = open_model(entry, "L2A")
+    network = open_model(entry, "L2A").network.network
+    found = network.state_dict()
     expected = read_keras(source)
-    found = dict(model.network.network.state_dict())
     assert all(torch.equal(found[name], torch.from_numpy(expected[name])) for name in expected)
     x = torch.from_numpy(np.random.default_rng(0).random((1, 13, 16, 16), np.float32))
-    torch.testing.assert_close(model.network.network(x), from_keras(source)(x))
+    torch.testing.assert_close(network(x), from_keras(source)(x))
 
 
-def test_what_is_there_is_not_fetched_again(entry, server):
+def test_it_is_fetched_once_and_gives_the_same_bytes_anywhere(entry, server, monkeypatch, tmp_path):
     path = fetch_weights(entry)
     assert fetch_weights(entry) == path
     assert server[1] == ["/l2a_unet.hdf5"]
-
-
-def test_the_same_file_always_gives_the_same_bytes(entry, monkeypatch, tmp_path):
-    content = fetch_weights(entry).read_bytes()
     monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "other"))
-    assert fetch_weights(entry).read_bytes() == content
+    assert fetch_weights(entry).read_bytes() == path.read_bytes()
 
 
 def test_models_that_share_a_file_share_what_was_fetched(entry):
@@ -126,17 +179,12 @@ def test_models_that_share_a_file_share_what_was_fetched(entry):
     assert not is_fetched(get_entry("kappamask-2021-l1c"))
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_folder_or_a_file_at_hand_needs_no_network(entry, server, tmp_path, folder):
-    files = tmp_path / "published" / ("" if folder else "l2a_unet.hdf5")
-    fetch_weights(replace(entry, url="http://127.0.0.1:9/none"), Origin(files=files))
+@pytest.mark.parametrize("at_hand", ["published", "published/l2a_unet.hdf5", None])
+def test_a_folder_a_file_or_a_mirror_stands_for_the_publisher(entry, server, tmp_path, at_hand):
+    origin = Origin(files=tmp_path / at_hand) if at_hand else Origin(mirror=server[0] + "/")
+    fetch_weights(replace(entry, url="http://127.0.0.1:9/none"), origin)
     assert open_model(entry, "L2A").precision == "fp32"
-    assert not server[1]
-
-
-def test_a_mirror_stands_for_the_publisher(entry, server):
-    fetch_weights(replace(entry, url="http://127.0.0.1:9/none"), Origin(mirror=server[0] + "/"))
-    assert is_fetched(entry)
+    assert bool(server[1]) == (at_hand is None)
 
 
 def test_the_cache_is_the_users_unless_a_variable_says_otherwise(monkeypatch, tmp_path):
@@ -237,9 +285,7 @@ def test_unfetched_weights_name_the_exact_command(entry):
 
 def test_changed_weights_are_refused_by_their_hash(entry):
     path = fetch_weights(entry)
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(WeightsError, match=r"has sha256 .*, the manifest says"):
         open_model(entry, "L2A")
 
@@ -262,11 +308,10 @@ def test_a_damaged_record_is_refused(entry, record, message):
 
 def test_safetensors_of_another_network_are_refused(entry):
     path = fetch_weights(entry)
-    shipped = weights_of(find_entry("default", "L2A")).path.read_bytes()
-    path.write_bytes(shipped)
+    shipped = weights_of(find_entry("default", "L2A"))
+    path.write_bytes(shipped.path.read_bytes())
     record = json.loads(record_path(path).read_text())
-    record["sha256"] = find_entry("default", "L2A").sha256
-    record_path(path).write_text(json.dumps(record))
+    record_path(path).write_text(json.dumps(record | {"sha256": shipped.sha256}))
     with pytest.raises(WeightsError, match="does not hold the network published in 2021"):
         open_model(entry, "L2A")
 
@@ -287,9 +332,11 @@ def test_the_command_fetches_once_and_then_says_it_is_there(entry, server, capsy
     assert len(server[1]) == 1
 
 
-def test_the_command_takes_a_folder(entry, tmp_path):
+def test_the_command_takes_a_folder_and_a_name_that_it_knows(entry, tmp_path):
     assert fetch_by_command(entry, files=tmp_path / "published") == 0
     assert is_fetched(entry)
+    with pytest.raises(UnknownNameError, match=f"expected one of {NAME}"):
+        fetch_by_command(entry, name="x")
 
 
 @pytest.mark.usefixtures("entry")
@@ -334,9 +381,4 @@ def test_mask_with_an_unfetched_model_or_without_its_bands_says_so(tmp_path, cap
     l1c = ["--date", "2017-02-16", "--level", "L1C", "--model", "kappamask-2021-l1c"]
     assert run(AREA_L1C, *l1c) == 1
     assert "run `kappamask models fetch kappamask-2021-l1c`" in capsys.readouterr().err
-    assert not os.path.exists(tmp_path / "out")  # noqa: PTH110  one question
-
-
-def test_an_unknown_name_lists_the_known_ones(entry):
-    with pytest.raises(UnknownNameError, match=f"expected one of {NAME}"):
-        run_fetch(argparse.Namespace(name="x", files=None, mirror=None), models={entry.name: entry})
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,7 @@ import cloudpickle
 import dask.array as da
 import numpy as np
 import pytest
-import rioxarray  # noqa: F401  registers .rio
-import xarray as xr
+from support.reflectance import FOUR, make_cube
 
 from kappamask import load_cube, load_model, predict_cube, search
 from kappamask.networks.weights import weights_of
@@ -41,25 +40,16 @@ def repeat(items, count):
     return made
 
 
-def make_cube(dates, *, size=2100, chunks=700):
+def make_zeros(dates, *, size=2100, chunks=700):
     """Zeros, of no size in a graph."""
-    return xr.DataArray(
-        da.zeros((dates, 4, size, size), np.float32, chunks=(1, -1, chunks, chunks)),
-        dims=("time", "band", "y", "x"),
-        coords={
-            "time": np.datetime64("2020-01-01", "ns")
-            + 5 * np.arange(dates) * np.timedelta64(1, "D"),
-            "band": ["B02", "B03", "B04", "B08"],
-            "y": 5000395.0 - 10 * np.arange(size),
-            "x": 600005.0 + 10 * np.arange(size),
-        },
-        attrs={"level": "L2A"},
-    ).rio.write_crs(32632)
+    return make_cube(
+        da.zeros((dates, 4, size, size), np.float32, chunks=(1, -1, chunks, chunks)), FOUR
+    )
 
 
 @pytest.mark.parametrize("dates", DATES)
 def test_labelling_adds_one_task_per_window_and_date_whatever_the_chunks(dates):
-    cube = make_cube(dates)
+    cube = make_zeros(dates)
     labels = predict_cube(cube)
     added = len(dict(labels.__dask_graph__())) - len(dict(cube.__dask_graph__()))
     bands_chosen = 9 * dates  # one per chunk of the cube: the bands that the network takes
@@ -87,7 +77,7 @@ def test_nothing_large_is_in_the_graph(items):
 
 def test_a_scheduler_that_passes_tasks_on_loads_no_network(tmp_path):
     path = tmp_path / "graph.pickle"
-    path.write_bytes(cloudpickle.dumps(dict(predict_cube(make_cube(1)).__dask_graph__())))
+    path.write_bytes(cloudpickle.dumps(dict(predict_cube(make_zeros(1)).__dask_graph__())))
     code = (
         "import pathlib, pickle, sys\n"
         f"tasks = pickle.loads(pathlib.Path({str(path)!r}).read_bytes())\n"
@@ -102,7 +92,7 @@ def test_a_scheduler_that_passes_tasks_on_loads_no_network(tmp_path):
 
 
 def test_work_arrives_as_it_was():
-    cube = make_cube(1, size=40, chunks=20).fillna(0) + np.float32(0.05)
+    cube = make_zeros(1, size=40, chunks=20).fillna(0) + np.float32(0.05)
     labels = predict_cube(cube)
     arrived = pickle.loads(pickle.dumps(labels))  # noqa: S301  packed on this line
     assert np.array_equal(arrived.values, labels.values)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from kappamask.networks.manifest import get_entry
-from kappamask.networks.published import list_shapes
+from kappamask.networks.published import PublishedUNet
 
 POOLS = (2, 4, 6, 8)  # convolutions before which the graph pools: layers without weights
 
@@ -18,7 +18,8 @@ def make_arrays(width=2, seed=0):
     """Kernels (y, x, in, out) and biases in the order of the graph; activations stay in range."""
     rng = np.random.default_rng(seed)
     arrays = []
-    for outputs, inputs, size, _ in list(list_shapes(width).values())[::2]:
+    for values in list(PublishedUNet(width).state_dict().values())[::2]:
+        outputs, inputs, size, _ = values.shape
         spread = np.sqrt(2 / (size**2 * inputs))
         kernel = rng.normal(0, spread, (size, size, inputs, outputs))
         arrays.append((kernel.astype("f4"), rng.normal(0.1, 0.1, outputs).astype("f4")))
