@@ -1,4 +1,4 @@
-"""Training of the own network. Row 6: may import every lower row.
+"""Training of the own network: may import every lower row.
 
 What the files are, in the order in which data flows:
 

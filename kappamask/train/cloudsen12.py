@@ -1,4 +1,4 @@
-"""CloudSEN12 and CloudSEN12+: patches labelled by experts all over the world. Row 6.
+"""CloudSEN12 and CloudSEN12+: patches labelled by experts all over the world..
 
 Source: Aybar et al. 2022, Scientific Data 9, 782 and Aybar et al. 2024, Data in Brief 56,
 110852 (CloudSEN12+, CC0). Two layouts are read:

@@ -1,4 +1,4 @@
-"""Where training chips come from. Row 6: imports `chips`, `kappaset`, `cloudsen12`, `kept`.
+"""Where training chips come from. Imports `chips`, `kappaset`, `cloudsen12`, `kept`, `series`.
 
 A data set is anything with a method `chips`; its class stands in `FORMATS` under the word that
 a configuration calls it by. Its other fields are options of the ``[[data]]`` table.
@@ -42,15 +42,21 @@ class Dataset(Protocol):
 class ChipFolder:
     """A folder with a `chips.csv`, as `docs/training.md` lays it out.
 
-    Two further sources are read for training where the folder holds them: `bolzano/` and
-    `safe/labels_T29UNU/` of the project's own data.
+    Without a `table` of its own, two further sources are read for training where the folder
+    holds them: `bolzano/` and `safe/labels_T29UNU/` of the project's own data.
     """
 
     folder: Path
     series: bool = False  # let the dates of a place judge one another, `kappamask.train.series`
+    table: str | None = None  # path of a table instead of the folder's `chips.csv`
 
     def __post_init__(self) -> None:
-        """Refuse a word where true or false is meant."""
+        """Refuse a word where true or false is meant, and no word where a path is."""
+        if not isinstance(self.table, str | None):
+            raise InputError(
+                f"table is the path of a CSV file, got {self.table!r} in [[data]] of "
+                f"{self.folder}: correct it"
+            )
         if not isinstance(self.series, bool):
             raise InputError(
                 f"series is true or false, got {self.series!r} in [[data]] of {self.folder}: "
@@ -59,8 +65,9 @@ class ChipFolder:
 
     def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
         """Yield the chips of one split."""
-        chips = [*read_chips(self.folder, split, limit=limit)]
-        if split == "train":
+        table = Path(self.table) if self.table else None
+        chips = [*read_chips(self.folder, split, limit=limit, table=table)]
+        if split == "train" and table is None:
             chips += read_bolzano(self.folder / "bolzano")
             chips += read_safe_blocks(self.folder / "safe")
             chips += read_strip(self.folder / "safe")

@@ -1,4 +1,4 @@
-"""The training loop, readable top to bottom. Row 6.
+"""The training loop, readable top to bottom.
 
 `kappamask train CONFIG.toml` calls `fit`; `kappamask.train.run_files` says what it writes.
 """
@@ -21,6 +21,7 @@ from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
 from kappamask.train.datasets import Groups, read_training, read_validation
 from kappamask.train.learner import Learner
+from kappamask.train.outlines import Outline, read_outlines
 from kappamask.train.run_files import (
     LOG,
     WEIGHTS,
@@ -87,8 +88,9 @@ def fit(
     check_folder(out, "the run")
     state = load_state(out, settings)
     torch.manual_seed(settings.seed)
+    outlines = read_outlines(config.outlines) if config.outlines is not None else []
     groups = read_training(config)
-    examples = collect(read_validation(config))
+    examples = collect(read_validation(config), outlines)
     # Weights that were begun with are fed as before, whatever the chips of this run.
     begun = out / WEIGHTS if state is not None else start_from
     normalise = read_normalisation(begun) or normalisation_of(groups.chips)
@@ -101,7 +103,7 @@ def fit(
             tell(f"going on from step {start} of {settings.steps}")
     cut_log(out / LOG, start)  # a run that was stopped before its first state left a line too
     began, losses, scores = time.monotonic() - before, [], {}
-    stream = open_stream(groups, settings, start=start)
+    stream = open_stream(groups, settings, start=start, outlines=outlines)
     for step in range(start + 1, settings.steps + 1):
         losses.append(learner.learn(normalise, next(stream)))
         if progress:
@@ -123,13 +125,19 @@ def fit(
     return scores
 
 
-def open_stream(groups: Groups, settings: Settings, *, start: int) -> Iterator[Any]:
+def open_stream(
+    groups: Groups, settings: Settings, *, start: int, outlines: Sequence[Outline] = ()
+) -> Iterator[Any]:
     """Yield batches for ever.
 
     A resumed run draws other crops than its first part did, or it would see them twice.
     """
     crops = Crops(
-        groups.chips, size=settings.size, seed=settings.seed + start, weights=groups.weights
+        groups.chips,
+        size=settings.size,
+        seed=settings.seed + start,
+        weights=groups.weights,
+        outlines=outlines,
     )
     loader = DataLoader(
         crops,

@@ -1,4 +1,4 @@
-"""KappaSet: 9251 labelled sub-tiles of 1038 L1C products, all over the world. Row 6.
+"""KappaSet: 9251 labelled sub-tiles of 1038 L1C products, all over the world..
 
 Source: Shtym et al. 2022, KappaSet: Sentinel-2 KappaZeta Cloud and Cloud Shadow Masks, Zenodo
 7100327 (check its licence there). The files were written by kappazeta/cm-vsm

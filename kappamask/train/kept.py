@@ -1,4 +1,4 @@
-"""Chips unpacked to plain arrays on disk, for data sets larger than memory. Row 6.
+"""Chips unpacked to plain arrays on disk, for data sets larger than memory..
 
 The arrays are mapped, not read: what a crop does not touch is never loaded, and the operating
 system keeps what it has room for. KappaSet takes 65 GB so.

@@ -1,4 +1,4 @@
-"""A network with all that makes it better step by step. Row 6."""
+"""A network with all that makes it better step by step.."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training makes small, and how it is judged. Row 6."""
+"""What training makes small."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     logits
         (n, 4, y, x): clear, cloud shadow, semi-transparent, cloud.
     target
-        (n, 5, y, x): the shares of `kappamask.train.targets`. Cloud of unknown thickness
+        (n, 5, y, x): the shares of `kappamask.train.targets`, settled. Cloud of unknown thickness
         asks only that semi-transparent and cloud together are likely; pixels whose shares
         are 0 ask nothing.
 

@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder. Row 6.
+"""What a training run leaves in its folder..
 
 - `log.csv`: a line per validation;
 - `last.pt`: what is needed to go on after an interruption, read back without a pickle;
