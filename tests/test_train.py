@@ -424,7 +424,7 @@ def test_validation_counts_as_by_hand():
     exact[CLEAR, :, 16:], exact[THIN, :, :16] = 1, 1
     scores = validate(Says(), normalise, [Example(x, torch.ones(14), exact, "simulated")])
     assert scores["simulated_clear"] == 1
-    assert scores["simulated_semi_transparent"] == 0
+    assert scores["simulated_semi_transparent_cloud"] == 0
     kinds = [example, Example(x, torch.ones(14), exact, "people")]
     kinds.append(
         Example(x, torch.ones(14), torch.eye(5)[CLEAR][:, None, None] + 0 * target, "ground")

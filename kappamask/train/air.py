@@ -34,8 +34,8 @@ def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:
     tint = (WAVELENGTH_UM / 0.49) ** rng.uniform(-0.5, 0.8)
     path = (PATH * tint * rng.uniform(0.5, 2.2))[:, None, None]
     through = TWO_WAY ** rng.uniform(0.7, 2.5)
-    through[VAPOUR] = TWO_WAY[VAPOUR] ** rng.uniform(0.7, 2.8)  # as real scenes: 0.1 to 0.6 of B8A
-    beside = rng.uniform(0, 0.3) * (WAVELENGTH_UM / 0.49) ** -0.4
+    through[VAPOUR] = TWO_WAY[VAPOUR] ** rng.uniform(0.7, 3.2)  # as real scenes: 0.1 to 0.6 of B8A
+    beside = rng.uniform(0, 0.3) * (WAVELENGTH_UM / 0.49) ** -0.9
     around = surface.flatten(1).nanmean(1)
     ground = surface + (beside * around)[:, None, None] - beside[:, None, None] * surface
     toa = path + through[:, None, None] * ground

@@ -28,8 +28,11 @@ STRIP = 600  # pixels per side of a piece of T32UPV; a multiple of 6, for 60 m b
 SCL_CLOUD, SCL_NONE = (8, 9, 10), 255
 COLUMNS = ("file", "split", "label_kind", "level", "resolution_m")  # of chips.csv
 ALGORITHMIC = ("net", "scl+net")  # kinds of labels that programs made: they may be wrong
-# Kinds that a chip's name or nature labels, so that it needs no file of labels.
-WITHOUT_FILE = ("clear", "overcast", "dates", "net")
+# Kinds that need no file of labels, and what they are afterwards: somebody saw that all of it is
+# ground or cloud, other dates will judge it, or the teacher will.
+WITHOUT_FILE = {
+    "seen clear": "clear", "seen overcast": "overcast", "dates": "dates", "teacher": "net",
+}  # fmt: skip
 HELP = "see docs/training.md"
 
 
@@ -144,12 +147,12 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     A row may say more than the columns that it must have: ``name``, where the file's own tells
     too little, and ``relabel``, codes that are taken for others, such as ``3>6 1>0``.
     """
-    kind, level = row["label_kind"], row["level"]
+    kind, level = WITHOUT_FILE.get(row["label_kind"], row["label_kind"]), row["level"]
     label_path = path.with_name(f"{path.stem}_label.tif")
     try:
         with rasterio.open(path) as image:
             layers = dict(zip(image.descriptions, image.read(), strict=True))
-        if kind in WITHOUT_FILE and not label_path.exists():
+        if row["label_kind"] in WITHOUT_FILE:
             dn = stack(layers)
             label, scl = dn.any(0).astype(np.uint8) * np.uint8(kind == "clear"), None
         else:

@@ -13,7 +13,7 @@ HELP = "see docs/training.md"
 # Tables of one key, a folder: what it is named in the file, and what is in the folder.
 FOLDERS = {
     "teacher": ("answers", "the folder that keeps its answers"),
-    "simulation": ("outlines", "the folder of masks whose clouds it takes"),
+    "simulation": ("outlines", "the folder of masks whose outlines it takes"),
 }
 
 

@@ -59,7 +59,8 @@ def target_of(chip: Chip) -> np.ndarray:
     target = one_hot(chip.label) if evidence is None else _weigh(chip, evidence)
     if chip.verdict is not None:
         target = overrule(target, chip.verdict)
-    return target if chip.kind == "human" else _see_cirrus(target, chip)
+    trusted = chip.kind == "human" or chip.level != "L1C"
+    return target if trusted else _see_cirrus(target, chip)
 
 
 def overrule(target: np.ndarray, verdict: np.ndarray) -> np.ndarray:
