@@ -20,9 +20,9 @@ from kappamask.networks.unet import UNet
 from kappamask.train import fit as fit_room
 from kappamask.train import validate as validate_room
 from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn
+from kappamask.train.datasets import keep
 from kappamask.train.fit import fit, normalisation_of
-from kappamask.train.kept import keep
-from kappamask.train.losses import CLASS_WEIGHTS, loss_of
+from kappamask.train.learner import CLASS_WEIGHTS, loss_of
 from kappamask.train.run_files import read_normalisation
 from kappamask.train.settings import Config, Settings, Source, read_config
 from kappamask.train.simulate import FAINT

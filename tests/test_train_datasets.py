@@ -16,9 +16,8 @@ from kappamask.base.legend import Label
 from kappamask.train import cloudsen12
 from kappamask.train.chips import distrust, read_bolzano, read_chips, read_safe_blocks
 from kappamask.train.cloudsen12 import CloudSen12
-from kappamask.train.datasets import ChipFolder, open_dataset, read_split, read_training
+from kappamask.train.datasets import ChipFolder, keep, open_dataset, read_split, read_training
 from kappamask.train.kappaset import KappaSet, read_sub_tile, split_of
-from kappamask.train.kept import keep
 from kappamask.train.settings import Config, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")

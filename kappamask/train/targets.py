@@ -3,7 +3,7 @@
 A target is (6, y, x): the shares of clear, cloud shadow, semi-transparent cloud, cloud, cloud of
 a thickness that nobody knows, and cirrus that nothing but B10 shows. They sum to 1 where
 anything is known, else to 0. The fifth share is why the teacher can be believed about cloud
-without being believed about its thickness: see `kappamask.train.losses`. The sixth is
+without being believed about its thickness: see `kappamask.train.learner`. The sixth is
 semi-transparent to a network that is given B10 and unknown to one that is not: `settle`.
 """
 
