@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,12 +21,23 @@ from kappamask.networks.weights import weights_of
 from kappamask.train import fit as fit_room
 from kappamask.train import validate as validate_room
 from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn
+from kappamask.train.datasets import keep
 from kappamask.train.fit import fit, normalisation_of
-from kappamask.train.kept import keep
-from kappamask.train.losses import CLASS_WEIGHTS, loss_of
+from kappamask.train.learner import CLASS_WEIGHTS, loss_of
 from kappamask.train.run_files import read_normalisation
 from kappamask.train.settings import Config, Settings, Source, read_config
-from kappamask.train.targets import ANY_CLOUD, CLEAR, CLOUD, SHADOW, THIN, one_hot, target_of
+from kappamask.train.simulate import FAINT
+from kappamask.train.targets import (
+    ANY_CLOUD,
+    CLEAR,
+    CLOUD,
+    ONLY_B10,
+    SHADOW,
+    THIN,
+    one_hot,
+    settle,
+    target_of,
+)
 from kappamask.train.validate import Example, collect, validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -62,10 +74,10 @@ def test_a_target_sums_to_1_where_anything_is_known_and_else_to_0():
 def test_brightness_says_how_thick_a_sure_cloud_is_and_a_gap_stays_open():
     chip = taught_chip([0.1] * 4, [0.0] * 4, [0.9] * 3 + [0.4], blue=[0.1, 0.3, 0.5, 0.5])
     target = target_of(chip)[:, 0]
-    np.testing.assert_allclose(target[:, 0], [0.1, 0, 0.9, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(target[:, 1], [0.1, 0, 0, 0, 0.9], atol=1e-6)
-    np.testing.assert_allclose(target[:, 2], [0.1, 0, 0, 0.9, 0], atol=1e-6)
-    np.testing.assert_allclose(target[:, 3], [0.1, 0, 0, 0, 0.4], atol=1e-6)  # not sure
+    np.testing.assert_allclose(target[:, 0], [0.1, 0, 0.9, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(target[:, 1], [0.1, 0, 0, 0, 0.9, 0], atol=1e-6)
+    np.testing.assert_allclose(target[:, 2], [0.1, 0, 0, 0.9, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(target[:, 3], [0.1, 0, 0, 0, 0.4, 0], atol=1e-6)  # not sure
 
 
 def test_where_the_teacher_is_contradicted_nothing_is_known():
@@ -78,10 +90,44 @@ def test_where_the_teacher_is_contradicted_nothing_is_known():
     assert target_of(taught_chip(**dark)).sum() > 1.9
 
 
-def test_clear_is_not_believed_where_cirrus_shows_or_a_veil_may_hang():
+# Reflectance of B10 x 10000 and what may be said of a pixel that others call clear, and cloud.
+B10_SAYS = {20: CLEAR, 79: CLEAR, 100: None, 200: ONLY_B10, 400: THIN, 900: ANY_CLOUD}
+
+
+@pytest.mark.parametrize("kind", ["net", "clear"])
+def test_b10_tells_cirrus_step_by_step_and_leaves_cloud_and_peoples_labels_alone(kind):
+    b10, n = list(B10_SAYS), len(B10_SAYS)
+    told = {"clear": [1.0] * n, "shadow": [0.0] * n, "cloud": [0.0] * n, "blue": [0.1] * n}
+    chip = taught_chip(**told, b10=[b10], level="L1C", kind=kind)
+    expected = np.zeros((6, n))
+    for place, share in enumerate(B10_SAYS.values()):
+        if share is not None:
+            expected[share, place] = 1
+    np.testing.assert_array_equal(target_of(chip)[:, 0], expected)
+    cloud = taught_chip(**told | {"clear": [0.0] * n, "cloud": [1.0] * n, "blue": [0.5] * n},
+                        b10=[b10], level="L1C")  # fmt: skip
+    assert (target_of(cloud)[CLOUD] == 1).all()
+    drawn = taught_chip(**told, b10=[b10], level="L1C", kind="human")
+    assert (target_of(replace(drawn, evidence=None))[CLEAR] == 1).all()
+
+
+def test_cirrus_that_only_b10_shows_is_thin_with_b10_and_unknown_without():
+    target = one_hot(np.array([[FAINT, Label.CLEAR, Label.SEMI_TRANSPARENT]], np.uint8))
+    with_b10, without = (settle(target, with_b10=there)[:, 0].T.tolist() for there in (True, False))
+    thin, clear = np.eye(5)[THIN].tolist(), np.eye(5)[CLEAR].tolist()
+    assert with_b10 == [thin, clear, thin]
+    assert without == [[0] * 5, clear, thin]
+
+
+def test_overcast_is_cloud_as_thick_as_it_is_bright():
+    chip = make_chip(kind="overcast", level="L2A", size=4, label=Label.UNDEFINED)
+    for blue, share in ((1000, THIN), (2500, ANY_CLOUD), (6000, CLOUD)):
+        chip.dn[B02] = blue
+        assert (target_of(chip)[share] == 1).all()
+
+
+def test_a_veil_may_hang_where_clear_is_not_believed():
     seen = {"clear": [0.9] * 2, "shadow": [0.1] * 2, "cloud": [0.0] * 2, "level": "L1C"}
-    cirrus = taught_chip(**seen, blue=[0.1, 0.1], b10=[[20, 200]])
-    assert target_of(cirrus).sum(0)[0].tolist() == pytest.approx([1, 0])
     veil = taught_chip(**seen, blue=[0.12, 0.15], label=Label.UNDEFINED)
     assert target_of(veil).sum(0)[0].tolist() == pytest.approx([1, 0])
     sure = taught_chip(**seen, blue=[0.12, 0.15], label=Label.CLEAR)
@@ -143,7 +189,7 @@ def test_cloud_of_unknown_thickness_asks_for_cloud_and_not_for_a_thickness():
 
 def test_pixels_of_which_nothing_is_known_do_not_count():
     logits = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    target = torch.from_numpy(one_hot(np.full((8, 8), Label.CLEAR, np.uint8)))[None]
+    target = torch.from_numpy(one_hot(np.full((8, 8), Label.CLEAR, np.uint8)))[None, :5]
     target[:, :, :4] = 0
     changed = logits.clone()
     changed[:, :, :4] += torch.tensor([5.0, -5, 3, -3])[:, None, None]
@@ -369,17 +415,25 @@ def test_validation_counts_as_by_hand():
     x[B02, :, :16] = 1.0
     target = torch.zeros(5, 32, 32)
     target[CLEAR, :, 8:24], target[ANY_CLOUD, :, :8] = 1, 1  # the right quarter is unknown
-    example = Example(x, torch.ones(14), target, exact=False)
+    example = Example(x, torch.ones(14), target, "real")
     normalise = Normalisation((0.5,) * 13, (1.0,) * 13)
     scores = validate(Says(), normalise, [example])
     assert scores["real_clear"] == pytest.approx(2 * 8 / (16 + 8))
     assert scores["real_any_cloud"] == pytest.approx(2 * 8 / (8 + 16))
-    assert scores["mean"] == pytest.approx(np.mean([2 / 3, 0, 2 / 3]))
+    assert scores["mean"] == pytest.approx(np.mean([2 / 3, 2 / 3]))  # nobody drew a shadow
     exact = torch.zeros(5, 32, 32)
     exact[CLEAR, :, 16:], exact[THIN, :, :16] = 1, 1
-    scores = validate(Says(), normalise, [Example(x, torch.ones(14), exact, exact=True)])
+    scores = validate(Says(), normalise, [Example(x, torch.ones(14), exact, "simulated")])
     assert scores["simulated_clear"] == 1
-    assert scores["simulated_cloud"] == 0
+    assert scores["simulated_semi_transparent_cloud"] == 0
+    kinds = [example, Example(x, torch.ones(14), exact, "people")]
+    kinds.append(
+        Example(x, torch.ones(14), torch.eye(5)[CLEAR][:, None, None] + 0 * target, "ground")
+    )
+    scores = validate(Says(), normalise, kinds)
+    assert scores["ground_clear"] == 0.5  # half of it was called cloud
+    people = np.mean([1, 0, 1])  # clear, semi-transparent called cloud, cloud of any thickness
+    assert scores["mean"] == pytest.approx((2 * people + np.mean([2 / 3, 2 / 3]) + 0.5) / 4)
 
 
 def test_examples_are_the_same_each_time_and_leave_the_random_stream_alone():
@@ -390,7 +444,7 @@ def test_examples_are_the_same_each_time_and_leave_the_random_stream_alone():
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
     again = collect(chips)
-    assert [example.exact for example in first] == [False, True, True, True]
+    assert [example.kind for example in first] == ["ground", *["simulated"] * 3]
     assert all(torch.equal(a.target, b.target) for a, b in zip(first, again, strict=True))
 
 
@@ -409,11 +463,12 @@ DATA = '[[data]]\nformat = "chips"\nfolder = "chips"\n'
 def test_a_configuration_is_read_as_it_stands(tmp_path):
     text = (
         "[settings]\nwidths = [8, 8]\nlearning_rate = 1\n[teacher]\nanswers = 'told'\n"
+        "[simulation]\noutlines = 'drawn'\n"
         f"{DATA}weight = 2\nlimit = 5\ncache = 'kept'\nlevel = 'L2A'\n"
     )
     config = read_config(write_config(tmp_path, text))
     assert config.settings == Settings(widths=(8, 8), learning_rate=1)
-    assert str(config.teacher) == "told"
+    assert (str(config.teacher), str(config.outlines)) == ("told", "drawn")
     (source,) = config.data
     assert (str(source.folder), source.weight, source.limit, str(source.cache)) == (
         "chips", 2, 5, "kept",
@@ -436,6 +491,8 @@ def test_a_configuration_is_read_as_it_stands(tmp_path):
         (DATA + "[settings]\nema = 1.5", InputError, "ema"),
         (DATA + "weight = 0", InputError, "weight"),
         (DATA + "[teacher]\n", InputError, "answers"),
+        (DATA + "[simulation]\n", InputError, "outlines"),
+        (DATA + "[simulation]\nmasks = 'here'", UnknownNameError, "outlines"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(tmp_path, text, error, words):

@@ -16,9 +16,8 @@ from kappamask.base.legend import Label
 from kappamask.train import cloudsen12
 from kappamask.train.chips import distrust, read_bolzano, read_chips, read_safe_blocks
 from kappamask.train.cloudsen12 import CloudSen12
-from kappamask.train.datasets import ChipFolder, open_dataset, read_split, read_training
+from kappamask.train.datasets import ChipFolder, keep, open_dataset, read_split, read_training
 from kappamask.train.kappaset import KappaSet, read_sub_tile, split_of
-from kappamask.train.kept import keep
 from kappamask.train.settings import Config, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -275,6 +274,58 @@ def test_what_is_wrong_with_a_folder_of_chips_is_said(tmp_path):
     (folder / "c0_label.tif").unlink()
     with pytest.raises(ReadError, match="c0"):
         read_chips(folder, "train")
+
+
+TABLE = """file,split,label_kind,level,resolution_m,name,relabel,note
+a/one.tif,train,human,L1C,30,,3>6 1>0,thin is the shade of a deck
+a/clear.tif,train,seen clear,L2A,10,a_clear,,
+a/cloudy.tif,train,dates,L2A,10,a_cloudy,,
+a/deck.tif,train,seen overcast,L1C,10,,,
+a/town.tif,train,teacher,L1C,10,,,
+a/odd.tif,train,none,L1C,10,,,nobody can name it
+"""
+
+
+def test_a_table_of_its_own_names_relabels_and_says_what_needs_no_label(tmp_path):
+    (tmp_path / "own.csv").write_text(TABLE)
+    dn = np.full((3, 4, 4), 300, np.uint16)
+    dn[1, 0, 0] = 0  # darker than 0, in one band
+    dn[:, 3, 3] = 0  # cut out, in all
+    for name in ("one", "clear", "cloudy", "deck", "town"):
+        write_raster(tmp_path / "pixels" / "a" / f"{name}.tif", dn, ("B02", "B08", "VV"))
+    drawn = np.array([[1, 3, 4, 2]] * 4, np.uint8)
+    layers = np.stack([drawn, 9 - drawn])
+    write_raster(tmp_path / "pixels" / "a" / "one_label.tif", layers, ("label", "as_drawn"))
+    source = ChipFolder(tmp_path / "pixels", table=str(tmp_path / "own.csv"))
+    chips = {chip.name: chip for chip in source.chips("train")}
+    kinds = {name: chip.kind for name, chip in chips.items()}
+    assert kinds == {
+        "one": "human", "a_clear": "clear", "a_cloudy": "dates", "deck": "overcast", "town": "net",
+    }  # fmt: skip
+    assert chips["one"].label[0].tolist() == [0, 6, 4, 2]
+    assert chips["one"].scl is None
+    assert chips["one"].dn[NAMES.index("B08"), 0].tolist() == [1, 300, 300, 300]
+    assert not chips["one"].dn[:, 3, 3].any()
+    assert chips["one"].bands == ("B02", "B08")
+    assert chips["a_clear"].label.tolist() == [[1] * 4] * 3 + [[1, 1, 1, 0]]
+    assert not any(chips[name].label.any() for name in ("a_cloudy", "deck", "town"))
+    assert chips["a_clear"].place == chips["a_cloudy"].place == "a"
+    with pytest.raises(InputError, match="table is the path"):
+        open_dataset(Source("chips", tmp_path, options={"table": 5}))
+    with pytest.raises(InputError, match=r"got none at .*nowhere\.csv"):
+        list(ChipFolder(tmp_path, table="nowhere.csv").chips("train"))
+
+
+def test_the_shipped_table_says_why_each_chip_is_left_out_or_changed(request):
+    path = request.config.rootpath / "scripts" / "whole_earth.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["name"] or row["file"].rpartition("/")[2] for row in rows]
+    assert len(set(names)) == len(names)
+    for row in rows:
+        assert row["split"] in ("train", "val", "test")
+        if row["label_kind"] == "none" or row["relabel"]:
+            assert row["note"], row["file"]
 
 
 def test_a_single_networks_shadows_and_faint_clouds_are_not_believed():

@@ -144,6 +144,25 @@ def test_snow_people_short_series_and_undated_chips_are_left_alone():
         assert all(chip.verdict is None for chip in judge(untouched))
 
 
+@pytest.mark.parametrize(
+    ("albedo", "code"),
+    [(0.01, Label.CLEAR), (0.095, DOUBTFUL), (0.15, Label.SEMI_TRANSPARENT), (0.4, Label.CLOUD)],
+)
+def test_the_clear_one_of_a_pair_is_the_witness(albedo, code):
+    cloudy, clear = make_series(
+        lambda _, value: under_cloud(albedo, value), when=0, dates=DATES[:2]
+    )
+    pair = [
+        replace(cloudy, name="field_cloudy", kind="dates"),
+        replace(clear, name="field_clear", kind="clear"),
+    ]
+    told, witness = judge(pair)
+    assert set(np.unique(told.verdict[INSIDE])) == {code}
+    assert witness.verdict is None
+    alone = judge([pair[0], replace(pair[1], name="other_clear")])
+    assert all(chip.verdict is None for chip in alone)
+
+
 def test_a_verdict_overrules_label_and_teacher_where_it_has_one():
     label = np.array([[Label.CLOUD_SHADOW] * 6], np.uint8)
     dn = np.full((13, 1, 6), 500, np.uint16)
@@ -153,7 +172,7 @@ def test_a_verdict_overrules_label_and_teacher_where_it_has_one():
     evidence[1] = 1
     for taught in (chip, replace(chip, evidence=evidence)):
         target = target_of(replace(taught, verdict=verdict))
-        assert target[:, 0, 0].tolist() == [0, 1, 0, 0, 0]  # no opinion: as labelled
+        assert target[:, 0, 0].tolist() == [0, 1, 0, 0, 0, 0]  # no opinion: as labelled
         assert target[:, 0, 1:].argmax(0)[:4].tolist() == [CLEAR, 1, THIN, 4]
         assert target.sum(0)[0].tolist() == [1, 1, 1, 1, 1, 0]
     np.testing.assert_array_equal(target_of(chip), one_hot(label))

@@ -1,4 +1,4 @@
-"""Labelled chips: what training and evaluation read. Row 6; GeoTIFF through rasterio."""
+"""Labelled chips: what training and evaluation read. GeoTIFF through rasterio."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ from kappamask.train.teacher import remember
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
 BLUE = SLOT["B02"]
 DATED = re.compile(r"(.+?)[_-]?(\d{4}-\d\d-\d\d|\d{8})")
+PAIRED = re.compile(r"(.+)_(?:cloudy|clear)")
 STRIP = 600  # pixels per side of a piece of T32UPV; a multiple of 6, for 60 m bands
 SCL_CLOUD, SCL_NONE = (8, 9, 10), 255
 COLUMNS = ("file", "split", "label_kind", "level", "resolution_m")  # of chips.csv
+ALGORITHMIC = ("net", "scl+net")  # kinds of labels that programs made: they may be wrong
+# Kinds that need no file of labels, and what they are afterwards: somebody saw that all of it is
+# ground or cloud, other dates will judge it, or the teacher will.
+WITHOUT_FILE = {
+    "seen clear": "clear", "seen overcast": "overcast", "dates": "dates", "teacher": "net",
+}  # fmt: skip
 HELP = "see docs/training.md"
 
 
@@ -35,10 +42,10 @@ class Chip:
 
     name: str
     dn: np.ndarray  # (13, y, x) uint16: reflectance x 10000, 0 = no data or band absent
-    label: np.ndarray  # (y, x) uint8, codes of `Label`
+    label: np.ndarray  # (y, x) uint8, codes of `Label`, or `kappamask.train.series.CLOUDY`
     level: str
     resolution: float  # metres
-    kind: str  # who labelled: human, scl+net, net, clear
+    kind: str  # who labelled: human, scl+net, net, clear, overcast, dates
     scl: np.ndarray | None = None  # (y, x) uint8, classes of Sen2Cor, 255 none
     evidence: np.ndarray | None = None  # (3, y, x) float32: `kappamask.train.teacher.teach`
     verdict: np.ndarray | None = None  # (y, x) uint8: `kappamask.train.series.judge`
@@ -67,8 +74,9 @@ class Chip:
 
     @property
     def place(self) -> str:
-        """The name without the day."""
-        return found[1] if (found := DATED.fullmatch(self.name)) else self.name
+        """The name without the day, and without saying which of a pair it is."""
+        found = DATED.fullmatch(self.name) or PAIRED.fullmatch(self.name)
+        return found[1] if found else self.name
 
     def reflectance(self) -> np.ndarray:
         """(13, y, x) float32, NaN where there is no data."""
@@ -88,7 +96,9 @@ def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
     return [items[place * len(items) // limit] for place in range(limit)]
 
 
-def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Chip]:
+def read_chips(
+    folder: Path, split: str, *, limit: int | None = None, table: Path | None = None
+) -> list[Chip]:
     """Read the chips of one split from a folder with a `chips.csv`.
 
     Parameters
@@ -99,6 +109,8 @@ def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Ch
         ``"train"``, ``"val"`` or ``"test"``.
     limit
         At most so many chips, spread evenly over the split.
+    table
+        Instead of the folder's `chips.csv`; its files are seen from `folder`.
 
     Raises
     ------
@@ -115,9 +127,9 @@ def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Ch
     Traceback (most recent call last):
     kappamask.base.errors.InputError: ...
     """
-    table = folder / "chips.csv"
+    table = table or folder / "chips.csv"
     if not table.is_file():
-        raise InputError(f"a folder of chips has a chips.csv, got none in {folder}: {HELP}")
+        raise InputError(f"a folder of chips has a chips.csv, got none at {table}: {HELP}")
     with table.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if lacking := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
@@ -130,27 +142,57 @@ def read_chips(folder: Path, split: str, *, limit: int | None = None) -> list[Ch
 
 
 def read_chip(path: Path, row: dict[str, str]) -> Chip:
-    """Read one chip and its label, doubtful labels taken out."""
+    """Read one chip and its label, doubtful labels taken out.
+
+    A row may say more than the columns that it must have: ``name``, where the file's own tells
+    too little, and ``relabel``, codes that are taken for others, such as ``3>6 1>0``.
+    """
+    kind, level = WITHOUT_FILE.get(row["label_kind"], row["label_kind"]), row["level"]
     label_path = path.with_name(f"{path.stem}_label.tif")
     try:
-        with rasterio.open(path) as image, rasterio.open(label_path) as labels:
-            dn = np.zeros((len(NAMES), image.height, image.width), np.uint16)
-            for index, name in enumerate(image.descriptions, start=1):
-                if name in SLOT:
-                    dn[SLOT[name]] = image.read(index)
-            label = labels.read(1)
-            scl = labels.read(2) if labels.count > 1 else None
+        with rasterio.open(path) as image:
+            layers = dict(zip(image.descriptions, image.read(), strict=True))
+        if row["label_kind"] in WITHOUT_FILE:
+            dn = stack(layers)
+            label, scl = dn.any(0).astype(np.uint8) * np.uint8(kind == "clear"), None
+        else:
+            with rasterio.open(label_path) as labels:
+                dn, label = stack(layers), labels.read(1)
+                second = labels.descriptions[1:2]
+                scl = labels.read(2) if second and second != ("as_drawn",) else None
     except rasterio.errors.RasterioError as error:
         raise ReadError(f"chip {path} cannot be read ({error}): write it again") from error
-    if label.shape != dn.shape[1:] or not dn.any() or row["level"] not in LEVELS:
+    if label.shape != dn.shape[1:] or not dn.any() or level not in LEVELS:
         raise InputError(
             f"a chip has bands described as B02, B03, ..., a label of its size and a level "
-            f"{' or '.join(LEVELS)}, got {dn.shape[1:]}, {label.shape}, {row['level']!r} for "
+            f"{' or '.join(LEVELS)}, got {dn.shape[1:]}, {label.shape}, {level!r} for "
             f"{path}: {HELP}"
         )
-    kind = row["label_kind"]
-    chip = Chip(path.stem, dn, label, row["level"], float(row["resolution_m"]), kind, scl)
-    return distrust(chip) if kind in ("net", "scl+net") else chip
+    drawn = label.copy()
+    for change in (row.get("relabel") or "").split():
+        before, _, after = change.partition(">")
+        label[drawn == int(before)] = int(after)
+    name = row.get("name") or path.stem
+    chip = Chip(name, dn, label, level, float(row["resolution_m"]), kind, scl)
+    return distrust(chip) if kind in ALGORITHMIC else chip
+
+
+def stack(layers: dict[str, np.ndarray], *, offset: int = 0) -> np.ndarray:
+    """Put DN by band into their slots: (13, y, x) uint16, 0 where a band is absent or unknown.
+
+    Reflectance of 0 or less is dark, not missing: a pixel that holds data in any band gets at
+    least 1 in all that there are. `offset` is added to DN.
+    """
+    known = {name: layer for name, layer in layers.items() if name in SLOT}
+    shape = next(iter(layers.values())).shape
+    dn, stored = np.zeros((len(NAMES), *shape), np.uint16), np.zeros(shape, bool)
+    for layer in known.values():
+        stored |= layer > 0
+    for name, layer in known.items():
+        if layer.any():
+            shifted = np.maximum(layer.astype(np.int32) + offset, 1)
+            dn[SLOT[name]] = np.where(stored, shifted, 0)
+    return dn
 
 
 def distrust(chip: Chip) -> Chip:
@@ -177,12 +219,11 @@ def read_bolzano(folder: Path) -> list[Chip]:
     for label_path in sorted(folder.glob("*/label.tif")):
         with rasterio.open(label_path) as source:
             label, scl = source.read((1, 2))
-        dn = np.zeros((len(NAMES), *label.shape), np.uint16)
+        layers = {}
         for name in ("B02", "B03", "B04", "B08"):
             with rasterio.open(label_path.with_name(f"{name}.tif")) as source:
-                stored = source.read(1).astype(np.int32)
-            # Reflectance <= 0 was stored as DN 1000: dark, not missing.
-            dn[SLOT[name]] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
+                layers[name] = source.read(1)
+        dn = stack(layers, offset=-1000)
         chip = Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net", scl)
         chips.append(distrust(chip))
     return chips
@@ -190,18 +231,14 @@ def read_bolzano(folder: Path) -> list[Chip]:
 
 def read_safe_blocks(folder: Path) -> list[Chip]:
     """Read the labelled 610 x 610 blocks of the 60 m product T29UNU (offset -1000)."""
-    paths = {
-        name: path
-        for name in NAMES
-        for path in folder.glob(f"*T29UNU*/GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2")
-    }
-    if not paths:
+    layers = {}
+    for name in NAMES:
+        for path in folder.glob(f"*T29UNU*/GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2"):
+            with rasterio.open(path) as source:
+                layers[name] = source.read(1)
+    if not layers:
         return []
-    dn = np.zeros((len(NAMES), 1830, 1830), np.uint16)
-    for name, path in paths.items():
-        with rasterio.open(path) as source:
-            stored = source.read(1).astype(np.int32)
-        dn[SLOT[name]] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
+    dn = stack(layers, offset=-1000)
     chips = []
     for label_path in sorted(folder.glob("labels_T29UNU/*_label.tif")):
         row, column = (int(digit) * 610 for digit in label_path.stem.split("_")[1])
@@ -227,15 +264,15 @@ def read_strip(folder: Path) -> list[Chip]:
         return []
     chips = []
     for top in range(0, 5 * STRIP, STRIP):
-        dn = np.zeros((len(NAMES), STRIP, STRIP), np.uint16)
+        layers = {}
         for name, path in paths.items():
             with rasterio.open(path) as source:
                 factor = 10980 // source.width
                 size = STRIP // factor
                 coarse = source.read(1, window=Window(0, top // factor, size, size))
-            dn[SLOT[name]] = coarse.repeat(factor, 0).repeat(factor, 1)
-        undefined = np.full(dn.shape[1:], Label.UNDEFINED, np.uint8)
-        chips.append(Chip(f"t32upv_{top}", dn, undefined, "L1C", 10.0, "net"))
+            layers[name] = coarse.repeat(factor, 0).repeat(factor, 1)
+        undefined = np.full((STRIP, STRIP), Label.UNDEFINED, np.uint8)
+        chips.append(Chip(f"t32upv_{top}", stack(layers), undefined, "L1C", 10.0, "net"))
     return chips
 
 
@@ -247,7 +284,7 @@ def ask_teacher(chips: Iterable[Chip], folder: Path) -> list[Chip]:
     """
     taught = []
     for chip in chips:
-        if chip.kind in ("net", "scl+net") and chip.resolution <= 60:
+        if chip.kind in ALGORITHMIC and chip.resolution <= 60:
             path = folder / f"{chip.name}.npy"
             evidence = remember(path, chip.dn, level=chip.level, resolution=chip.resolution)
             taught.append(replace(chip, evidence=evidence))

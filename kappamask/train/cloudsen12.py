@@ -1,4 +1,4 @@
-"""CloudSEN12 and CloudSEN12+: patches labelled by experts all over the world. Row 6.
+"""CloudSEN12 and CloudSEN12+: patches labelled by experts all over the world.
 
 Source: Aybar et al. 2022, Scientific Data 9, 782 and Aybar et al. 2024, Data in Brief 56,
 110852 (CloudSEN12+, CC0). Two layouts are read:
@@ -33,7 +33,7 @@ import rasterio
 from kappamask.base.bands import LEVELS, NAMES, canonical_name
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.base.legend import Label
-from kappamask.train.chips import SLOT, Chip, spread
+from kappamask.train.chips import Chip, spread, stack
 
 CODES = {0: Label.CLEAR, 1: Label.CLOUD, 2: Label.SEMI_TRANSPARENT, 3: Label.CLOUD_SHADOW}
 ORDER = {"L1C": NAMES, "L2A": tuple(name for name in NAMES if name != "B10")}
@@ -140,9 +140,7 @@ def read_patch(image: str, label: str, *, name: str, level: str) -> Chip:
             f"a {level} patch has {len(ORDER[level])} bands and a label of its size, got "
             f"{layers.shape} and {codes.shape} for {name}: choose another level in [[data]]"
         )
-    dn = np.zeros((len(NAMES), *codes.shape), np.uint16)
-    for band, layer in zip(_bands_of(spelled, level), layers, strict=False):
-        dn[SLOT[band]] = np.maximum(layer, 0)
+    dn = stack(dict(zip(_bands_of(spelled, level), layers, strict=False)))
     labels = np.full(codes.shape, Label.UNDEFINED, np.uint8)
     for code, meaning in CODES.items():
         labels[codes == code] = meaning

@@ -1,4 +1,4 @@
-"""Chips as augmented training crops. Row 6: imports `chips`, `simulate`, `targets`."""
+"""Chips as augmented training crops. Imports `chips`, `ground`, `simulate`, `targets`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from torch.nn import functional
 from torch.utils.data import IterableDataset
 
 from kappamask.base.bands import NAMES, NEAR_INFRARED, REQUIRED
+from kappamask.train.air import fill_bands, to_top_of_atmosphere
 from kappamask.train.chips import SLOT, Chip
-from kappamask.train.simulate import (
-    dress_ground,
-    fill_bands,
-    simulate,
-    to_top_of_atmosphere,
-)
-from kappamask.train.targets import CLEAR, one_hot, target_of
+from kappamask.train.ground import WOODED, dress_ground
+from kappamask.train.outlines import Outline
+from kappamask.train.simulate import cloud_over
+from kappamask.train.targets import CLEAR, one_hot, settle, target_of
 
 # What users have: the four 10 m bands, with SWIR, without 60 m bands, everything.
 COMMON_BAND_SETS = (
@@ -28,10 +26,6 @@ COMMON_BAND_SETS = (
     ("B02", "B03", "B04", "B8A", "B11", "B12"),
     ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
 )
-# How often clear ground gets dark woods. Through hazy air they look like shadow, and only ground
-# at L2A is seldom so hazy; where they are frequent, real shadows get lost.
-WOODED_L2A, WOODED_L1C = 0.12, 0.2
-LOW = 0.25  # share of simulated scenes all of whose clouds lie under the vapour, unseen in B10
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Taught:
 
     @property
     def target(self) -> np.ndarray:
-        """(5, y, x) float16, see `kappamask.train.targets`."""
+        """(6, y, x) float16, see `kappamask.train.targets`."""
         return target_of(self.chip).astype(np.float16) if self.kept is None else self.kept
 
     @property
@@ -76,6 +70,8 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         How often a clear crop gets a simulated cloud.
     weights
         Of groups: how many times as often as its size says a group is drawn.
+    outlines
+        Of real clouds, that some simulated ones take.
     """
 
     def __init__(
@@ -86,7 +82,9 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         seed: int,
         simulated: float = 0.75,
         weights: Mapping[str, float] | None = None,
+        outlines: Sequence[Outline] = (),
     ) -> None:
+        self.outlines = outlines
         self.groups = [[Taught.of(chip) for chip in chips] for chips in groups.values()]
         self.size = size
         self.seed = seed
@@ -118,20 +116,20 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
         ):
             x = fill_bands(x, rng) if level == "L2A" and rng.random() < 0.6 else x
             x = x * float(rng.uniform(0.55, 1.25))  # low sun, dark and bright soils are clear too
-            l1c = to_l1c or level == "L1C"
-            x = dress_ground(x, rng, level=level, wooded=WOODED_L1C if l1c else WOODED_L2A)
+            wooded = WOODED["L1C" if to_l1c else level]
+            x = dress_ground(x, rng, level=level, wooded=wooded)
             if to_l1c:
                 level, x = "L1C", to_top_of_atmosphere(x, rng)
-            below = x[SLOT["B10"]]
-            x, label = simulate(x, rng, level=level, resolution=resolution)
-            if rng.random() < LOW:
-                x[SLOT["B10"]] = below
+            x, label = cloud_over(
+                x, rng, level=level, resolution=resolution, outlines=self.outlines
+            )
             target = torch.where(clear, torch.from_numpy(one_hot(label.numpy())), target)
         elif to_l1c:
             level, x = "L1C", to_top_of_atmosphere(x, rng)
             x[SLOT["B10"]] = torch.nan  # nobody knows what cirrus there was
         x = x * float(rng.uniform(0.92, 1.08)) * (1 + 0.03 * torch.randn(13, 1, 1))
         x = drop_bands(x, rng)
+        target = settle(target, with_b10=bool(x[SLOT["B10"]].isfinite().any()))
         if rng.random() < 0.2:
             x, target = cut_swath_edge(x, target, rng)
         flags = torch.cat([x.isfinite().flatten(1).any(1), torch.tensor([level == "L1C"])])

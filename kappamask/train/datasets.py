@@ -1,4 +1,4 @@
-"""Where training chips come from. Row 6: imports `chips`, `kappaset`, `cloudsen12`, `kept`.
+"""Where training chips come from. Imports `chips`, `kappaset`, `cloudsen12`, `series`.
 
 A data set is anything with a method `chips`; its class stands in `FORMATS` under the word that
 a configuration calls it by. Its other fields are options of the ``[[data]]`` table.
@@ -6,12 +6,16 @@ a configuration calls it by. Its other fields are options of the ``[[data]]`` ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.files import publish, staging
 from kappamask.train.chips import (
     Chip,
     ask_teacher,
@@ -22,7 +26,6 @@ from kappamask.train.chips import (
 )
 from kappamask.train.cloudsen12 import CloudSen12
 from kappamask.train.kappaset import KappaSet
-from kappamask.train.kept import keep
 from kappamask.train.series import judge
 from kappamask.train.settings import Config, Source
 
@@ -42,15 +45,21 @@ class Dataset(Protocol):
 class ChipFolder:
     """A folder with a `chips.csv`, as `docs/training.md` lays it out.
 
-    Two further sources are read for training where the folder holds them: `bolzano/` and
-    `safe/labels_T29UNU/` of the project's own data.
+    Without a `table` of its own, two further sources are read for training where the folder
+    holds them: `bolzano/` and `safe/labels_T29UNU/` of the project's own data.
     """
 
     folder: Path
     series: bool = False  # let the dates of a place judge one another, `kappamask.train.series`
+    table: str | None = None  # path of a table instead of the folder's `chips.csv`
 
     def __post_init__(self) -> None:
-        """Refuse a word where true or false is meant."""
+        """Refuse a word where true or false is meant, and no word where a path is."""
+        if not isinstance(self.table, str | None):
+            raise InputError(
+                f"table is the path of a CSV file, got {self.table!r} in [[data]] of "
+                f"{self.folder}: correct it"
+            )
         if not isinstance(self.series, bool):
             raise InputError(
                 f"series is true or false, got {self.series!r} in [[data]] of {self.folder}: "
@@ -59,8 +68,9 @@ class ChipFolder:
 
     def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
         """Yield the chips of one split."""
-        chips = [*read_chips(self.folder, split, limit=limit)]
-        if split == "train":
+        table = Path(self.table) if self.table else None
+        chips = [*read_chips(self.folder, split, limit=limit, table=table)]
+        if split == "train" and table is None:
             chips += read_bolzano(self.folder / "bolzano")
             chips += read_safe_blocks(self.folder / "safe")
             chips += read_strip(self.folder / "safe")
@@ -159,3 +169,59 @@ def _refuse_nothing(found: Any, split: str, config: Config) -> None:
             f"training needs labelled chips of the splits train and val, got none of {split} in "
             f"{where}: see docs/training.md for how each format names its splits"
         )
+
+
+# --- chips unpacked to plain arrays on disk, for data sets larger than memory ----------------
+
+LAYERS = ("dn", "label", "scl", "verdict")
+
+
+def keep(chips: Iterable[Chip], folder: Path, *, name: str) -> list[Chip]:
+    """Give chips whose pixels stay on disk; the first time, unpack them there.
+
+    The arrays are mapped, not read: what a crop does not touch is never loaded, and the
+    operating system keeps what it has room for. KappaSet takes 65 GB so.
+
+    Parameters
+    ----------
+    chips
+        Not even looked at where the cache is whole.
+    folder
+        Written to if it lacks `name`.json. Delete it when the source changes.
+    name
+        Of this set of chips.
+
+    Raises
+    ------
+    WriteError
+        If the folder cannot be written.
+    """
+    index = folder / f"{name}.json"
+    if not index.exists():
+        with staging(folder, name) as aside:
+            rows = [_unpack(chip, folder, aside) for chip in chips]
+            publish(aside, {index: json.dumps(rows).encode()})  # last: it vouches for the arrays
+    return [_map(row, folder) for row in json.loads(index.read_text("utf-8"))]
+
+
+def _unpack(chip: Chip, folder: Path, aside: Path) -> dict[str, Any]:
+    for layer in LAYERS:
+        array = getattr(chip, layer)
+        if array is not None:
+            np.save(aside / "array.npy", array)
+            (aside / "array.npy").replace(folder / f"{chip.name}_{layer}.npy")
+    return {
+        "name": chip.name,
+        "level": chip.level,
+        "resolution": chip.resolution,
+        "kind": chip.kind,
+        "layers": [layer for layer in LAYERS if getattr(chip, layer) is not None],
+    }
+
+
+def _map(row: dict[str, Any], folder: Path) -> Chip:
+    layers = {
+        layer: np.load(folder / f"{row['name']}_{layer}.npy", mmap_mode="r")
+        for layer in row.pop("layers")
+    }
+    return Chip(**row, **layers)

@@ -1,4 +1,4 @@
-"""The training loop, readable top to bottom. Row 6.
+"""The training loop, readable top to bottom.
 
 `kappamask train CONFIG.toml` calls `fit`; `kappamask.train.run_files` says what it writes.
 """
@@ -21,15 +21,14 @@ from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
 from kappamask.train.datasets import Groups, read_training, read_validation
 from kappamask.train.learner import Learner
+from kappamask.train.outlines import Outline, read_outlines
 from kappamask.train.run_files import (
-    LOG,
     WEIGHTS,
-    cut_log,
     export,
     load_state,
     read_normalisation,
-    record,
     save_state,
+    write_log,
 )
 from kappamask.train.settings import Config, Settings
 from kappamask.train.validate import collect, validate
@@ -87,21 +86,22 @@ def fit(
     check_folder(out, "the run")
     state = load_state(out, settings)
     torch.manual_seed(settings.seed)
+    outlines = read_outlines(config.outlines) if config.outlines is not None else []
     groups = read_training(config)
-    examples = collect(read_validation(config))
+    examples = collect(read_validation(config), outlines)
     # Weights that were begun with are fed as before, whatever the chips of this run.
     begun = out / WEIGHTS if state is not None else start_from
     normalise = read_normalisation(begun) or normalisation_of(groups.chips)
     learner = Learner(settings, start_from=start_from if state is None else None)
-    start, best, before = 0, -1.0, 0.0
+    start, best, before, rows = 0, -1.0, 0.0, []
     if state is not None:
         learner.restore(state)
         start, best, before = state["step"], state["best"], state.get("seconds", 0.0)
+        rows = state.get("log", [])
         if tell:
             tell(f"going on from step {start} of {settings.steps}")
-    cut_log(out / LOG, start)  # a run that was stopped before its first state left a line too
     began, losses, scores = time.monotonic() - before, [], {}
-    stream = open_stream(groups, settings, start=start)
+    stream = open_stream(groups, settings, start=start, outlines=outlines)
     for step in range(start + 1, settings.steps + 1):
         losses.append(learner.learn(normalise, next(stream)))
         if progress:
@@ -110,26 +110,32 @@ def fit(
             continue
         scores = validate(learner.average.module, normalise, examples, learner.device)
         seconds = time.monotonic() - began
-        row = summary(step, seconds, float(np.mean(losses)), scores)
-        record(out / LOG, row)
+        rows.append(summary(step, seconds, float(np.mean(losses)), scores))
+        write_log(out, rows)
         if tell:
-            tell("  ".join(f"{key} {value}" for key, value in row.items()))
+            tell("  ".join(f"{key} {value}" for key, value in rows[-1].items()))
         losses.clear()
         if scores["mean"] > best:
             best = scores["mean"]
             export(learner.average.module.state_dict(), out, normalise, settings, scores)
-        marks = {"step": step, "best": best, "seconds": seconds}
+        marks = {"step": step, "best": best, "seconds": seconds, "log": rows}
         save_state(out, {**marks, **learner.state()}, settings)
     return scores
 
 
-def open_stream(groups: Groups, settings: Settings, *, start: int) -> Iterator[Any]:
+def open_stream(
+    groups: Groups, settings: Settings, *, start: int, outlines: Sequence[Outline] = ()
+) -> Iterator[Any]:
     """Yield batches for ever.
 
     A resumed run draws other crops than its first part did, or it would see them twice.
     """
     crops = Crops(
-        groups.chips, size=settings.size, seed=settings.seed + start, weights=groups.weights
+        groups.chips,
+        size=settings.size,
+        seed=settings.seed + start,
+        weights=groups.weights,
+        outlines=outlines,
     )
     loader = DataLoader(
         crops,

@@ -1,4 +1,4 @@
-"""KappaSet: 9251 labelled sub-tiles of 1038 L1C products, all over the world. Row 6.
+"""KappaSet: 9251 labelled sub-tiles of 1038 L1C products, all over the world.
 
 Source: Shtym et al. 2022, KappaSet: Sentinel-2 KappaZeta Cloud and Cloud Shadow Masks, Zenodo
 7100327 (check its licence there). The files were written by kappazeta/cm-vsm
@@ -28,7 +28,7 @@ import numpy as np
 from kappamask.base.bands import LEVELS, NAMES
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import Label
-from kappamask.train.chips import Chip, spread
+from kappamask.train.chips import Chip, spread, stack
 
 HIGHEST_DN = 65535
 SPLIT_FOLDERS = {
@@ -114,16 +114,15 @@ def read_sub_tile(path: Path, *, dn_offset: int | None = None) -> Chip | None:
     if not layers:
         raise InputError(f"a sub-tile has variables B01 .. B12, got none in {path}: remove it")
     offset = _offset_of(product, path, dn_offset)
-    dn = np.zeros((len(NAMES), *label.shape), np.uint16)
-    for name, layer in layers.items():
-        dn[NAMES.index(name)] = _to_dn(layer, offset, where=f"{name} of {path}")
+    stored = {name: _to_dn(layer, f"{name} of {path}") for name, layer in layers.items()}
+    dn = stack(stored, offset=offset)
     label[label > Label.MISSING] = Label.UNDEFINED
     level = next((level for level in LEVELS if level in product), "L1C")
     return Chip(f"{path.parent.name}-{path.stem}", dn, label, level, 10.0, "human")
 
 
-def _to_dn(layer: Any, offset: int, *, where: str) -> np.ndarray:
-    """Turn shares of 65535, or DN, into reflectance x 10000; 0 stays no data."""
+def _to_dn(layer: Any, where: str) -> np.ndarray:
+    """Turn shares of 65535, or DN, into DN."""
     if np.issubdtype(layer.dtype, np.floating):
         if not 0 <= np.nanmin(layer) <= np.nanmax(layer) <= 1:
             raise InputError(
@@ -131,9 +130,8 @@ def _to_dn(layer: Any, offset: int, *, where: str) -> np.ndarray:
                 f"{where}: convert the file"
             )
         layer = np.rint(np.nan_to_num(layer) * np.float64(HIGHEST_DN))
-    stored = layer.astype(np.int32)
-    # Reflectance of 0 or less is dark, not missing.
-    return np.where(stored > 0, np.maximum(stored + offset, 1), 0).astype(np.uint16)
+    stored: np.ndarray = layer.astype(np.int32)
+    return stored
 
 
 def _offset_of(product: str, path: Path, dn_offset: int | None) -> int:

@@ -1,4 +1,4 @@
-"""A network with all that makes it better step by step. Row 6."""
+"""A network with all that makes it better step by step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from kappamask.base.errors import WeightsError
 from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet
-from kappamask.train.losses import loss_of
 from kappamask.train.settings import Settings
+from kappamask.train.targets import ANY_CLOUD, CLOUD, THIN
 
+CLASS_WEIGHTS = (1.0, 3.0, 1.2, 1.0, 1.0)  # in the order of a target's shares
 PARTS = ("network", "average", "optimizer", "schedule")
 
 
@@ -102,3 +103,36 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
             f"a run starts from the safetensors of a network of the same widths, got {path}: "
             f"{str(error).splitlines()[0]}; set widths in [settings] as its best.toml says"
         ) from error
+
+
+def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with soft shares, plus soft dice.
+
+    Parameters
+    ----------
+    logits
+        (n, 4, y, x): clear, cloud shadow, semi-transparent, cloud.
+    target
+        (n, 5, y, x): the shares of `kappamask.train.targets`, settled. Cloud of unknown thickness
+        asks only that semi-transparent and cloud together are likely; pixels whose shares
+        are 0 ask nothing.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar.
+    """
+    log_share = logits.float().log_softmax(1)
+    log_cloud = torch.logsumexp(log_share[:, THIN : CLOUD + 1], 1, keepdim=True)
+    weights = torch.tensor(CLASS_WEIGHTS, device=target.device)[:, None, None]
+    weighted = target * weights
+    entropy = -(weighted * torch.cat([log_share, log_cloud], 1)).sum() / weighted.sum().clamp(min=1)
+    share = torch.cat([log_share, log_cloud], 1).exp()
+    known = target.sum(1, keepdim=True) > 0.5
+    any_cloud = target[:, THIN:].sum(1, keepdim=True)
+    truth = torch.cat([target[:, :ANY_CLOUD], any_cloud], 1) * known
+    sorted_out = known & (target[:, ANY_CLOUD:] < 0.05)  # nobody doubts how thick it is
+    counted = torch.cat([known, known, sorted_out, sorted_out, known], 1)
+    overlap = 2 * (share * truth * counted).sum((0, 2, 3))
+    total = ((share + truth) * counted).sum((0, 2, 3))
+    return entropy + 1 - ((overlap + 1) / (total + 1)).mean()

@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder. Row 6.
+"""What a training run leaves in its folder.
 
 - `log.csv`: a line per validation;
 - `last.pt`: what is needed to go on after an interruption, read back without a pickle;
@@ -112,28 +112,11 @@ def load_state(folder: Path, settings: Settings) -> dict[str, Any] | None:
     return state
 
 
-def record(path: Path, row: dict[str, float]) -> None:
-    """Append one line to the log, whole or not at all: `cut_log` reads numbers in it."""
+def write_log(folder: Path, rows: list[dict[str, float]]) -> None:
+    """Write the lines of all validations so far, whole or not at all."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(row))
-    before = path.read_bytes() if path.exists() else b""
-    if not before:
-        writer.writeheader()
-    writer.writerow(row)
-    with staging(path.parent, path.name) as aside:
-        publish(aside, {path: before + text.getvalue().encode()})
-
-
-def cut_log(path: Path, step: int) -> None:
-    """Take out the lines after `step`: what an interrupted run logged and did not keep."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8") as log:
-        head, *rows = list(csv.reader(log)) or [[]]
-    kept = [",".join(row) for row in rows if row and int(row[0]) <= step]
-    text = "".join(f"{line}\r\n" for line in (",".join(head), *kept)) if kept else ""
-    with staging(path.parent, path.name) as aside:
-        if text:
-            publish(aside, {path: text.encode()})
-        else:
-            path.unlink()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with staging(folder, LOG) as aside:
+        publish(aside, {folder / LOG: text.getvalue().encode()})

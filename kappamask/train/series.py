@@ -1,4 +1,4 @@
-"""What other dates of the same place say about a date: labels without a program. Row 6.
+"""What other dates of the same place say about a date: labels without a program.
 
 A place seen clear on dates before and after shows how bright it is without cloud. What is brighter
 in all visible bands was seen through a cloud, of an albedo that the same equation gives with which
@@ -9,7 +9,8 @@ Environ. 114, 1747).
 
 What a field does by itself looks different: tilled soil is brighter in red than in blue, a harvest
 darkens the near infrared alone. Snow, and places with too few clear dates, are left to the
-other labels.
+other labels. Of a pair, a cloudy and a clear chip of one place, the clear one says how bright
+the ground is; it is the only witness, so thresholds are stricter.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from scipy import ndimage
 
 from kappamask.base.bands import NEAR_INFRARED
 from kappamask.base.legend import Label
-from kappamask.train.chips import SLOT, Chip
+from kappamask.train.chips import ALGORITHMIC, SLOT, Chip
 from kappamask.train.simulate import CLEAR_TO, THIN_FROM
 
 # Beside the codes of `Label`: cloud of a thickness that nobody knows, and no label to be believed.
 CLOUDY, DOUBTFUL = np.uint8(6), np.uint8(7)
 VISIBLE = tuple(SLOT[name] for name in ("B02", "B03", "B04"))
-ALGORITHMIC = ("net", "scl+net")  # kinds of labels that may be wrong
 FEWEST = 6  # dates that make a series
 NEAREST = 7  # clear dates that a reference is the median of
 ENOUGH = 2  # of them
+UNSURE = 0.03  # albedo by which a pair's verdict must lie beyond a threshold
 # How much an earlier or later date says: days until the ground has changed, and how much less
 # the same season of another year says.
 CHANGES_IN, SEASON, ANOTHER_YEAR, LEAST = 25.0, 15.0, 0.2, 0.03
@@ -47,7 +48,9 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
     """Give dated chips of one place a `verdict`, and all others back as they are.
 
     Chips belong to one place if their names are the same but for the date at their end, and
-    level, resolution, bands and size are the same. Only labels that programs made are judged.
+    level, resolution, bands and size are the same; or, as a pair, but for ``cloudy`` and
+    ``clear``. Only labels that programs made are judged, and chips of the kind ``dates``, which
+    have none; chips of the kind ``clear`` are witnesses.
 
     Returns
     -------
@@ -57,15 +60,17 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
     """
     places: dict[tuple[object, ...], list[int]] = {}
     for index, chip in enumerate(chips):
-        if chip.date is not None and chip.kind in ALGORITHMIC:
+        if chip.place != chip.name and chip.kind in (*ALGORITHMIC, "dates", "clear"):
             key = (chip.place, chip.level, chip.resolution, chip.bands, chip.label.shape)
             places.setdefault(key, []).append(index)
     judged = list(chips)
     for indices in places.values():
-        if len(indices) >= FEWEST:
-            series = [chips[index] for index in indices]
+        series = [chips[index] for index in indices]
+        pair = all(chip.date is None for chip in series) and len(series) == 2
+        if len(series) >= FEWEST or pair:
             for index, verdict in zip(indices, judge_place(series), strict=True):
-                judged[index] = replace(chips[index], verdict=verdict)
+                if chips[index].kind != "clear":
+                    judged[index] = replace(chips[index], verdict=verdict)
     return judged
 
 
@@ -74,18 +79,20 @@ def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
     slots = [*VISIBLE, *infrared(series[0])]
     reflectance = np.stack([chip.dn[slots] for chip in series]).astype(np.float32) / 1e4
     reflectance[reflectance <= 0] = np.nan
-    days = np.array([chip.date.toordinal() for chip in series if chip.date is not None])
+    days = np.array([chip.date.toordinal() if chip.date else 0 for chip in series])
+    pair = len(series) == 2
     usable = np.array([not is_snowy(chip) for chip in series])[:, None, None]
     usable = usable & np.isfinite(reflectance[:, 0])
     said_cloud = np.stack([chip.label == Label.CLOUD for chip in series])
     clear = _inside(np.stack([chip.label == Label.CLEAR for chip in series]) & usable)
-    for _ in range(2):  # the second time with what the first found to be clear
+    for _ in range(1 if pair else 2):  # the second time with what the first found to be clear
         reference, counts = refer(reflectance, clear, days)
         veil, light = _compare(reflectance, reference)
-        known = (counts >= ENOUGH) & np.isfinite(veil).all(1) & usable
+        known = (counts >= (1 if pair else ENOUGH)) & np.isfinite(veil).all(1) & usable
         like = known & (veil.max(1) < CLEAR_TO) & (light > LIT_FROM)
         clear = _inside(like & ~said_cloud) | (clear & ~(known & (veil.min(1) > THIN_FROM)))
-    verdicts = [_decide(*date) for date in zip(series, veil, light, strict=True)]
+    unsure = UNSURE if pair else 0.0
+    verdicts = [_decide(*date, unsure=unsure) for date in zip(series, veil, light, strict=True)]
     return [np.where(sure, verdict, 0) for sure, verdict in zip(known, verdicts, strict=True)]
 
 
@@ -104,7 +111,7 @@ def is_snowy(chip: Chip) -> bool:
     return bool(snow.mean() > SNOWY)
 
 
-def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray) -> np.ndarray:
+def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray, *, unsure: float) -> np.ndarray:
     """Turn what was measured on a date into codes: (y, x) uint8."""
     veil, brightest = veils.min(0), veils.max(0)
     light = ndimage.median_filter(np.nan_to_num(light, nan=1.0), 3)
@@ -115,8 +122,8 @@ def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray) -> np.ndarray:
     verdict[unveiled & (light > LIT_FROM) & ~cloud] = Label.CLEAR
     shaded = _without_specks((light < SHADED_TO) & (brightest < NO_BRIGHTER))
     verdict[shaded & ~clear] = Label.CLOUD_SHADOW
-    verdict[veil > THIN_FROM] = CLOUDY
-    verdict[(veil > THIN_FROM) & (veil < SEEN_THROUGH)] = Label.SEMI_TRANSPARENT
+    verdict[veil > THIN_FROM + unsure] = CLOUDY
+    verdict[(veil > THIN_FROM + unsure) & (veil < SEEN_THROUGH)] = Label.SEMI_TRANSPARENT
     verdict[veil > HIDDEN_FROM] = Label.CLOUD
     verdict[(veil > THIN_FROM) & clear] = DOUBTFUL  # a field that was tilled, more often than not
     return verdict

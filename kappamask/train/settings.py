@@ -1,4 +1,4 @@
-"""All that a training run depends on, read from a TOML file. Row 6: imports `errors` only."""
+"""All that a training run depends on, read from a TOML file. Imports `base` only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 from kappamask.base.errors import InputError, UnknownNameError
 
 HELP = "see docs/training.md"
+# Tables of one key, a folder: what it is named in the file, and what is in the folder.
+FOLDERS = {
+    "teacher": ("answers", "the folder that keeps its answers"),
+    "simulation": ("outlines", "the folder of masks whose outlines it takes"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Config:
     data: tuple[Source, ...]
     settings: Settings = Settings()
     teacher: Path | None = None  # folder of the teacher's answers; None: labels as they are
+    outlines: Path | None = None  # folder of masks whose clouds are simulated; None: noise alone
 
 
 def read_config(path: Path) -> Config:
@@ -114,7 +120,7 @@ def read_config(path: Path) -> Config:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no readable TOML file ({error}): correct it") from error
-    _check_names("table", tables, ["data", "settings", "teacher"])
+    _check_names("table", tables, ["data", "settings", *FOLDERS])
     data = tables.get("data")
     if not isinstance(data, list) or not all(isinstance(table, dict) for table in data):
         raise InputError(
@@ -124,17 +130,19 @@ def read_config(path: Path) -> Config:
     _check_names("setting", chosen, [known.name for known in fields(Settings)])
     if isinstance(chosen.get("widths"), list):
         chosen["widths"] = tuple(chosen["widths"])
-    teacher = tables.get("teacher")
-    if teacher is not None:
-        _check_names("key of [teacher]", teacher, ["answers"])
-        if "answers" not in teacher:
-            raise InputError(
-                f"[teacher] names the folder that keeps its answers, got none in {path}: {HELP}"
-            )
+    folders = {}
+    for name, (key, meaning) in FOLDERS.items():
+        table = tables.get(name)
+        if table is not None:
+            _check_names(f"key of [{name}]", table, [key])
+            if key not in table:
+                raise InputError(f"[{name}] names {meaning}, got none in {path}: {HELP}")
+            folders[name] = Path(table[key])
     return Config(
         data=tuple(_read_source(table, path) for table in data),
         settings=Settings(**chosen),
-        teacher=Path(teacher["answers"]) if teacher is not None else None,
+        teacher=folders.get("teacher"),
+        outlines=folders.get("simulation"),
     )
 
 

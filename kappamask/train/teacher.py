@@ -1,4 +1,4 @@
-"""What another network sees in a chip: soft labels to learn from. Row 6; needs the extra `train`.
+"""What another network sees in a chip: soft labels to learn from; needs the extra `train`.
 
 ukis-csmask 1.0.0 (DLR, Apache-2.0) knows clear ground, cloud and cloud shadow. It was made
 for pixels of about 30 m, so a 10 m chip is shown to it at 10 m and at 20 m, with four bands

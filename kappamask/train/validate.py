@@ -1,8 +1,9 @@
-"""How good a network is while it trains. Row 6: imports `crops` and `targets`.
+"""How good a network is while it trains. Imports `crops` and `targets`.
 
-Two halves of equal weight: the `val` chips, with what the teacher says of them (clear, shadow,
-cloud of any thickness), and simulated scenes over clear `val` chips, whose four classes are
-known exactly.
+Chips are judged by who knows what of them, and each such kind counts: people's labels most;
+programs' and other dates' labels, which know cloud, shadow and clear; clear ground of all sorts,
+where only false alarms count; and simulated scenes over clear `val` chips, whose four classes
+are known exactly.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from kappamask.base.legend import LEGEND, PREDICTED
 from kappamask.networks.normalisation import Normalisation
 from kappamask.train.chips import Chip
 from kappamask.train.crops import Crops
-from kappamask.train.targets import ANY_CLOUD, CLEAR, SHADOW, THIN, target_of
+from kappamask.train.outlines import Outline
+from kappamask.train.targets import ANY_CLOUD, CLEAR, SHADOW, THIN, settle, target_of
 
-SCENES = 24
+SCENES = 32
 SCENE_SIZE = 256
 SURE = 0.7  # share from which a pixel counts as labelled
+KINDS = {"people": 2.0, "real": 1.0, "ground": 1.0, "simulated": 1.0}  # and their weights
 NAMES_OF = [LEGEND[code].name for code in PREDICTED]
 
 
@@ -34,25 +37,29 @@ class Example:
     x: Tensor  # (13, y, x) reflectance, NaN where there is none
     flags: Tensor  # (14,)
     target: Tensor  # (5, y, x)
-    exact: bool  # four classes are known, else three
+    kind: str  # of `KINDS`
 
 
-def collect(chips: Sequence[Chip]) -> list[Example]:
+def collect(chips: Sequence[Chip], outlines: Sequence[Outline] = ()) -> list[Example]:
     """Make the examples of some chips; the same chips always give the same examples."""
     examples = []
+    groups: dict[str, list[Chip]] = {}
     for chip in chips:
         x = torch.from_numpy(chip.reflectance())
         flags = torch.cat([x.isfinite().flatten(1).any(1), torch.tensor([chip.level == "L1C"])])
-        target = torch.from_numpy(target_of(chip))
-        examples.append(Example(x, flags.float(), target, exact=False))
-    groups: dict[str, list[Chip]] = {}
-    for chip in chips:
-        if target_of(chip)[CLEAR].mean() > 0.97 and chip.resolution <= 20:
+        drawn = target_of(chip)
+        target = torch.from_numpy(settle(drawn, with_b10=True))
+        kind = "people" if chip.kind == "human" else "real"
+        if chip.kind == "clear" and drawn[CLEAR].mean() > 0.5:
+            kind = "ground"
+        examples.append(Example(x, flags.float(), target, kind))
+        if drawn[CLEAR].mean() > 0.97 and chip.resolution <= 20:
             groups.setdefault(f"{chip.level}-{chip.bands}-{chip.label.shape}", []).append(chip)
     if groups:
         state = torch.random.get_rng_state()
-        crops = iter(Crops(groups, size=SCENE_SIZE, seed=2026, simulated=1.0))
-        examples += [Example(*next(crops), exact=True) for _ in range(SCENES)]
+        crops = Crops(groups, size=SCENE_SIZE, seed=2026, simulated=1.0, outlines=outlines)
+        stream = iter(crops)
+        examples += [Example(*next(stream), "simulated") for _ in range(SCENES)]
         torch.random.set_rng_state(state)
     return examples
 
@@ -61,33 +68,46 @@ def collect(chips: Sequence[Chip]) -> list[Example]:
 def validate(
     network: nn.Module, normalise: Normalisation, examples: Sequence[Example], device: str = "cpu"
 ) -> dict[str, float]:
-    """Dice per class and half, pixels of all examples pooled, and ``mean``, what is selected by."""
+    """Dice per kind and class, pixels of a kind pooled, and ``mean``, what is selected by.
+
+    Of clear ground it is the share that stays clear, mean over the chips. Classes that nobody
+    drew in a kind do not count there.
+    """
     network.eval()
-    counts = np.zeros((2, 5, 3), np.int64)  # half, share, (hit, drawn, said)
+    counts = np.zeros((len(KINDS), 5, 3), np.int64)  # kind, share, (hit, drawn, said)
+    kept = []
     for example in examples:
         said = _predict(network, normalise, example, device)
         drawn, known = _to_shares(example)
+        if example.kind == "ground":
+            kept.append(float((said == CLEAR)[known & (drawn == CLEAR)].float().mean()))
         for share in range(5):
             a, b = (drawn == share) & known, (said == share) & known
             if share == ANY_CLOUD:
                 a, b = (drawn >= THIN) & known, (said >= THIN) & known
-            counts[int(example.exact), share] += [int((a & b).sum()), int(a.sum()), int(b.sum())]
-    dice = 2 * counts[..., 0] / np.maximum(counts[..., 1] + counts[..., 2], 1)
-    real = {
-        name: dice[0, share]
-        for name, share in zip(
-            ("clear", "shadow", "any_cloud"), (CLEAR, SHADOW, ANY_CLOUD), strict=True
-        )
-    }
-    simulated = dict(zip(NAMES_OF, dice[1], strict=False))
-    halves = [
-        np.mean(list(half.values()))
-        for half, n in ((real, counts[0]), (simulated, counts[1]))
-        if n.any()
-    ]
-    scores = {"mean": float(np.mean(halves))}
-    scores |= {f"real_{name}": float(value) for name, value in real.items()}
-    return scores | {f"simulated_{name}": float(value) for name, value in simulated.items()}
+            elif share >= THIN:  # who does not know the thickness says nothing of these
+                known_thickness = known & (drawn != ANY_CLOUD)
+                a, b = a & known_thickness, b & known_thickness
+            number = list(KINDS).index(example.kind)
+            counts[number, share] += [int((a & b).sum()), int(a.sum()), int(b.sum())]
+    scores, weights = {}, []
+    for kind, table in zip(KINDS, counts, strict=True):
+        if kind == "ground":
+            of_kind = {"clear": float(np.nanmean(kept))} if kept else {}
+        else:
+            shares = {"people": range(5), "simulated": range(4)}.get(kind, (0, 1, 4))
+            of_kind = {
+                NAMES_OF[share] if share < ANY_CLOUD else "any_cloud": float(
+                    2 * table[share, 0] / (table[share, 1] + table[share, 2])
+                )
+                for share in shares
+                if table[share, 1]
+            }
+        if of_kind:
+            weights.append((float(np.mean(list(of_kind.values()))), KINDS[kind]))
+            scores |= {f"{kind}_{name}": value for name, value in of_kind.items()}
+    means, shares_of = zip(*weights, strict=True)
+    return {"mean": float(np.average(means, weights=shares_of))} | scores
 
 
 def _predict(network: nn.Module, normalise: Normalisation, example: Example, device: str) -> Tensor:
@@ -99,9 +119,15 @@ def _predict(network: nn.Module, normalise: Normalisation, example: Example, dev
 
 
 def _to_shares(example: Example) -> tuple[Tensor, Tensor]:
-    """Which share a pixel belongs to, (y, x), and whether anybody is sure of it."""
+    """Which share a pixel belongs to, (y, x), and whether anybody is sure of it.
+
+    Programs and dates are asked only for cloud of any thickness; people and simulation know it,
+    but where they say that they do not.
+    """
     target = example.target
-    if example.exact:
-        return target[:4].argmax(0), target[:4].amax(0) > SURE
+    if example.kind in ("people", "simulated"):
+        return target.argmax(0), target.amax(0) > SURE
     grouped = torch.stack([target[CLEAR], target[SHADOW], target[THIN:].sum(0)])
-    return grouped.argmax(0), grouped.amax(0) > SURE
+    return torch.where(grouped.argmax(0) == THIN, ANY_CLOUD, grouped.argmax(0)), grouped.amax(
+        0
+    ) > SURE
