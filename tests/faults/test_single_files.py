@@ -1,5 +1,6 @@
 """Single files over HTTP: what is read again, what the server is asked, what is never told."""
 
+import os
 import pickle
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from faults.bench import hurried
 from faults.scene import DATES, DN, LEFT, SIZE, TOP, item_id
 from faults.server import Trouble, serve
+from kappamask import load_cube
 from kappamask.base import retry
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import Answer, ask, read_patiently
@@ -98,3 +100,42 @@ def test_what_a_scene_says_of_its_files_travels_to_other_processes(world):
 def test_what_nobody_signs_is_not_renewed(world):
     for scene in (scene_of(world.items[0]), Scene("x")):
         assert renew(scene) is scene
+
+
+# --- what GDAL is told, and how often a server is asked ---------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_a_window_is_asked_for_as_often_as_the_one_table_says(world, engine):
+    """GDAL's tries and those of an engine would come on top, and multiply."""
+    world.troubles = [Trouble(PATH, "status", status=500, times=None)]
+    cube = load_cube(world.items[:1], bands=["B02"], engine=engine)
+    with pytest.raises(ReadError, match=r"HTTP 500.* in 3 tries"):
+        cube.compute(scheduler="synchronous")
+    asked = [status for _, _, path, status in world.asked if PATH in path]
+    assert asked == [500] * 2 * retry.FILES.tries  # each time the file, and what ails it
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_settings_of_the_process_stay_as_they_are(world, engine):
+    import odc.loader._rio
+
+    before = dict(os.environ), odc.loader._rio.get_rio_env(), odc.loader._rio._CFG.configured
+    load_cube(world.items[:1], bands=["B02"], engine=engine).compute()
+    assert not odc.loader._rio._CFG.configured
+    assert before == (dict(os.environ), odc.loader._rio.get_rio_env(), False)
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_files_of_strangers_are_read_without_the_proxy_of_the_environment(
+    world, monkeypatch, engine
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
+    guard = retry.GUARD.set(lambda **_: None)
+    try:
+        cube = load_cube(world.items[:1], bands=["B02"], engine=engine)
+    finally:
+        retry.GUARD.reset(guard)
+    assert np.isfinite(cube.compute()).any()
+    with pytest.raises(ReadError, match="B02"):
+        load_cube(world.items[1:2], bands=["B02"], engine=engine).compute()
