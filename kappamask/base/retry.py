@@ -160,12 +160,12 @@ def ask(href: str, *, proxy: str | None = None) -> Answer:
             )
             response.close()
             asked = response.headers.get("Retry-After")
-            return Answer(response.status_code, _seconds(asked))
+            return Answer(response.status_code, seconds_asked(asked))
     except (requests.RequestException, OSError):
         return Answer(silent=True)
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def seconds_asked(retry_after: str | None) -> float | None:
     """Read Retry-After, which is a number of seconds or a date."""
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader

@@ -23,7 +23,7 @@ from kappamask.base.errors import InputError, ReadError
 from kappamask.base.pixels import average_dn, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, read_patiently, without_query
 from kappamask.base.windows import Grid
-from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.scene import BandFile, Bounds, Scene
 
 T = TypeVar("T")
 # GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,
@@ -47,88 +47,72 @@ REMOTE_FORMATS = ("COG", "GTiff", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG")
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a scene says of one of its files."""
-
-    name: str  # of scene and file, for messages
-    file: BandFile | None = None
-
-    def check(self, raster: Any, href: str) -> None:
-        """Compare with the open file.
-
-        Raises
-        ------
-        ReadError
-            If it is no layer of Sentinel-2, or lies elsewhere than the scene says.
-        """
-        if is_remote(href) and raster.driver not in REMOTE_FORMATS:
-            self._refuse(href, "is GeoTIFF or JPEG 2000 where it is remote", f"got {raster.driver}")
-        got = f"got {raster.height} x {raster.width} pixels of {raster.dtypes[0]}"
-        if raster.count != 1 or raster.dtypes[0] not in DTYPES:
-            self._refuse(href, "must hold one band of uint16", f"{got} in {raster.count} bands")
-        if raster.crs is None:
-            self._refuse(href, "must say where it lies", f"{got} without a CRS")
-        if self.file is None or not self.file.epsg:
-            return
-        code, bounds = raster.crs.to_epsg(), self.file.bounds
-        if code and code != self.file.epsg:
-            self._refuse(href, f"is in EPSG:{self.file.epsg} as its item says", f"got EPSG:{code}")
-        if bounds:
-            off = np.abs(np.subtract(tuple(raster.bounds), bounds)).max()
-            if off > max(map(abs, raster.res)):
-                self._refuse(
-                    href,
-                    f"lies at {_rounded(bounds)} as its item says (proj:transform, proj:shape)",
-                    f"{got} at {_rounded(raster.bounds)}",
-                )
-
-    def _refuse(self, href: str, rule: str, got: str) -> None:
-        raise ReadError(
-            f"{self.name} {rule}, {got} at {without_query(href)}: item and file do not belong "
-            "together, leave the item out"
-        )
-
-
-def _rounded(bounds: Any) -> tuple[int, ...]:
-    return tuple(round(edge) for edge in bounds)
-
-
-@dataclass(frozen=True)
 class Access:
     """How the files of scenes are read, wherever they are read: it travels with the tasks."""
 
-    claims: Mapping[str, Sequence[Claim]]  # by address; a file that two scenes name fits both
+    # By address: what messages call a file, and what its scene says of it; of each such scene.
+    claims: Mapping[str, Sequence[tuple[str, BandFile | None]]]
     options: Mapping[str, str]  # of GDAL
 
     @classmethod
     def to(cls, scenes: Sequence[Scene]) -> Access:
         """Tell what scenes say of each file, and what their catalogues want of GDAL."""
-        claims: defaultdict[str, list[Claim]] = defaultdict(list)
+        claims: defaultdict[str, list[tuple[str, BandFile | None]]] = defaultdict(list)
         options = dict(HTTP_OPTIONS)
         for scene in scenes:
             options |= scene.profile.gdal_options if scene.profile else {}
             for file in scene.files.values():
                 name = f"asset {file.key!r} ({file.band}) of item {scene.id}"
-                claims[find_place(file.href)].append(Claim(name, file))
+                claims[find_place(file.href)].append((name, file))
         if GUARD.get():
             options["GDAL_HTTP_PROXY"] = ""  # of the environment: none leads to this machine
         return cls(dict(claims), options)
 
     def only(self, href: str) -> Access:
         """Leave out what concerns other files."""
-        return replace(self, claims={href: self._claims(href)})
+        return replace(self, claims={href: self.claims.get(href, ())})
+
+    def name(self, href: str) -> str:
+        """Tell what messages call a file."""
+        return next((name for name, _ in self.claims.get(href, ())), "a file")
 
     def check(self, raster: Any, href: str) -> None:
-        """Refuse an open file that is not what a scene says: `Claim.check`."""
-        for claim in self._claims(href):
-            claim.check(raster, href)
+        """Compare an open file with what its scenes say.
+
+        Raises
+        ------
+        ReadError
+            If it is no layer of Sentinel-2, or lies elsewhere than a scene says.
+        """
+        got = f"got {raster.height} x {raster.width} pixels of {raster.dtypes[0]}"
+        code, broken = raster.crs and raster.crs.to_epsg(), ""
+        if is_remote(href) and raster.driver not in REMOTE_FORMATS:
+            broken = f"is GeoTIFF or JPEG 2000 where it is remote, got {raster.driver}"
+        elif raster.count != 1 or raster.dtypes[0] not in DTYPES:
+            broken = f"must hold one band of uint16, {got} in {raster.count} bands"
+        elif raster.crs is None:
+            broken = f"must say where it lies, {got} without a CRS"
+        for name, file in self.claims.get(href) or [("a file", None)]:
+            bounds = file.bounds if file and file.epsg else None
+            if not broken and file and file.epsg and code and code != file.epsg:
+                broken = f"is in EPSG:{file.epsg} as its item says, got EPSG:{code}"
+            if not broken and bounds and _are_apart(raster, bounds):
+                broken = (
+                    f"lies at {_rounded(bounds)} as its item says (proj:transform, proj:shape), "
+                    f"{got} at {_rounded(raster.bounds)}"
+                )
+            if broken:
+                raise ReadError(
+                    f"{name} {broken} at {without_query(href)}: item and file do not belong "
+                    "together, leave the item out"
+                )
 
     def read(self, read: Callable[[], T], href: str, *, forget: Callable[[bool], object]) -> T:
         """Read from a file with patience: `read_patiently`."""
         return read_patiently(
             read,
             href,
-            name=self._claims(href)[0].name,
+            name=self.name(href),
             forget=forget,
             # Attributes: stackstac takes it that a file has a CRS; one that is cut short has none.
             errors=(RasterioError, RuntimeError, OSError, AttributeError),
@@ -151,8 +135,15 @@ class Access:
             except (RasterioError, OSError):
                 return
 
-    def _claims(self, href: str) -> Sequence[Claim]:
-        return self.claims.get(href, (Claim("a file"),))
+
+def _are_apart(raster: Any, bounds: Bounds) -> bool:
+    """Tell whether a file lies a pixel or more from where its item says."""
+    off = np.abs(np.subtract(tuple(raster.bounds), bounds)).max()
+    return bool(off > max(map(abs, raster.res)))
+
+
+def _rounded(bounds: Bounds) -> tuple[int, ...]:
+    return tuple(round(edge) for edge in bounds)
 
 
 def find_place(href: str) -> str:
@@ -190,7 +181,7 @@ class FileReader:
 
     def __init__(self, files: Mapping[str, BandFile]) -> None:
         self.files = files
-        claims = {file.href: (Claim(f"band {band}", file),) for band, file in files.items()}
+        claims = {file.href: ((f"band {band}", file),) for band, file in files.items()}
         self.access = Access(claims, HTTP_OPTIONS)
         self._open: dict[tuple[int, str], Any] = {}
 

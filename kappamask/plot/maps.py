@@ -12,7 +12,7 @@ import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import check_labels
-from kappamask.scenes.items import document_of, view_of
+from kappamask.scenes.items import view_of
 
 if TYPE_CHECKING:
     import folium
@@ -101,15 +101,14 @@ def _import_folium() -> Any:
 
 
 def _feature(item: Any) -> dict[str, Any]:
-    document = document_of(item)
-    properties = view_of(item).properties
-    cover = properties.get("eo:cloud_cover")
+    view = view_of(item)
+    cover = view.properties.get("eo:cloud_cover")
     return {
         "type": "Feature",
-        "geometry": document["geometry"],
+        "geometry": view.geometry,
         "properties": {
-            "id": document["id"],
-            "time": str(properties.get("datetime"))[:19].replace("T", " "),
+            "id": view.id,
+            "time": str(view.properties.get("datetime"))[:19].replace("T", " "),
             "cloud cover": "?" if cover is None else f"{cover:.0f} %",
         },
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,9 @@ def parse_product(content: bytes, *, where: str) -> ProductMetadata:
         quantification=_quantification(document, f"L{level[1]}"),
         offsets=_offsets(document),
         footprint=_footprint(document),
-        images=tuple(text.strip() for tag in _IMAGES for text in document.texts(tag)),
+        images=tuple(
+            (image.text or "").strip() for tag in _IMAGES for image in document.elements(tag)
+        ),
     )
 
 
@@ -144,7 +147,9 @@ def parse_tile(content: bytes, *, where: str) -> TileMetadata:
             f"{identifier:.80} and {document.text('HORIZONTAL_CS_CODE'):.80}: download the product "
             "again"
         )
-    sun = document.only("Mean_Sun_Angle")
+    sun = next(document.elements("Mean_Sun_Angle"), None)
+    if sun is None:
+        raise document.absent("Mean_Sun_Angle")
     return TileMetadata(
         id=identifier,
         tile=tile[1],
@@ -175,25 +180,15 @@ class Document:
         root = self.root if below is None else below
         yield from root.iterfind(f".//{{*}}{tag}")
 
-    def texts(self, tag: str, *, below: Any = None) -> Iterator[str]:
-        """Yield the texts of elements."""
-        return (element.text or "" for element in self.elements(tag, below=below))
-
-    def only(self, tag: str) -> Any:
-        """Find the first element of a name."""
-        for element in self.elements(tag):
-            return element
-        raise self._absent(tag)
-
     def text(self, *tags: str, default: str | None = None, below: Any = None) -> str:
         """Read the text of the first element that is there and says something."""
         for tag in tags:
-            for text in self.texts(tag, below=below):
-                if text.strip():
-                    return text.strip()
+            for element in self.elements(tag, below=below):
+                if text := (element.text or "").strip():
+                    return str(text)
         if default is not None:
             return default
-        raise self._absent(tags[0])
+        raise self.absent(tags[0])
 
     def number(
         self,
@@ -219,20 +214,16 @@ class Document:
     def time(self, *tags: str) -> np.datetime64:
         """Read a time in UTC."""
         text = self.text(*tags)
-        if not _TIME.fullmatch(text):  # numpy also takes "now" and "NaT", and turns years around
-            raise self._no_time(tags[0], text)
-        try:
-            return np.datetime64(text.removesuffix("Z"), "ns")
-        except ValueError:
-            raise self._no_time(tags[0], text) from None
-
-    def _no_time(self, tag: str, text: str) -> ItemError:
-        return ItemError(
-            f"{self.where}: {tag} is a time, got {text!r:.60}, and not YYYY-MM-DDTHH:MM:SS.sssZ: "
-            "download it again"
+        if _TIME.fullmatch(text):  # numpy also takes "now" and "NaT", and turns years around
+            with suppress(ValueError):
+                return np.datetime64(text.removesuffix("Z"), "ns")
+        raise ItemError(
+            f"{self.where}: {tags[0]} is a time, got {text!r:.60}, and not "
+            "YYYY-MM-DDTHH:MM:SS.sssZ: download it again"
         )
 
-    def _absent(self, tag: str) -> ItemError:
+    def absent(self, tag: str) -> ItemError:
+        """Say that an element is not there."""
         return ItemError(
             f"{self.where}: the metadata of a product say {tag}, found nothing: it is no "
             "Sentinel-2 product, or damaged: download it again"
@@ -264,7 +255,7 @@ def _shapes(document: Document) -> dict[int, tuple[int, int]]:
         )
         shapes[int(step)] = int(rows), int(columns)
     if not shapes:
-        raise document._absent("Size")  # noqa: SLF001  one module
+        raise document.absent("Size")
     return shapes
 
 

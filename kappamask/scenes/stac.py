@@ -1,4 +1,4 @@
-"""A STAC API or a static catalogue, read with patience. Row 3: imports lower rows and pystac."""
+"""A STAC API or a static catalogue, read with patience. Imports `catalogs`, `base` and pystac."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from pystac.utils import make_absolute_href
 from pystac_client import ItemSearch
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
-from requests import RequestException
+from requests import ConnectionError as LostConnection
+from requests import Timeout
 from requests.exceptions import ChunkedEncodingError
-from urllib3 import Retry
-from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from kappamask.base.errors import CatalogError
-from kappamask.base.retry import CATALOGUES, GUARD, PASSING
+from kappamask.base.retry import CATALOGUES, GUARD, PASSING, seconds_asked
 from kappamask.scenes.catalogs import PROFILES, Profile
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ logger = logging.getLogger(__name__)
 PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cut at some MB
 MOST_PAGES = 1000  # of one search
 BARREN_PAGES = 10  # in a row without anything new: some servers filter after they cut pages
+_LOST = (LostConnection, Timeout, ChunkedEncodingError)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
 
 
@@ -63,22 +63,13 @@ class Source:
 
     def __init__(self, location: str, profile: Profile | None) -> None:
         self.location, self.profile = location, profile
-        retry = _BoundedRetry(
-            total=CATALOGUES.tries - 1,
-            backoff_factor=CATALOGUES.wait_s,
-            backoff_jitter=CATALOGUES.wait_s,
-            status_forcelist=PASSING,
-            allowed_methods=None,  # a search is a POST, and may be sent twice
-            raise_on_status=False,  # the last answer tells the status
-        )
-        self.io = _PatientIO(max_retries=retry, timeout=CATALOGUES.timeout_s)
-        self.guard = GUARD.get()
+        self.io, self.guard = _PatientIO(), GUARD.get()
         if self.guard:
             session = self.io.session
             session.trust_env = False  # proxies of the environment would win
             session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
             for scheme in ("http://", "https://"):
-                session.mount(scheme, self.guard(max_retries=retry))
+                session.mount(scheme, self.guard())
         if Path(location).is_dir():
             self.location = str(Path(location) / "catalog.json")
         self.root = self._read(self.location)
@@ -99,12 +90,9 @@ class Source:
 
     def items(self, query: Query) -> Iterator[pystac.Item]:
         """Yield what the catalogue holds, at least everything that answers the query."""
-        found: Iterator[tuple[str | None, dict[str, Any]]]
-        found = self._search(query) if self.search_link else self._walk()
-        for href, document in found:
-            yield self._item(document, href)
-
-    def _search(self, query: Query) -> Iterator[tuple[None, dict[str, Any]]]:
+        if not self.search_link:
+            yield from self._walk()
+            return
         wanted: dict[str, Any] = {}
         if self.has_filter and query.max_cloud_cover is not None:
             cloud = [{"property": "eo:cloud_cover"}, query.max_cloud_cover]
@@ -120,8 +108,8 @@ class Source:
             datetime=str(query.dates),
             **wanted,
         )
-        found = self._entries("features", url, str(asked.method), asked.get_parameters())
-        yield from ((None, document) for document in found)
+        for document in self._entries("features", url, str(asked.method), asked.get_parameters()):
+            yield self._item(document, None)
 
     def _entries(
         self, kind: str, url: str, method: str = "GET", parameters: dict[str, Any] | None = None
@@ -173,20 +161,21 @@ class Source:
     def _links(self, rel: str) -> list[dict[str, Any]]:
         return _links_of(self.root, self.location, rel)
 
-    def _walk(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield href and document of every item below the root."""
+    def _walk(self) -> Iterator[pystac.Item]:
+        """Yield every item below the root."""
         pending, seen = [(self.location, self.root)], {self.location}
         while pending:
             href, document = pending.pop()
             for link in _links_of(document, href, "item", "child"):
                 target = make_absolute_href(link.get("href", ""), href)
-                if target not in seen:
-                    seen.add(target)
-                    inner = self._read(target)
-                    if link["rel"] == "item":
-                        yield target, inner
-                    else:
-                        pending.append((target, inner))
+                if target in seen:
+                    continue
+                seen.add(target)
+                inner = self._read(target)
+                if link["rel"] == "item":
+                    yield self._item(inner, target)
+                else:
+                    pending.append((target, inner))
 
     def _read(self, href: str) -> Any:
         if self.guard and not href.startswith(("http://", "https://")):
@@ -222,33 +211,33 @@ def _links_of(document: Any, href: str, *rels: str) -> list[dict[str, Any]]:
 
 
 class _PatientIO(StacApiIO):  # type: ignore[misc]
-    """Asks again where an answer broke off: the retries of requests end with its headers."""
+    """Asks again, as `base.retry` says, where an answer does not come, breaks off, or may change.
+
+    The retries of requests end with the headers of an answer: none of those are on top.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_retries=None, timeout=CATALOGUES.timeout_s)
+        self.asked_s: float | None = None  # by Retry-After of the last answer
+        self.session.hooks["response"].append(self._note)
 
     def request(self, *arguments: Any, **options: Any) -> str:
-        for tried in range(1, CATALOGUES.tries):
+        for tried in range(1, CATALOGUES.tries + 1):
+            self.asked_s = None
             try:
                 return str(super().request(*arguments, **options))
             except APIError as error:
-                if not _broke_off(error.__context__):
+                lost = isinstance(
+                    error.__context__, LostConnection | Timeout | ChunkedEncodingError
+                )
+                passing = lost or getattr(error, "status_code", None) in PASSING
+                if tried == CATALOGUES.tries or not passing:
                     raise
-            time.sleep(CATALOGUES.wait(tried))
-        return str(super().request(*arguments, **options))
+            time.sleep(CATALOGUES.wait(tried, self.asked_s))
+        raise AssertionError("there is at least one try")
 
-
-def _broke_off(cause: BaseException | None) -> bool:
-    """Tell whether an answer began and did not end."""
-    inner = cause.args[0] if cause is not None and cause.args else None
-    return isinstance(cause, ChunkedEncodingError) or (
-        isinstance(cause, RequestException) and isinstance(inner, ProtocolError | ReadTimeoutError)
-    )
-
-
-class _BoundedRetry(Retry):
-    """Retries that wait as the server asks, but not for hours."""
-
-    def get_retry_after(self, response: Any) -> float | None:
-        wait = super().get_retry_after(response)
-        return None if wait is None else min(wait, CATALOGUES.longest_wait_s)
+    def _note(self, response: Any, **_: Any) -> None:
+        self.asked_s = seconds_asked(response.headers.get("Retry-After"))
 
 
 @contextmanager
