@@ -1,6 +1,9 @@
-"""The command line: a file per command with its parser and `run_*`, no logic. Row 7.
+"""The command line: words to calls, no logic; imports everything below, inside commands only.
 
-Every import beyond argparse happens inside a command: `--help` stays fast.
+One module per command: `add_options` gives the parser its options, `run` calls the library.
+A module is imported where its command is asked for, and what it calls where it runs: `--help`
+stays fast. argparse, not cyclopts: the texts of `--help` are pinned, and nothing else would be
+gained.
 """
 
 from __future__ import annotations
@@ -10,19 +13,54 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 from kappamask import __version__
-from kappamask.cli.composite import add_composite
-from kappamask.cli.demo import add_demo
-from kappamask.cli.evaluate import add_evaluate
 from kappamask.cli.exit_codes import Signals, end, flush_errors, flush_output
-from kappamask.cli.mask import add_mask
-from kappamask.cli.models import add_models
-from kappamask.cli.report import add_report
-from kappamask.cli.search import add_search
-from kappamask.cli.serve import add_serve
-from kappamask.cli.train import add_train
-from kappamask.cli.udf import add_udf
+from kappamask.cli.terminal import AGAIN, QUERY, add_command
+
+PRODUCT = "S2A_MSIL1C_20170430T103021_N0205_R108_T32UPV_20170430T103024.SAFE"
+KEPT = "finished dates are kept, repeat the command to go on"
+COMMANDS = {  # name: help, example, what is kept of it when it is interrupted
+    "demo": ("Run the main job on the embedded sample.", "--out kappamask-demo", KEPT),
+    "search": ("List the Sentinel-2 items of an area and time.", QUERY, AGAIN),
+    "mask": (
+        "Label every date of an area and time, or a SAFE product: COG and STAC item each.",
+        f"{QUERY} --max-cloud-cover 80 --out masks\n  kappamask mask {PRODUCT} --out masks",
+        KEPT,
+    ),
+    "composite": (
+        "Compose images without clouds: reflectance, number of dates, date of each pixel.",
+        f"{QUERY} --period month --out june",
+        "finished dates and images are kept, repeat the command to go on",
+    ),
+    "report": (
+        "Write one HTML page of a folder of masks: pictures, class shares, settings.",
+        "masks --out masks.html",
+        AGAIN,
+    ),
+    "models": (
+        "List the networks that can be used, or fetch the weights of one.",
+        "fetch kappamask-2021-l2a",
+        AGAIN,
+    ),
+    "evaluate": (
+        "Score networks and other cloud masks on labelled chips: report, table, JSON.",
+        "--data chips --split val --peers scl,ukis-csmask --out evaluation",
+        "nothing is written before all is scored, repeat the command",
+    ),
+    "serve": (
+        "Run an openEO back end on this machine, over one catalogue.",
+        "--port 8080 --catalog earth-search --workdir openeo",
+        AGAIN,
+    ),
+    "train": (
+        "Train a network on labelled chips, as a configuration file says (docs/training.md).",
+        "own.toml --out runs/own",
+        "all up to the last validation is kept, repeat the command to go on",
+    ),
+    "udf": ("Make what an openEO back end needs to run the UDF.", None, AGAIN),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SystemExit
         With 2 for words that no command knows, 0 for ``--help``.
     """
-    parser = make_parser()
     words = _glue_negative(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser(words[:1])
     resume = "nothing was begun, repeat the command"
     with Signals(ours=arguments is None) as signals:
         try:
@@ -72,25 +110,18 @@ def _glue_negative(arguments: Sequence[str]) -> list[str]:
     return glued
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
+def make_parser(asked: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Build the parser of all commands; those that are not asked for have no options."""
     parser = argparse.ArgumentParser(
         prog="kappamask",
         description="Cloud masks for Sentinel-2: clear, cloud shadow, semi-transparent, cloud.",
     )
     parser.add_argument("--version", action="version", version=f"kappamask {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_demo,
-        add_search,
-        add_mask,
-        add_composite,
-        add_report,
-        add_models,
-        add_evaluate,
-        add_serve,
-        add_train,
-        add_udf,
-    ):
-        add(commands)
+    for name, (help_, example, resume) in COMMANDS.items():
+        command = add_command(commands, name, help_, example, resume=resume)
+        if name in asked:
+            module = import_module(f"kappamask.cli.{name}")
+            command.set_defaults(run=module.run)
+            module.add_options(command)
     return parser

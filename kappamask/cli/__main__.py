@@ -1,4 +1,4 @@
-"""`python -m kappamask.cli`. Row 7."""
+"""`python -m kappamask.cli`."""
 
 import sys
 

@@ -1,29 +1,27 @@
-"""`kappamask composite`. Row 7."""
+"""`kappamask composite`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 from kappamask.base.errors import InputError
-from kappamask.cli.query import EXAMPLE, add_labelling, add_query, area_of, search_items
-from kappamask.cli.terminal import Commands, add_command, say, show_progress
+from kappamask.cli.terminal import (
+    add_labelling,
+    add_query,
+    area_of,
+    labelling_of,
+    say,
+    say_failed,
+    search_items,
+    show_progress,
+)
 from kappamask.composites import BUFFER_M, METHODS
 
 
-def add_composite(commands: Commands) -> None:
-    """Add `kappamask composite`."""
-    parser = add_command(
-        commands,
-        "composite",
-        run_composite,
-        "Compose images without clouds: reflectance, number of dates, date of each pixel.",
-        f"{EXAMPLE} --period month --out june",
-        resume="finished dates and images are kept, repeat the command to go on",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add area and time, how they are composed, where the images go."""
     add_query(parser)
     parser.add_argument(
         "--out",
@@ -59,10 +57,10 @@ def add_composite(commands: Commands) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
 
 
-def run_composite(options: argparse.Namespace) -> int:
-    """Search, label, compose, write; name the dates that failed."""
+def run(options: argparse.Namespace) -> int:
+    """Search, label, compose, write; say what came of it and name the dates that failed."""
     from kappamask.composites.ranking import Ranking
-    from kappamask.jobs.composites import CompositeOptions, compose_items
+    from kappamask.jobs import CompositeOptions, compose_items
 
     if options.target is not None and options.method != "best-pixel":
         raise InputError(
@@ -74,22 +72,13 @@ def run_composite(options: argparse.Namespace) -> int:
         buffer_m={"cloud": options.buffer_cloud, "shadow": options.buffer_shadow},
         ranking=Ranking(target=options.target) if options.target else None,
         bands=options.bands.split(",") if options.bands else None,
-        pictures=not options.no_pictures,
-        model=options.model,
-        resolution=options.resolution,
-        engine=options.engine,
-        dn_offset=options.dn_offset,
+        **labelling_of(options),
     )
     items = search_items(options)
     with show_progress() as progress:
         report = compose_items(
             items, area_of(options), options.out, options=chosen, progress=progress
         )
-    return tell(report, options.out)
-
-
-def tell(report: Any, folder: Path) -> int:
-    """Say what came of it, give the exit code."""
     for path in report.images:
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
         never = known["kappamask:never_clear_percentage"]
@@ -97,9 +86,6 @@ def tell(report: Any, folder: Path) -> int:
             f"{path.name}: {known['kappamask:mean_observations']:.1f} dates per pixel, "
             f"{never:.1f} % of pixels never clear"
         )
-    say(f"{len(report.images)} composites of {len(report.masks)} dates in {folder.resolve()}")
-    for date, reason in report.failed.items():
-        say(f"kappamask: {date} failed: {reason}", file=sys.stderr)
-    if report.failed:
-        say("kappamask: repeat the command to try the failed dates again", file=sys.stderr)
-    return 1 if report.failed else 0
+    folder = options.out.resolve()
+    say(f"{len(report.images)} composites of {len(report.masks)} dates in {folder}")
+    return say_failed(report.failed)

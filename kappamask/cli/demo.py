@@ -1,28 +1,20 @@
-"""`kappamask demo`. Row 7."""
+"""`kappamask demo`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from kappamask.cli.mask import KEPT, mask_and_tell
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.mask import mask_and_tell
+from kappamask.cli.terminal import say
 
 
-def add_demo(commands: Commands) -> None:
-    """Add `kappamask demo`."""
-    parser = add_command(
-        commands,
-        "demo",
-        run_demo,
-        "Run the main job on the embedded sample.",
-        "--out kappamask-demo",
-        resume=KEPT,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the masks go."""
     parser.add_argument("--out", type=Path, default=Path("kappamask-demo"), metavar="DIR")
 
 
-def run_demo(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Search the embedded catalogue, label every date, and say where the pictures are."""
     from kappamask.sample import SCENES, catalog_path
     from kappamask.scenes.search import search

@@ -1,23 +1,15 @@
-"""`kappamask evaluate`. Row 7."""
+"""`kappamask evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import Commands, add_command, say, show_progress
+from kappamask.cli.terminal import say, show_progress
 
 
-def add_evaluate(commands: Commands) -> None:
-    """Add `kappamask evaluate`."""
-    parser = add_command(
-        commands,
-        "evaluate",
-        run_evaluate,
-        "Score networks and other cloud masks on labelled chips: report, table, JSON.",
-        "--data chips --split val --peers scl,ukis-csmask --out evaluation",
-        resume="nothing is written before all is scored, repeat the command",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add data, networks and peers, where the report goes."""
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder that holds chips.csv"
     )
@@ -57,7 +49,7 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="tables only")
 
 
-def run_evaluate(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Score, write, and print the first table."""
     from kappamask.base.files import check_folder
     from kappamask.evaluate import PEERS, Options, check_data, evaluate, write_report

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, one line of error, signals, output that nobody takes. Row 7.
+"""How a command ends: its exit code, one line of error, signals, output that nobody takes.
 
 `docs/howto/command-line.md` tells users the same; tests/test_limits.py holds both to it.
 """

@@ -1,4 +1,4 @@
-"""`kappamask models` and `kappamask models fetch`. Row 7."""
+"""`kappamask models` and `kappamask models fetch`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kappamask.cli.terminal import Commands, add_command, say, show_download
+from kappamask.cli.terminal import add_command, say, show_download
 
 if TYPE_CHECKING:
     from kappamask.networks.manifest import ModelEntry
 
 
-def add_models(commands: Commands) -> None:
-    """Add `kappamask models` and, below it, `fetch`."""
-    parser = add_command(
-        commands,
-        "models",
-        run_models,
-        "List the networks that can be used, or fetch the weights of one.",
-        "fetch kappamask-2021-l2a",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command below it, `fetch`."""
     below = parser.add_subparsers(metavar="[fetch]")
     fetch = add_command(
         below,
         "fetch",
-        run_fetch,
         "Fetch weights that do not come with kappamask, check and convert them.",
         "",
         resume="nothing is kept of what was not whole, repeat the command",
     )
+    fetch.set_defaults(run=run_fetch)
     fetch.epilog = (
         "examples:\n  kappamask models fetch kappamask-2021-l1c\n"
         "  kappamask models fetch kappamask-2021-l2a --from downloads"
@@ -47,7 +40,7 @@ def add_models(commands: Commands) -> None:
     origin.add_argument("--mirror", metavar="URL", help="a folder that holds the published file")
 
 
-def run_models(_: argparse.Namespace) -> int:
+def run(_: argparse.Namespace) -> int:
     """Print the manifest: name, where its weights are, licence, training data, figures."""
     from kappamask.networks.manifest import read_registry
     from kappamask.networks.weights import is_fetched

@@ -1,22 +1,15 @@
-"""`kappamask report`. Row 7."""
+"""`kappamask report`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.terminal import say
 
 
-def add_report(commands: Commands) -> None:
-    """Add `kappamask report`."""
-    parser = add_command(
-        commands,
-        "report",
-        run_report,
-        "Write one HTML page of a folder of masks: pictures, class shares, settings.",
-        "masks --out masks.html",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the folder and the page."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `kappamask mask` wrote")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.html", help="(default: report.html in DIR)"
@@ -24,7 +17,7 @@ def add_report(commands: Commands) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="tables only: a small page")
 
 
-def run_report(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Write the page, and say where it is."""
     from kappamask.plot.report import write_report
 

@@ -1,4 +1,4 @@
-"""`kappamask search`. Row 7."""
+"""`kappamask search`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import argparse
 import json
 import sys
 
-from kappamask.cli.query import EXAMPLE, add_query, search_items
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.terminal import add_query, say, search_items
 
 
-def add_search(commands: Commands) -> None:
-    """Add `kappamask search`."""
-    parser = add_command(
-        commands, "search", run_search, "List the Sentinel-2 items of an area and time.", EXAMPLE
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add area and time."""
     add_query(parser)
     parser.add_argument("--json", action="store_true", help="print a STAC ItemCollection")
 
 
-def run_search(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print one line per item, or the items themselves."""
     items = search_items(options)
     if options.json:

@@ -1,4 +1,4 @@
-"""`kappamask serve`. Row 7."""
+"""`kappamask serve`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.terminal import say
 
 
-def add_serve(commands: Commands) -> None:
-    """Add `kappamask serve`."""
-    parser = add_command(
-        commands,
-        "serve",
-        run_serve,
-        "Run an openEO back end on this machine, over one catalogue.",
-        "--port 8080 --catalog earth-search --workdir openeo",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add catalogue, folder, and who may come."""
     parser.add_argument(
         "--catalog",
         default="earth-search",
@@ -56,7 +49,7 @@ def add_serve(commands: Commands) -> None:
     )
 
 
-def run_serve(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from kappamask.openeo.server.settings import Settings, read_token
 

@@ -1,41 +1,131 @@
-"""What commands share: their parsers' form, output, progress. Row 7."""
+"""What commands share: options that say where, when and how; output, progress."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, cast
 
+from kappamask.base.errors import InputError
 from kappamask.cli.exit_codes import check_signals, refuse_output
 
 Commands = Any  # argparse does not name the type of its sub-parsers' collection
 AGAIN = "no file is left half-written, repeat the command"
+QUERY = "--bbox 11.29,46.46,11.40,46.53 --date 2022-06-01/2022-06-30"  # of the examples
 
 
 def add_command(
-    commands: Commands,
-    name: str,
-    run: Callable[..., int],
-    help_: str,
-    example: str,
-    *,
-    resume: str = AGAIN,
+    commands: Commands, name: str, help_: str, example: str | None, *, resume: str = AGAIN
 ) -> argparse.ArgumentParser:
-    """Add one command whose help ends with an example.
+    """Add one command whose help ends with an example, if it has one.
 
     `resume` is said where it is interrupted: what is kept, and how to go on.
     """
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help_,
-        description=help_,
-        epilog=f"example:\n  kappamask {name} {example}".rstrip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, resume=resume)
+    about: dict[str, Any] = {}
+    if example is not None:
+        about = {
+            "description": help_,
+            "epilog": f"example:\n  kappamask {name} {example}",
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+        }
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_, **about)
+    parser.set_defaults(resume=resume)
     return parser
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+class Default(str):
+    """A value that nobody gave."""
+
+    __slots__ = ()
+
+
+def add_query(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options that say where, when and from which catalogue."""
+    area = parser.add_mutually_exclusive_group(required=required)
+    area.add_argument("--bbox", metavar="W,S,E,N", help="degrees, one comma-separated argument")
+    area.add_argument("--area", type=Path, metavar="FILE.geojson", help="polygon in degrees")
+    parser.add_argument(
+        "--date",
+        required=required,
+        metavar="START/END",
+        help="2022-06-01/2022-06-30, one day, or one month; both ends included",
+    )
+    parser.add_argument(
+        "--catalog",
+        default=Default("earth-search"),
+        metavar="NAME|URL|DIR/catalog.json",
+        help="a known catalogue, a STAC API, or a static catalogue (default: %(default)s)",
+    )
+    parser.add_argument("--level", default=Default("L2A"), choices=["L1C", "L2A"])
+    parser.add_argument(
+        "--max-cloud-cover",
+        type=float,
+        metavar="PERCENT",
+        help="of the whole item, as the catalogue says",
+    )
+    parser.add_argument("--max-items", type=int, metavar="N", help="keep so many, the earliest")
+
+
+def add_labelling(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how items are read and labelled."""
+    parser.add_argument("--model", default="default", help="see `kappamask models`")
+    parser.add_argument(
+        "--resolution",
+        type=float,
+        default=10,
+        metavar="METRES",
+        help="of a pixel (default: %(default)s)",
+    )
+    parser.add_argument("--engine", default=Default("stackstac"), choices=["stackstac", "odc"])
+    parser.add_argument(
+        "--dn-offset",
+        type=int,
+        metavar="DN",
+        help="0 or -1000, for items that do not tell their offset",
+    )
+
+
+def labelling_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Give the options of `add_labelling`, and whether pictures are wanted, as the loop does."""
+    names = ("model", "resolution", "engine", "dn_offset")
+    asked = {name: getattr(options, name) for name in names}
+    return asked | {"pictures": not options.no_pictures}
+
+
+def area_of(options: argparse.Namespace) -> Any:
+    """Give the area as `kappamask.search` takes it; None where none was given."""
+    if options.area is not None or options.bbox is None:
+        return options.area
+    try:
+        return tuple(float(part) for part in options.bbox.split(","))
+    except ValueError:
+        raise InputError(
+            "--bbox is west,south,east,north in degrees as one argument, "
+            f"got {options.bbox!r}: write for example 11.29,46.46,11.40,46.53"
+        ) from None
+
+
+def search_items(options: argparse.Namespace) -> list[Any]:
+    """Search with the options of `add_query`."""
+    from kappamask.scenes.search import search
+
+    return search(
+        area_of(options),
+        options.date,
+        catalog=options.catalog,
+        level=options.level,
+        max_cloud_cover=options.max_cloud_cover,
+        max_items=options.max_items,
+    )
+
+
+# --- output -------------------------------------------------------------------------------------
 
 
 def say(text: str, *, file: Any = None) -> None:
@@ -54,6 +144,15 @@ def say(text: str, *, file: Any = None) -> None:
         print(text, flush=True)  # noqa: T201  who reads along sees it now
     except OSError as error:
         refuse_output(error)
+
+
+def say_failed(failed: Mapping[str, str]) -> int:
+    """Name the dates that failed, and why; give the exit code."""
+    for date, reason in failed.items():
+        say(f"kappamask: {date} failed: {reason}", file=sys.stderr)
+    if failed:
+        say("kappamask: repeat the command to try the failed dates again", file=sys.stderr)
+    return 1 if failed else 0
 
 
 class Heedless:
@@ -84,11 +183,24 @@ class Heedless:
             self._stream.flush()
 
 
-def make_console() -> Any:
-    """Make what bars are drawn on: standard error, whatever becomes of it."""
+@contextmanager
+def _bar(name: str, *columns: str) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error, whatever becomes of that; yield what updates it."""
+    from rich import progress
     from rich.console import Console
 
-    return Console(file=cast("IO[str]", Heedless(sys.stderr)))
+    shown = [progress.TextColumn("{task.description}"), progress.BarColumn()]
+    shown += [getattr(progress, column)() for column in columns]
+    console = Console(file=cast("IO[str]", Heedless(sys.stderr)))
+    with progress.Progress(*shown, console=console) as bar:
+        # Hidden until there is something to show: an error that comes before stands alone.
+        task = bar.add_task(name, total=None, visible=False)
+
+        def show(**change: Any) -> None:
+            check_signals()
+            bar.update(task, **change, visible=True)
+
+        yield show
 
 
 @contextmanager
@@ -97,30 +209,13 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
 
     An interruption is told how far it came.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     said: tuple[int, int] | None = None
-    with Progress(*columns, console=make_console()) as bar:
-        # Hidden until there is something to show: an error that comes before stands alone.
-        task = bar.add_task("", total=None, visible=False)
+    with _bar("", "MofNCompleteColumn", "TimeRemainingColumn") as update:
 
         def show(date: str, done: int, total: int) -> None:
             nonlocal said
             said = done, total
-            check_signals()
-            bar.update(task, description=date, completed=done, total=total, visible=True)
+            update(description=date, completed=done, total=total)
 
         try:
             yield show
@@ -133,19 +228,5 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def show_download(name: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar of bytes on stderr; yield what is called with (bytes done, bytes in all)."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Progress(*columns, console=make_console()) as bar:
-        task = bar.add_task(name, total=None, visible=False)  # as above
-
-        def show(done: int, total: int) -> None:
-            check_signals()
-            bar.update(task, completed=done, total=total or None, visible=True)
-
-        yield show
+    with _bar(name, "DownloadColumn", "TransferSpeedColumn") as update:
+        yield lambda done, total: update(completed=done, total=total or None)

@@ -1,23 +1,15 @@
-"""`kappamask train`. Row 7."""
+"""`kappamask train`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import Commands, add_command, say, show_progress
+from kappamask.cli.terminal import say, show_progress
 
 
-def add_train(commands: Commands) -> None:
-    """Add `kappamask train`."""
-    parser = add_command(
-        commands,
-        "train",
-        run_train,
-        "Train a network on labelled chips, as a configuration file says (docs/training.md).",
-        "own.toml --out runs/own",
-        resume="all up to the last validation is kept, repeat the command to go on",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration and the folder of the run."""
     parser.add_argument(
         "config",
         type=Path,
@@ -39,7 +31,7 @@ def add_train(commands: Commands) -> None:
     )
 
 
-def run_train(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Train, and say where the best weights are."""
     from kappamask.train.fit import fit
     from kappamask.train.run_files import WEIGHTS

@@ -1,4 +1,4 @@
-"""`kappamask udf build`. Row 7."""
+"""`kappamask udf build`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import argparse
 import json
 from pathlib import Path
 
-from kappamask.cli.terminal import Commands, add_command, say
+from kappamask.cli.terminal import add_command, say
 
 
-def add_udf(commands: Commands) -> None:
-    """Add `kappamask udf build`."""
-    udf = commands.add_parser("udf", help="Make what an openEO back end needs to run the UDF.")
-    parser = add_command(
-        udf.add_subparsers(required=True, metavar="build"),
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command below it, `build`."""
+    build = add_command(
+        parser.add_subparsers(required=True, metavar="build"),
         "build",
-        run_udf_build,
         "Make the archives for the job option udf-dependency-archives.",
-        "--out dist --engine onnx",
+        "",
     )
-    parser.epilog = "example:\n  kappamask udf build --out dist --engine onnx"
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
+    build.set_defaults(run=run)
+    build.epilog = "example:\n  kappamask udf build --out dist --engine onnx"
+    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument(
         "--engine", default="onnx", choices=["onnx", "torch"], help="(default: %(default)s)"
     )
-    parser.add_argument("--python", default="3.11", help="of the workers (default: %(default)s)")
-    parser.add_argument("--base-url", metavar="URL", help="where the archives will lie")
-    source = parser.add_mutually_exclusive_group()
+    build.add_argument("--python", default="3.11", help="of the workers (default: %(default)s)")
+    build.add_argument("--base-url", metavar="URL", help="where the archives will lie")
+    source = build.add_mutually_exclusive_group()
     source.add_argument("--wheels", type=Path, metavar="DIR", help="use these, download nothing")
     source.add_argument(
         "--from-installed", action="store_true", help="use the packages installed here"
     )
 
 
-def run_udf_build(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Build both archives; print their sizes and the job options to paste."""
     from kappamask.base.files import check_folder
     from kappamask.openeo.archives import HOST, build_archives

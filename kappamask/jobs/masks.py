@@ -407,7 +407,7 @@ def record_of(sources: Sequence[Scene], grid: Grid, task: Any) -> MaskRecord:
     """Say what the mask of some scenes is."""
     step = grid.resolution
     return MaskRecord(
-        time=sources[0].time,  # type: ignore[arg-type]  # of a scene with files it is known
+        time=sources[0].time,
         placement=Placement(
             CRS.from_epsg(grid.epsg),
             Affine(step, 0.0, grid.left, 0.0, -step, grid.top),
@@ -537,7 +537,7 @@ def mask_product(
         grid = choose_product_grid(
             [scene],
             area,
-            resolution=options.resolution,  # type: ignore[arg-type]
+            resolution=options.resolution,
         )
         task = make_task(
             tuple(scene.files), level=str(scene.level), model=options.model, output="labels"

@@ -12,6 +12,7 @@ from kappamask.cli import main
 from kappamask.sample import AREA_L2A, catalog_path
 
 BBOX = ",".join(map(str, AREA_L2A))
+MODULES = 58  # to become 30 as rooms are merged; was 55, of fewer packages
 QUERY = ["--catalog", str(catalog_path()), "--bbox", BBOX, "--date", "2019-07"]
 
 
@@ -122,3 +123,39 @@ def test_wrong_usage_exits_with_2(arguments):
 def test_an_unknown_model_is_one_clear_line(tmp_path, capsys):
     assert main(["mask", *QUERY, "--out", str(tmp_path / "out"), "--model", "best"]) == 2
     assert "unknown model 'best': expected one of default, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["P.SAFE", "--date", "2022-06"], "a PRODUCT is not searched for: leave out --date"),
+        (
+            ["P.SAFE", "--engine", "odc", "--catalog", "nowhere", "--level", "L1C"],
+            "a PRODUCT is not searched for: leave out --catalog, --level, --engine",
+        ),
+        (["P.SAFE", "--level", "L2A"], "leave out --level"),  # the default, said aloud
+        (["P.SAFE", "--max-items", "0"], "leave out --max-items"),
+        (["--date", "2022-06"], "required: --bbox or --area"),
+        (["--bbox", "1,2,3,4"], "required: --date"),
+        (["--bbox", "1,2,3,4", "--date", "2022-06", "--tile", "32TPS"], "goes with a PRODUCT"),
+    ],
+)
+def test_words_that_do_not_go_together_are_wrong_usage(words, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        main(["mask", *words, "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_masking_a_date_crosses_few_modules(tmp_path):
+    """Whoever follows one date through the package has so many files to open."""
+    words = ["mask", *QUERY, "--out", str(tmp_path / "out")]
+    code = (
+        "import sys\n"
+        "from kappamask.cli import main\n"
+        f"assert main({words!r}) == 0\n"
+        "print(*sorted(m for m in sys.modules if m.split('.')[0] == 'kappamask'))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = said.stdout.splitlines()[-1].split()
+    assert len(modules) <= MODULES, modules

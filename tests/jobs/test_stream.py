@@ -454,22 +454,6 @@ def test_mask_takes_a_product_and_an_area(tmp_path, capsys):
     assert item["properties"]["platform"] == "sentinel-2a"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["P.SAFE", "--date", "2022-06"], "a PRODUCT is not searched for: leave out --date"),
-        (["--date", "2022-06"], "required: --bbox or --area"),
-        (["--bbox", "1,2,3,4"], "required: --date"),
-        (["--bbox", "1,2,3,4", "--date", "2022-06", "--tile", "32TPS"], "goes with a PRODUCT"),
-    ],
-)
-def test_words_that_do_not_go_together_are_wrong_usage(words, message, capsys, tmp_path):
-    with pytest.raises(SystemExit) as end:
-        main(["mask", *words, "--out", str(tmp_path / "out")])
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_a_product_of_60_m_files_names_the_word_to_add(tmp_path, capsys):
     folder = write_safe(tmp_path, Recipe(level="L2A", gsds=(60,)))
     assert main(["mask", str(folder), "--out", str(tmp_path / "out")]) == 2
