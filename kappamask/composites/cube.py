@@ -13,9 +13,8 @@ import xarray as xr
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.composites import BUFFER_M, METHODS
-from kappamask.composites.blocks import compose_periods
 from kappamask.composites.clear import Buffers, Step, find_clear
-from kappamask.composites.methods import BLENDS, check_method
+from kappamask.composites.methods import BLENDS, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Ranking
 from kappamask.predict.cube import check_cube, check_same

@@ -1,6 +1,8 @@
-"""One pixel of many dates: the table of methods. Numpy, and geomad for the geometric median.
+"""One pixel of many dates: the table of methods, and lazy stacks of dates to one of layers.
 
-All functions take blocks of values float32 (time, band, y, x) in order of time, and `usable`
+Every task takes one block of all dates of a period. What it gives is one float32 array whose
+last two layers are how many dates were usable, and which date it is: one pass over the pixels.
+Methods take blocks of values float32 (time, band, y, x) in order of time, and `usable`
 bool (time, y, x). They go date by date where sums are made: the result of a pixel must not
 depend on the block that it lies in.
 """
@@ -8,11 +10,21 @@ depend on the block that it lies in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED
 from kappamask.base.errors import InputError
+from kappamask.composites.periods import Period
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+BLOCK_BYTES = 64 * 2**20  # of reflectance in one task; it makes a few copies of that
+LEAST_PX = 64  # of the side of a block: tasks must be worth their cost
+NO_DATE = -1
+Tiles = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def median(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -136,3 +148,103 @@ def middle_date(usable: np.ndarray) -> np.ndarray:
     so_far = usable.cumsum(axis=0)
     index: np.ndarray = (so_far >= (so_far[-1] + 1) // 2).argmax(axis=0)
     return index
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def compose_periods(
+    stacks: Sequence[da.Array], periods: Sequence[Period], *, method: str, bands: Sequence[str]
+) -> da.Array:
+    """Make one layer stack of the dates of each period.
+
+    Parameters
+    ----------
+    stacks
+        Reflectance (time, band, y, x) in order of time, NaN = no data; where it is clear,
+        bool (time, y, x); for best-pixel, marks, float32 (time, y, x).
+    periods
+        What `split_dates` gave.
+    method, bands
+        One of `kappamask.composites.METHODS`, and the names of the bands.
+
+    Returns
+    -------
+    dask.array.Array
+        float32 (period, band + 2, y, x): the bands, NaN where no date is usable; how many
+        dates were; the index of the chosen one, or of the middle one of a blend, counted
+        from the first date of the cube, else -1.
+    """
+    import dask.array as da
+
+    most = max(period.count for period in periods)
+    tiles = split_chunks(stacks[0].chunks[2:], layers=most * len(bands))
+    stacks = [stacks[0], *(stack[:, None] for stack in stacks[1:])]
+    layers = []
+    for period in periods:
+        dates = [stack[period.dates] for stack in stacks]
+        if not period.count:  # one date that is nowhere clear stands for none
+            dates = [da.zeros((1, *stack.shape[1:]), dtype=stack.dtype) for stack in stacks]
+        layers.append(
+            da.map_blocks(
+                _compose_block,
+                *(date.rechunk({0: -1, 1: -1, 2: tiles[0], 3: tiles[1]}) for date in dates),
+                first=period.dates.start,
+                method=method,
+                bands=list(bands),
+                chunks=((1,), (len(bands) + 2,), *tiles),
+                dtype=np.float32,
+                meta=np.empty((0, 0, 0, 0), np.float32),
+                token=f"composite-{method}",
+            )
+        )
+    return da.concatenate(layers)
+
+
+def _compose_block(
+    values: np.ndarray,
+    clear: np.ndarray,
+    *marks: np.ndarray,
+    first: int,
+    method: str,
+    bands: Sequence[str],
+) -> np.ndarray:
+    """Make one layer stack of the dates of a period, of which `first` is the index of the first.
+
+    Takes float32 (time, band, y, x) in order of time, NaN = no data, and clear and perhaps
+    marks (time, 1, y, x). A date is usable where it is clear and every band has data.
+    """
+    usable = clear[:, 0] & np.isfinite(values).all(axis=1)
+    if method in BLENDS:
+        pixels, index = BLENDS[method](values, usable), middle_date(usable)
+    else:
+        make_marks = PICKS[method]
+        score = make_marks(values, usable, bands) if make_marks else marks[0][:, 0]
+        index = np.where(usable, score, -np.inf).argmax(axis=0)  # the earliest of equals
+        pixels = np.take_along_axis(values, index[None, None], axis=0)[0]
+    count = usable.sum(axis=0)
+    result = np.empty((1, len(bands) + 2, *count.shape), np.float32)
+    result[0, :-2] = np.where(count > 0, pixels, np.nan)
+    result[0, -2] = count
+    result[0, -1] = np.where(count > 0, first + index, NO_DATE)
+    return result
+
+
+def split_chunks(chunks: Tiles, *, layers: int) -> Tiles:
+    """Cut chunks along y and x into blocks that hold at most `BLOCK_BYTES` of all layers.
+
+    Examples
+    --------
+    >>> split_chunks(((1536,), (1000, 536)), layers=48)
+    ((512, 512, 512), (500, 500, 536))
+    """
+    edge = max(LEAST_PX, int((BLOCK_BYTES / (4 * layers)) ** 0.5))
+    rows, columns = (
+        tuple(
+            int(part)
+            for size in sizes
+            for part in np.diff(np.linspace(0, size, -(-size // edge) + 1).astype(int))
+        )
+        for sizes in chunks
+    )
+    return rows, columns

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
+import rioxarray
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
@@ -53,7 +54,13 @@ def show_map(items: Iterable[Any] = (), masks: Iterable[Any] | xr.DataArray = ()
     >>> "S2A_a" in page
     True
     """
-    folium = _import_folium()
+    try:
+        import folium
+    except ImportError:
+        raise InputError(
+            "a map needs the library folium, which is not installed: "
+            "pip install kappamask[notebooks]"
+        ) from None
     items, planes = list(items), list(_planes(masks))
     if not items and not planes:
         raise InputError("a map shows items or masks, got neither: pass one of them")
@@ -89,17 +96,6 @@ def show_map(items: Iterable[Any] = (), masks: Iterable[Any] | xr.DataArray = ()
     return chart
 
 
-def _import_folium() -> Any:
-    try:
-        import folium
-    except ImportError:
-        raise InputError(
-            "a map needs the library folium, which is not installed: "
-            "pip install kappamask[notebooks]"
-        ) from None
-    return folium
-
-
 def _feature(item: Any) -> dict[str, Any]:
     view = view_of(item)
     cover = view.properties.get("eo:cloud_cover")
@@ -116,24 +112,13 @@ def _feature(item: Any) -> dict[str, Any]:
 
 def _planes(masks: Any) -> Iterable[tuple[str, xr.DataArray]]:
     """Give each date of the masks by name: uint8 (y, x) with a CRS."""
-    import xarray as xr
-
-    if isinstance(masks, xr.DataArray):
-        labels = check_labels(masks)
-        for index in range(labels.sizes["time"]):
-            plane = labels.isel(time=index)
+    if hasattr(masks, "dims"):
+        for plane in check_labels(masks):
             yield str(plane["time"].values)[:16].replace("T", " "), plane.compute()
         return
     for path in masks:
-        yield Path(path).stem, _read(Path(path))
-
-
-def _read(path: Path) -> xr.DataArray:
-    import rioxarray
-
-    with rioxarray.open_rasterio(path) as raster:
-        plane: xr.DataArray = raster.squeeze("band", drop=True).load()
-    return plane
+        with rioxarray.open_rasterio(path) as raster:
+            yield Path(path).stem, raster.squeeze("band", drop=True).load()
 
 
 def _legend() -> str:

@@ -171,7 +171,7 @@ def plot_calendar(labels: xr.DataArray, path: str | Path, *, title: str | None =
     ...     plot_calendar(shares, Path(folder) / "summer.png").name
     'summer.png'
     """
-    days, shares = best_of_days(labels)
+    days, shares = _best_of_days(labels)
     months = np.arange(days.min().astype("M8[M]"), days.max().astype("M8[M]") + 1)
     top, height = 96, len(months) * CELL
     sheet = Sheet(MARGIN + 31 * CELL + 26, top + height + 70)
@@ -186,16 +186,8 @@ def plot_calendar(labels: xr.DataArray, path: str | Path, *, title: str | None =
     return sheet.save(path)
 
 
-def best_of_days(labels: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the days that have data, in order, and the greatest clear share of each.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> times = np.array(["2022-06-02T10:10", "2022-06-02T10:20"], "M8[ns]")
-    >>> best_of_days(xr.DataArray([0.25, 0.5], dims="time", coords={"time": times}))
-    (array(['2022-06-02'], dtype='datetime64[D]'), array([0.5]))
-    """
+def _best_of_days(labels: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the days that have data, in order, and the greatest clear share of each."""
     if "time" not in labels.dims or not labels.sizes["time"]:
         raise InputError(
             f"a calendar needs labels (time, y, x) or shares (time,), got {labels.dims}: "

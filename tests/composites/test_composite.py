@@ -16,11 +16,9 @@ import kappamask as km
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
 from kappamask.composites import METHODS
-from kappamask.composites.blocks import LEAST_PX, split_chunks
-from kappamask.composites.methods import BLENDS, PICKS
+from kappamask.composites.methods import BLENDS, LEAST_PX, PICKS, split_chunks
 from kappamask.composites.periods import COMPOSED, PERIODS, period_edges, split_dates
 from kappamask.composites.ranking import Ranking
-from kappamask.openeo.engine.arrays import median_valid
 from kappamask.openeo.graphs import cloud_kernel
 
 BANDS = ("B02", "B04", "B08")
@@ -113,14 +111,6 @@ def test_the_geometric_median_has_the_least_sum_of_distances():
 
         best = optimize.minimize(total, spectra.mean(axis=0), method="Nelder-Mead", tol=1e-9)
         assert total(got) <= best.fun + 1e-4
-
-
-def test_the_median_is_that_of_the_openeo_engine():
-    cube, labels = make_scene((6, 9, 9))
-    image = km.composite(cube, labels, **NONE)
-    usable = brute_usable(cube, labels, 0, 0)
-    seen = np.where(usable[:, None], cube.values, np.nan)
-    np.testing.assert_array_equal(image.reflectance.values[0], median_valid(seen, axis=0))
 
 
 @settings(max_examples=40)

@@ -19,8 +19,8 @@ from support.labels import file_size_limit, make_item, make_labels, make_pair, r
 import kappamask as km
 from kappamask.base.errors import InputError, WriteError
 from kappamask.base.legend import LEGEND, Label
-from kappamask.plot.picture import block_mean, class_shares, outlined, reduce_labels, true_color
-from kappamask.plot.series import CLEAR, best_of_days
+from kappamask.plot.picture import block_mean, outlined, reduce_labels, true_color
+from kappamask.plot.series import CLEAR
 from kappamask.plot.sheet import Sheet
 
 COLORS = np.array([entry.rgb for entry in LEGEND], np.uint8)
@@ -315,12 +315,6 @@ def test_reducing_takes_the_most_frequent_label_and_the_mean(rows, columns, fact
         np.testing.assert_allclose(mean[i, j], expected)
 
 
-def test_shares_are_counted_by_hand():
-    codes = np.random.default_rng(0).integers(0, 6, (3, 11, 7), dtype=np.uint8)
-    expected = [np.bincount(date.ravel(), minlength=6) / date.size for date in codes]
-    np.testing.assert_array_equal(class_shares(make_labels(codes)), expected)
-
-
 # --- series -------------------------------------------------------------------------------------
 
 
@@ -391,13 +385,12 @@ def test_a_calendar_has_a_cell_for_every_day_and_a_number_for_every_date(tmp_pat
     assert inside(figure)
 
 
-def test_a_calendar_counts_labels_itself(tmp_path):
+def test_a_calendar_counts_labels_itself(tmp_path, figures):
     codes = np.full((2, 10, 10), 4, np.uint8)
     codes[1, :3] = 1
     labels = make_labels(codes)
-    _, shares = best_of_days(labels)
-    assert shares.tolist() == [0, 0.3]
     assert km.plot.plot_calendar(labels, tmp_path / "a.png").exists()
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["0", "30"]
     for wrong in (labels.astype(float), labels[0]):
         with pytest.raises(InputError, match=r"uint8 labels|labels \(time, y, x\)"):
             km.plot.plot_calendar(wrong, tmp_path / "b.png")
