@@ -9,17 +9,23 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import requests
+import rioxarray  # noqa: F401  registers .rio
+import xarray as xr
+from pyproj import Transformer
 from support.fake_engine import FAKE, FakeEngine, process
 from support.openeo_server import Client, fake_server, fault, is_alive, until
 
 from kappamask.base.errors import InputError, WriteError
 from kappamask.openeo.server.app import create_app
 from kappamask.openeo.server.faults import STATUS
-from kappamask.openeo.server.results import collect_files
+from kappamask.openeo.server.results import collect_files, write_result
 from kappamask.openeo.server.settings import Limits, Settings
 from kappamask.openeo.server.store import Store
+from kappamask.openeo.server.worker import Task, run_task
 
 LIMITS = Limits(
     body_bytes=20_000,
@@ -390,6 +396,56 @@ def test_collect_files_keeps_to_the_folder(tmp_path):
         inside / "absent",
     ]
     assert [file["name"] for file in collect_files(tried, inside)] == ["a.json", "a.json"]
+
+
+DAYS = {
+    "": ("2022-06-02T00:00:00Z", "2022-06-02T00:00:00Z"),  # of the name
+    "2022-06-03T10:15:59Z": ("2022-06-03T10:15:59Z", "2022-06-03T10:15:59Z"),
+    "2022-06-03/2022-06-30": ("2022-06-03T00:00:00Z", "2022-06-30T00:00:00Z"),
+}
+
+
+@pytest.mark.parametrize("tag", DAYS)
+def test_rasters_are_described_by_place_and_time(tmp_path, tag):
+    path = tmp_path / "x_2022-06-02.tif"
+    grid = rasterio.Affine(10, 0, 680_000, 0, -10, 5_150_000)
+    form = {"height": 2, "width": 3, "count": 2, "dtype": "uint8", "crs": "EPSG:32632"}
+    with rasterio.open(path, "w", driver="GTiff", transform=grid, **form) as raster:
+        raster.write(np.ones((2, 2, 3), np.uint8))
+        raster.update_tags(datetime=tag)
+    (file,) = collect_files([path], tmp_path)
+    start, end = DAYS[tag]
+    west, south, east, north = file.pop("bbox")
+    assert file == {"name": path.name, "bytes": path.stat().st_size, "start": start, "end": end,
+                    "type": "image/tiff; application=geotiff", "code": "EPSG:32632",
+                    "shape": [2, 3], "transform": list(grid)[:6]}  # fmt: skip
+    x, y = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True).transform(
+        [west, east], [south, north]
+    )
+    np.testing.assert_allclose([*x, *y], [680_000, 680_030, 5_149_980, 5_150_000], atol=2)
+
+
+def test_a_cube_is_described_by_its_dates_and_a_series_has_no_place(tmp_path):
+    dates = np.array(["2022-06-05", "2022-06-02"], "M8[ns]")
+    cube = xr.DataArray(
+        np.ones((2, 2, 3), np.float32),
+        dims=("t", "y", "x"),
+        coords={"t": dates, "y": [5_149_995, 5_149_985], "x": [680_005, 680_015, 680_025]},
+    ).rio.write_crs("EPSG:32632")
+    for result, keys in [(cube, {"bbox", "code", "shape", "transform"}), (cube[:, 0, 0], set())]:
+        (file,) = collect_files(write_result(result.rename("v"), tmp_path), tmp_path)
+        assert (file["start"], file["end"]) == ("2022-06-02T00:00:00Z", "2022-06-05T00:00:00Z")
+        assert set(file) == {"name", "bytes", "type", "start", "end", *keys}
+    (tmp_path / "no.tif").write_text("no raster")
+    (file,) = collect_files([tmp_path / "no.tif"], tmp_path)
+    assert set(file) == {"name", "bytes", "type"}
+
+
+def test_a_task_gives_the_files_that_the_engine_wrote(tmp_path):
+    graph = process("add", x=1, y=2)["process_graph"]
+    task = Task(graph, {}, FAKE, tmp_path, most_bytes=1, most_seconds=1)
+    (file,) = run_task(task, FakeEngine, print)
+    assert file == {"name": "result.json", "bytes": 1, "type": "application/json"}
 
 
 # --- stored processes -----------------------------------------------------------------------

@@ -205,13 +205,18 @@ def _work(sending: Connection, task: Task, factory: EngineFactory) -> None:
         send("log", level, redact(text)[-LONGEST:])
 
     try:
-        engine = factory(catalog=task.catalog, folder=task.folder, log=log, udps=task.udps)
-        result = engine.run(task.graph, parameters=task.parameters)
-        send("done", collect_files(write_result(result, task.folder), task.folder))
+        send("done", run_task(task, factory, log))
     except BaseException as error:  # noqa: BLE001  client code may raise anything, even SystemExit
         fault = of_exception(error)
         log("debug", "".join(traceback.format_exception(error)))
         send("failed", fault.code, str(fault)[:LONGEST], fault.status)
+
+
+def run_task(task: Task, factory: EngineFactory, log: Log) -> list[dict[str, Any]]:
+    """Run a graph; describe the files that came of it."""
+    engine = factory(catalog=task.catalog, folder=task.folder, log=log, udps=task.udps)
+    result = engine.run(task.graph, parameters=task.parameters)
+    return collect_files(write_result(result, task.folder), task.folder)
 
 
 def _end_with_parent() -> None:
