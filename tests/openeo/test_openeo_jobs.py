@@ -109,6 +109,11 @@ def test_a_process_that_leaves_a_child_behind_is_ended_with_it(client, tmp_path)
     assert until(lambda: not is_alive(int((tmp_path / "marker").read_text())))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc of Linux")
+def test_what_client_code_writes_into_the_pipe_is_passed_over(client):
+    assert client.compute("babble").json() == "said"
+
+
 def test_a_relative_work_folder_may_be_left_by_client_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with fake_server(Path("work")) as client:
