@@ -1,11 +1,9 @@
-"""What strangers try on the server: addresses, slow and lying requests, crowds, secrets."""
+"""Addresses that graphs name, and signatures in those of pixels."""
 
 import json
 import os
 import socket
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,8 +11,8 @@ import numpy as np
 import pytest
 import requests
 from support import bolzano, file_server, stac_server, synthetic
-from support.fake_engine import FAKE, SIGNATURE, FakeEngine, process
-from support.openeo_server import serving
+from support.fake_engine import FAKE, SIGNATURE
+from support.openeo_server import files_with
 
 from kappamask.base.errors import InputError, ReadError
 from kappamask.cli.mask import mask_and_tell
@@ -29,13 +27,11 @@ from kappamask.openeo.engine.gateway import (
 from kappamask.openeo.engine.load import read_area
 from kappamask.openeo.engine.processes import aggregate_spatial
 from kappamask.openeo.local import LocalEngine
-from kappamask.openeo.server import gate
 from kappamask.openeo.server.app import create_app
-from kappamask.openeo.server.settings import Limits, Settings
+from kappamask.openeo.server.settings import Settings
 from kappamask.scenes.search import search
 
 DATES = ["2022-06-01", "2022-08-01"]
-TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds
 
 
 # --- addresses that graphs name --------------------------------------------------------------
@@ -331,172 +327,7 @@ def test_addresses_of_wrapped_ipv4_are_those_of_ipv4():
     assert not any(map(is_public, wrapped))
 
 
-# --- slow and lying requests, crowds ---------------------------------------------------------
-
-
-def start_server(tmp_path, **limits):
-    return serving(Settings(FAKE, tmp_path, port=0, limits=Limits(**limits)), FakeEngine)
-
-
-def connect(url):
-    return socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20)
-
-
-def head(url, *, length):
-    return (
-        f"POST /result HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def read_answer(connection):
-    got = b""
-    while b"\r\n\r\n" not in got or not got.endswith(b"}"):
-        part = connection.recv(65536)
-        if not part:
-            break
-        got += part
-    status, body = got.split(b" ", 2)[1], got.partition(b"\r\n\r\n")[2]
-    return int(status), json.loads(body)["code"]
-
-
-def test_a_body_that_does_not_come_is_given_up(tmp_path):
-    with start_server(tmp_path, body_seconds=0.3) as url, connect(url) as connection:
-        connection.sendall(head(url, length=1000) + b"{}")
-        assert read_answer(connection) == (408, "RequestTimeout")
-
-
-def test_a_body_longer_than_its_length_says_is_not_read_as_part_of_it(tmp_path):
-    body = json.dumps({"process": process("add", x=1, y=1)}).encode()
-    with start_server(tmp_path) as url, connect(url) as connection:
-        connection.sendall(head(url, length=4) + body)  # the rest is no request
-        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
-
-
-def test_one_request_too_many_is_503_with_a_hint(tmp_path):
-    with start_server(tmp_path, requests=1) as url, connect(url) as connection:
-        connection.sendall(head(url, length=10))
-        for _ in range(200):  # the other one may not have come yet
-            answer = requests.get(url, timeout=20)
-            if not answer.ok:
-                break
-        assert (answer.status_code, answer.json()["code"]) == (503, "ServerBusy")
-        assert int(answer.headers["Retry-After"]) > 0
-        connection.sendall(b"x" * 10)
-        assert read_answer(connection) == (400, "RequestInvalid")
-        assert requests.get(url, timeout=20).ok  # the place is free again
-
-
-def is_closed(connection):
-    try:
-        return connection.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
-def test_connections_that_say_nothing_are_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "HEAD_SECONDS", 0.3)
-    with start_server(tmp_path) as url, connect(url) as silent, connect(url) as slow:
-        slow.sendall(b"GET / HTTP/1.1\r\nHo")
-        assert is_closed(silent)
-        assert is_closed(slow)
-        assert requests.get(url, timeout=20).ok
-
-
-def test_headers_without_end_are_cut_off_before_they_take_memory(tmp_path):
-    """Before the token is asked for; what lies in the buffers of both sockets counts, too."""
-    with start_server(tmp_path) as url, connect(url) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        sent = 0
-        with suppress(ConnectionError):
-            while sent < 50 * 2**20:
-                connection.sendall(b"a:\r\n" * 25_000)
-                sent += 100_000
-        assert sent < 16 * 2**20
-        assert requests.get(url, timeout=20).ok
-
-
-def test_one_connection_too_many_is_closed(tmp_path):
-    with start_server(tmp_path, connections=2) as url:
-        with connect(url), connect(url):
-            time.sleep(0.1)
-            with connect(url) as third:
-                assert is_closed(third)
-        for _ in range(100):
-            try:
-                assert requests.get(url, timeout=20).ok
-                break
-            except requests.ConnectionError:  # the two are not yet gone
-                time.sleep(0.05)
-
-
-def test_one_job_too_many_in_the_queue_is_429_with_a_hint(tmp_path):
-    with start_server(tmp_path, queued=1) as url:
-        body = {"process": process("sleep", seconds=60)}
-        jobs = [requests.post(f"{url}/jobs", json=body, timeout=20) for _ in range(3)]
-        answers = []
-        for job in jobs:
-            place = f"{url}/jobs/{job.headers['OpenEO-Identifier']}"
-            answers.append(requests.post(f"{place}/results", timeout=20))
-            while answers[0].ok and len(answers) == 1:  # until the first one has left the queue
-                if requests.get(place, timeout=20).json()["status"] == "running":
-                    break
-        assert [answer.status_code for answer in answers] == [202, 202, 429]
-        assert int(answers[2].headers["Retry-After"]) > 0
-        assert requests.get(place, timeout=20).json()["status"] == "created"
-
-
-def test_results_that_nobody_fetches_stop_new_ones(tmp_path):
-    with start_server(tmp_path, unsent_bytes=100) as url:
-        waiting = tmp_path / "sync" / "waiting"
-        waiting.write_bytes(b"x" * 101)
-        body = {"process": process("add", x=1, y=1)}
-        answer = requests.post(f"{url}/result", json=body, timeout=60)
-        assert (answer.status_code, answer.json()["code"]) == (503, "ServerBusy")
-        assert int(answer.headers["Retry-After"]) > 0
-        waiting.unlink()
-        assert requests.post(f"{url}/result", json=body, timeout=60).text == "2"
-
-
 # --- secrets ---------------------------------------------------------------------------------
-
-
-def files_with(folder, secret):
-    return [
-        path.name
-        for path in folder.rglob("*")
-        if path.is_file() and secret.encode() in path.read_bytes()
-    ]
-
-
-def test_neither_token_nor_signatures_reach_logs_answers_or_files(tmp_path, caplog):
-    caplog.set_level("DEBUG")
-    settings = Settings(FAKE, tmp_path, port=0, token=TOKEN)
-    said = []
-
-    def ask(method, path, body=None, token=TOKEN):
-        headers = {"Authorization": f"Bearer basic//{token}"}
-        answer = requests.request(method, url + path, json=body, headers=headers, timeout=60)
-        said.append(answer.text + str(answer.headers))
-        return answer
-
-    with serving(settings, FakeEngine) as url:
-        body = {"process": process("forbid"), "log_level": "debug"}
-        assert ask("post", "/result", body).status_code == 500
-        job = ask("post", "/jobs", body).headers["OpenEO-Identifier"]
-        ask("post", f"/jobs/{job}/results")
-        while ask("get", f"/jobs/{job}").json()["status"] != "error":
-            time.sleep(0.05)
-        logs = ask("get", f"/jobs/{job}/logs?level=debug").json()["logs"]
-        assert any("Traceback" in entry["message"] for entry in logs)
-        assert "***" in logs[-1]["message"]
-        ask("get", f"/jobs/{job}/results")
-        ask("get", "/jobs", token=TOKEN[:-1] + "?")
-        ask("get", "/credentials/basic", token="x")  # noqa: S106
-    written = "".join(said) + caplog.text
-    for secret in (SIGNATURE, TOKEN):
-        assert secret not in written
-        assert files_with(tmp_path, secret) == []
 
 
 def test_signatures_of_pixels_reach_neither_masks_nor_items_nor_errors(

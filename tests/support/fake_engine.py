@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import time
 import warnings
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.resource_tracker import _resource_tracker
 from pathlib import Path
 
 from kappamask.base.errors import NoItemsError
@@ -139,3 +143,13 @@ class FakeEngine:
             os._exit(0)
         Path(marker).write_text(str(child))
         os._exit(7)
+
+    def do_babble(self):
+        """Write what belongs to no message into the pipe to the server, whichever that is."""
+        # What keeps other processes going.
+        spared = {0, 1, 2, forkserver._forkserver._forkserver_alive_fd, _resource_tracker._fd}
+        for number in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - spared:
+            with suppress(OSError):
+                if stat.S_ISFIFO(os.fstat(number).st_mode):
+                    os.write(number, b'junk\n["done"]\n["log", 5]\n[[[\n\x7f\xff\xff\xff\n')
+        return "said"

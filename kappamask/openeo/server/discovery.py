@@ -6,7 +6,8 @@ openEO API 1.2.0, https://api.openeo.org/. May import `bodies` and below.
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
@@ -103,12 +104,7 @@ def list_formats() -> JSON:
 def list_runtimes() -> JSON:
     """Describe the Python that runs UDFs: the server's own."""
     python = platform.python_version()
-    libraries = {}
-    for name in UDF_LIBRARIES:
-        try:
-            libraries[name] = {"version": version(name)}
-        except PackageNotFoundError:
-            continue
+    libraries = {name: {"version": version(name)} for name in UDF_LIBRARIES if find_spec(name)}
     runtime = {
         "title": f"Python {python}",
         "type": "language",

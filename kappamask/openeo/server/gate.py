@@ -30,6 +30,8 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
 
     A connection too many is closed at once; so is one whose request does not come to
     the end of its headers in time. Else idle connections would take every descriptor.
+    (`limit_concurrency` answers without an openEO document and when to come back, and
+    `timeout_keep_alive` counts from the end of an answer only.)
     """
 
     class Bounded(H11Protocol):

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -36,8 +36,7 @@ Log = Callable[[str, str], None]  # level, message
 EngineFactory = Callable[..., "LocalEngine"]
 LOOK_SECONDS = 0.1  # between two looks whether to stop
 MEASURE_SECONDS = 1.0  # between two looks at the size of a folder
-GRACE_SECONDS = 2.0  # for a process that ended by itself to tell its exit code
-MESSAGE_BYTES = 16 * 2**20  # of one message of a process
+MESSAGE_BYTES = 16 * 2**20  # of one line that a process says
 # Threads of the server do not survive a fork, and libraries take seconds to load. So Linux
 # forks workers from a process that has only loaded them; elsewhere that is not safe.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -105,13 +104,14 @@ def compute(
             with _CHILDREN, sending:
                 process.start()
             began = measured = time.monotonic()
+            lines = _listen(process, receiving)
             while True:
-                kind, *content = _receive(process, receiving, secret)
+                kind, *content = _read_message(next(lines), secret)
                 if kind == "done":
                     _check_size(task)
                     return list(*content)
                 if kind == "failed":
-                    raise ApiError(content[0], content[1], status=content[2])
+                    raise ApiError(*content)
                 if kind == "log":
                     log(*content)
                 if reason := stopped():
@@ -130,25 +130,45 @@ def compute(
             _end(process)
 
 
-def _receive(process: BaseProcess, receiving: Connection, secret: str | None) -> list[Any]:
-    """Wait a moment for what the process says."""
-    # A child that client code left behind may hold the pipe open: look at the process too.
-    wait([receiving, process.sentinel], LOOK_SECONDS)
-    has_ended = _has_ended(process)
-    try:
+def _listen(process: BaseProcess, receiving: Connection) -> Iterator[bytes]:
+    """Give each line that the process says, and an empty one whenever it says nothing for a while.
+
+    What client code writes into the pipe neither blocks this nor fills the memory.
+    """
+    heard = bytearray()
+    while True:
+        # A child that client code left behind may hold the pipe open: look at the process too.
+        wait([receiving, process.sentinel], LOOK_SECONDS)
+        has_ended = _has_ended(process)
+        piece = b""
         if receiving.poll():
-            text = receiving.recv_bytes(MESSAGE_BYTES).decode()
-            return list(json.loads(text.replace(secret, "***") if secret else text))
-    except (EOFError, OSError):
-        wait([process.sentinel], GRACE_SECONDS)
-        has_ended = True
-    if has_ended:
-        _has_ended(process)  # fetches the code
-        raise ApiError(
-            "Internal",
-            f"the process that computed the graph ended by itself (exit code {process.exitcode}): "
-            "probably it ran out of memory, or the UDF ended it; try a smaller area",
-        )
+            piece = os.read(receiving.fileno(), 2**16)
+            if not piece:  # closed, so that only the end of the process is left to wait for
+                time.sleep(LOOK_SECONDS)
+        heard += piece
+        if b"\n" in piece:
+            *lines, heard = heard.split(b"\n")
+            yield from map(bytes, lines)
+        if len(heard) > MESSAGE_BYTES:
+            heard.clear()
+        if has_ended and not piece:
+            raise ApiError(
+                "Internal",
+                "the process that computed the graph ended by itself (exit code "
+                f"{process.exitcode}): probably it ran out of memory, or the UDF ended it; try a "
+                "smaller area",
+            )
+        yield b""
+
+
+def _read_message(line: bytes, secret: str | None) -> list[Any]:
+    """Read a line that `_work` sent; what is none says nothing."""
+    if secret is not None:
+        line = line.replace(secret.encode(), b"***")
+    with contextlib.suppress(ValueError, RecursionError):
+        match json.loads(line):
+            case ["log" | "failed", str(), str()] | ["done", list()] as said:
+                return list(said)
     return ["nothing"]
 
 
@@ -197,21 +217,26 @@ def _work(sending: Connection, task: Task, factory: EngineFactory) -> None:
     lock = threading.Lock()  # dask logs from several threads
 
     def send(*message: Any) -> None:
-        with lock:
-            sending.send_bytes(json.dumps(message).encode())
+        with lock, open(sending.fileno(), "wb", closefd=False) as pipe:
+            pipe.write(json.dumps(message).encode() + b"\n")
 
     def log(level: str, text: str) -> None:
         # The end of a traceback tells most; cut first, half a signed URL would pass for none.
         send("log", level, redact(text)[-LONGEST:])
 
     try:
-        engine = factory(catalog=task.catalog, folder=task.folder, log=log, udps=task.udps)
-        result = engine.run(task.graph, parameters=task.parameters)
-        send("done", collect_files(write_result(result, task.folder), task.folder))
+        send("done", run_task(task, factory, log))
     except BaseException as error:  # noqa: BLE001  client code may raise anything, even SystemExit
         fault = of_exception(error)
         log("debug", "".join(traceback.format_exception(error)))
-        send("failed", fault.code, str(fault)[:LONGEST], fault.status)
+        send("failed", fault.code, str(fault)[:LONGEST])
+
+
+def run_task(task: Task, factory: EngineFactory, log: Log) -> list[dict[str, Any]]:
+    """Run a graph; describe the files that came of it."""
+    engine = factory(catalog=task.catalog, folder=task.folder, log=log, udps=task.udps)
+    result = engine.run(task.graph, parameters=task.parameters)
+    return collect_files(write_result(result, task.folder), task.folder)
 
 
 def _end_with_parent() -> None:
