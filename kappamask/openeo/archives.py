@@ -141,11 +141,6 @@ def get_engine(name: str) -> Engine:
     ------
     UnknownNameError
         If the table has no such engine.
-
-    Examples
-    --------
-    >>> get_engine("onnx").title
-    'onnxruntime'
     """
     if name not in ENGINES:
         raise UnknownNameError.of("engine", name, list(ENGINES))
@@ -407,13 +402,7 @@ def installed_members(requirements: Iterable[str]) -> Members:
 
 
 def is_pruned(name: str) -> bool:
-    """Tell whether a file of a package is left out.
-
-    Examples
-    --------
-    >>> is_pruned("torch/include/ATen/ATen.h"), is_pruned("torch/nn/__init__.py")
-    (True, False)
-    """
+    """Tell whether a file of a package is left out."""
     return name not in KEPT and any(fnmatch(name, pattern) for pattern in PRUNED)
 
 
@@ -421,16 +410,7 @@ def is_pruned(name: str) -> bool:
 
 
 def write_zip(target: Path, members: Members) -> Path:
-    """Write a zip whose bytes depend on names and contents only; it appears whole or not at all.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_zip(Path(folder) / "a.zip", {"b/c.txt": b"c"})
-    ...     zipfile.ZipFile(path).namelist()
-    ['b/c.txt']
-    """
+    """Write a zip whose bytes depend on names and contents only; it appears whole or not at all."""
     with staging(target.parent, target.name) as aside:
         with zipfile.ZipFile(aside / target.name, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in sorted(members):

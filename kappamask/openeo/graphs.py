@@ -182,8 +182,8 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
 
     def load(names: Any) -> DataCube:
         arguments: dict[str, Any] = {
-            "spatial_extent": spatial_extent(area),
-            "temporal_extent": temporal_extent(dates),
+            "spatial_extent": _spatial_extent(area),
+            "temporal_extent": _temporal_extent(dates),
             "bands": names if isinstance(names, Parameter) else list(names),
             "max_cloud_cover": max_cloud_cover,
         }
@@ -342,12 +342,12 @@ def cloud_kernel() -> np.ndarray:
     return kernel
 
 
-def spatial_extent(area: Any) -> Any:
+def _spatial_extent(area: Any) -> Any:
     """Word an area as openEO does; a `Parameter` or an openEO bounding box stays.
 
     Examples
     --------
-    >>> spatial_extent((11.3, 46.4, 11.4, 46.5))
+    >>> _spatial_extent((11.3, 46.4, 11.4, 46.5))
     {'west': 11.3, 'south': 46.4, 'east': 11.4, 'north': 46.5}
     """
     if isinstance(area, Parameter) or (isinstance(area, dict) and "west" in area):
@@ -355,12 +355,12 @@ def spatial_extent(area: Any) -> Any:
     return dict(zip(("west", "south", "east", "north"), parse_area(area).bounds, strict=True))
 
 
-def temporal_extent(dates: Any) -> Any:
+def _temporal_extent(dates: Any) -> Any:
     """Word dates as openEO does, whose end is excluded; a `Parameter` stays.
 
     Examples
     --------
-    >>> temporal_extent("2022-06-01/2022-06-30")
+    >>> _temporal_extent("2022-06-01/2022-06-30")
     ['2022-06-01T00:00:00Z', '2022-07-01T00:00:00Z']
     """
     if isinstance(dates, Parameter):

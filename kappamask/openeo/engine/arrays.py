@@ -1,4 +1,4 @@
-"""Array processes that openeo-processes-dask computes at once, pixel by pixel, or warning. Row 6.
+"""Array processes that openeo-processes-dask computes at once, pixel by pixel, or warning.
 
 All take numbers, numpy and dask arrays; dask stays dask.
 """
@@ -13,36 +13,6 @@ import dask.array as da
 import numpy as np
 
 from kappamask.openeo.engine import library
-
-
-def first(data: Any, ignore_nodata: bool = True, axis: int | None = None) -> Any:
-    """Take the first value that is there; the library loads a cube for that."""
-    if np.ndim(data) < 2 or axis is None:  # a plain array
-        return library.first(data, ignore_nodata=ignore_nodata, axis=axis)
-    if not ignore_nodata:
-        return data.take(0, axis=axis)
-    if not isinstance(data, da.Array):
-        return first_valid(data, axis=axis)
-    return map_axis(first_valid, data, axis)
-
-
-def last(data: Any, ignore_nodata: bool = True, axis: int | None = None) -> Any:
-    """Take the last value that is there."""
-    if np.ndim(data) < 2 or axis is None:  # a plain array
-        return library.last(data, ignore_nodata=ignore_nodata, axis=axis)
-    return first(np.flip(data, axis), ignore_nodata=ignore_nodata, axis=axis)
-
-
-def first_valid(values: np.ndarray, *, axis: int) -> np.ndarray:
-    """Pick along an axis the first value that is not NaN.
-
-    Examples
-    --------
-    >>> first_valid(np.array([[np.nan, 1.0], [2.0, 3.0]]), axis=0)
-    array([2., 1.])
-    """
-    index = np.expand_dims(np.argmax(~np.isnan(values), axis=axis), axis)
-    return np.take_along_axis(values, index, axis).squeeze(axis)
 
 
 def array_create(data: Any = None, repeat: int = 1) -> Any:
@@ -85,13 +55,7 @@ def array_apply(  # the special arguments are extra
 
 
 def choose(value: Any, accept: Any = None, reject: Any = None) -> Any:
-    """Take one of two values; no data counts as false, which the library takes for true.
-
-    Examples
-    --------
-    >>> choose(np.array([1.0, 0.0, np.nan]), 5, 6)
-    array([5, 6, 6])
-    """
+    """Take one of two values; no data counts as false, which the library takes for true."""
     accept, reject = (np.nan if option is None else option for option in (accept, reject))
     if np.ndim(value) == 0 and not isinstance(value, da.Array):
         return accept if value and not is_nodata(value) else reject
@@ -106,17 +70,23 @@ def is_nodata(x: Any) -> Any:
     return np.isnan(x)
 
 
-# --- reductions that pass over NaN without a warning -----------------------------------------
+# --- reductions that pass over NaN without a warning; NaN where nothing else is ---------------
+
+
+def first_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
+    """Pick along an axis the first value that is not NaN."""
+    index = np.expand_dims(np.argmax(~np.isnan(values), axis=axis), axis)
+    found = np.take_along_axis(values, index, axis)
+    return found if keepdims else found.squeeze(axis)
+
+
+def last_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
+    """Pick along an axis the last value that is not NaN."""
+    return first_valid(np.flip(values, axis), axis=axis, keepdims=keepdims)
 
 
 def median_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
-    """Compute the median of what is not NaN; NaN where nothing is.
-
-    Examples
-    --------
-    >>> median_valid(np.array([[np.nan, 4.0], [np.nan, 1.0]]), axis=0)
-    array([nan, 2.5])
-    """
+    """Compute the median of what is not NaN."""
     ordered = np.sort(values, axis=axis)  # NaN comes last
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis)
@@ -126,30 +96,14 @@ def median_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> An
 
 
 def mean_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
-    """Compute the mean of what is not NaN; NaN where nothing is.
-
-    Examples
-    --------
-    >>> mean_valid(np.array([[np.nan, 4.0], [np.nan, 1.0]]), axis=0)
-    array([nan, 2.5])
-    """
+    """Compute the mean of what is not NaN."""
     total = np.nansum(values, axis=axis, keepdims=keepdims)
     count = np.sum(~np.isnan(values), axis=axis, keepdims=keepdims)
     result = np.full(total.shape, np.nan, np.result_type(total, np.float32))
     return np.divide(total, count, out=result, where=count > 0)
 
 
-def lowest_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
-    """Find the lowest value that is not NaN; NaN where nothing is."""
-    return np.fmin.reduce(values, axis, keepdims=keepdims)  # type: ignore[call-overload]
-
-
-def highest_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> Any:
-    """Find the highest value that is not NaN; NaN where nothing is."""
-    return np.fmax.reduce(values, axis, keepdims=keepdims)  # type: ignore[call-overload]
-
-
-def reducer(name: str, function: Callable[..., np.ndarray]) -> Callable[..., Any]:
+def reducer(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a process of a function of arrays; plain lists go to the library's as before."""
     plain = library.implementations()[name]
 
@@ -161,36 +115,31 @@ def reducer(name: str, function: Callable[..., np.ndarray]) -> Callable[..., Any
     ) -> Any:
         if isinstance(axis, tuple) and len(axis) == 1:
             (axis,) = axis
+        kept = {"keepdims": True} if keepdims else {}  # not all of the library's know the word
         if not ignore_nodata or axis is None or isinstance(axis, tuple) or np.ndim(data) < 2:
-            return plain(data, ignore_nodata=ignore_nodata, axis=axis, keepdims=keepdims)
+            return plain(data, ignore_nodata=ignore_nodata, axis=axis, **kept)
         if not isinstance(data, da.Array):
-            return function(np.asarray(data), axis=axis, keepdims=keepdims)
-        return map_axis(partial(function, keepdims=keepdims), data, axis, keepdims=keepdims)
+            return function(np.asarray(data), axis=axis, **kept)
+        along = axis % data.ndim
+        whole = data.rechunk({along: -1})  # each block by itself
+        layout: dict[str, Any] = {"drop_axis": along}
+        if keepdims:
+            layout = {"chunks": (*whole.chunks[:along], (1,), *whole.chunks[along + 1 :])}
+        work = partial(function, axis=along, **kept)
+        return da.map_blocks(work, whole, dtype=data.dtype, **layout)
 
     return reduce
-
-
-def map_axis(
-    function: Callable[..., np.ndarray], data: da.Array, axis: int, *, keepdims: bool = False
-) -> da.Array:
-    """Reduce one axis of a lazy array, each block by itself."""
-    axis %= data.ndim
-    whole = data.rechunk({axis: -1})
-    if keepdims:
-        chunks = tuple((1,) if at == axis else c for at, c in enumerate(whole.chunks))
-        return da.map_blocks(function, whole, axis=axis, chunks=chunks, dtype=data.dtype)
-    return da.map_blocks(function, whole, axis=axis, drop_axis=axis, dtype=data.dtype)
 
 
 ARRAY_PROCESSES: Mapping[str, Callable[..., Any]] = {
     "array_apply": array_apply,
     "array_create": array_create,
-    "first": first,
+    "first": reducer("first", first_valid),
     "if": choose,
     "is_nodata": is_nodata,
-    "last": last,
-    "max": reducer("max", highest_valid),
+    "last": reducer("last", last_valid),
+    "max": reducer("max", np.fmax.reduce),
     "mean": reducer("mean", mean_valid),
     "median": reducer("median", median_valid),
-    "min": reducer("min", lowest_valid),
+    "min": reducer("min", np.fmin.reduce),
 }

@@ -208,11 +208,6 @@ def bind(arguments: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) 
     ------
     GraphError
         If one without default is missing, or an argument is no parameter.
-
-    Examples
-    --------
-    >>> bind({"x": 1}, [{"name": "x"}, {"name": "y", "optional": True, "default": 2}])
-    {'x': 1, 'y': 2}
     """
     for fault in find_misnamed(arguments, parameters):
         raise fault

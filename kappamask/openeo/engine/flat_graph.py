@@ -80,11 +80,6 @@ def references(value: Any, kind: str = "from_node") -> Iterator[str]:
     ------
     GraphError
         If a reference is no name.
-
-    Examples
-    --------
-    >>> list(references({"data": [{"from_node": "load1"}, {"from_parameter": "x"}]}))
-    ['load1']
     """
     for found in objects(value):
         if kind in found:
@@ -117,11 +112,6 @@ def order(graph: Graph, *ends: str) -> list[str]:
     ------
     GraphError
         If a node refers to one that is not there, or to itself around a circle.
-
-    Examples
-    --------
-    >>> order({"b": {"arguments": {"x": {"from_node": "a"}}}, "a": {"arguments": {}}}, "b")
-    ['a', 'b']
     """
     needs: dict[str, list[str]] = {}
     pending = list(ends)
@@ -151,13 +141,7 @@ def order(graph: Graph, *ends: str) -> list[str]:
 
 
 def depth_exceeds(value: Any, most: int) -> bool:
-    """Tell whether lists and objects lie deeper in each other; needs no depth itself.
-
-    Examples
-    --------
-    >>> depth_exceeds({"a": [[]]}, 2), depth_exceeds({"a": [[]]}, 3)
-    (True, False)
-    """
+    """Tell whether lists and objects lie deeper in each other; needs no depth itself."""
     level = [value]
     for _ in range(most):
         level = [
@@ -176,12 +160,6 @@ def check_shape(graph: Any) -> None:
     ------
     GraphError
         If it is anything else.
-
-    Examples
-    --------
-    >>> check_shape({"one": {"process_id": "add", "arguments": {"x": {"from_node": []}}}})
-    Traceback (most recent call last):
-    kappamask.openeo.engine.flat_graph.GraphError: node 'one' (add): from_node is a name...
     """
     if not isinstance(graph, dict) or not graph:
         raise GraphError(

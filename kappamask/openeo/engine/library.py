@@ -1,4 +1,4 @@
-"""The one door to openeo-processes-dask, which warns and logs while it is imported. Row 6."""
+"""The one door to openeo-processes-dask, which warns and logs while it is imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ with warnings.catch_warnings(action="ignore"):  # of its dependencies: pydantic 
     )
     from openeo_processes_dask.process_implementations.cubes.resample import resample_cube_spatial
 
-first, last = _implementations.first, _implementations.last
 array_create = _implementations.array_create
 
 __all__ = [
@@ -31,9 +30,7 @@ __all__ = [
     "apply_dimension",
     "apply_kernel",
     "array_create",
-    "first",
     "implementations",
-    "last",
     "resample_cube_spatial",
     "specifications",
 ]

@@ -7,8 +7,7 @@ baseline 04.00 is applied by `load_collection` and is not by `load_stac`, as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,6 +29,7 @@ from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
 from kappamask.scenes.scene import BandFile
 from kappamask.scenes.search import search
+from kappamask.scenes.sources import Resolve, scene_of
 
 COLLECTIONS = {"SENTINEL2_L2A": "L2A", "SENTINEL2_L1C": "L1C"}
 SCENE_CLASSES = "SCL"
@@ -41,13 +41,7 @@ CHUNK = 384  # pixels; a window of 768 with its overlap of 128 reads a border of
 
 
 def bands_of_collection(level: str) -> list[str]:
-    """Names of the bands of a collection, in order.
-
-    Examples
-    --------
-    >>> bands_of_collection("L2A")[-3:]
-    ['AOT', 'WVP', 'SCL']
-    """
+    """Names of the bands of a collection, in order."""
     extra = ["AOT", "WVP", SCENE_CLASSES] if level == "L2A" else []
     return [*bands_of_level(level), *extra]
 
@@ -129,26 +123,17 @@ def load_stac(
     area, dates = read_area(spatial_extent), read_dates(temporal_extent)
     level = "L1C" if "l1c" in url.lower() else "L2A"
     resolve = partial(resolve_assets, dn_offset=0)
-    with confined_to(hosts) as pass_on:
-        pass_on(place)
+    allowed = frozenset(hosts or ())
+    pass_on = str if hosts is None else partial(through_gateway, hosts=allowed)
+    before = GUARD.set(None if hosts is None else partial(CheckedAdapter, allowed))
+    try:
+        pass_on(place)  # checked before anything is read
         items = filter_items(search(area, dates, catalog=place, level=level), properties or {})
         wanted = check_bands(bands, level)
         cube = build(items, area, wanted, resolve=resolve, pass_on=pass_on)
-    return crop(cube, spatial_extent)
-
-
-@contextmanager
-def confined_to(hosts: Sequence[str] | None) -> Iterator[Callable[[str], str]]:
-    """Let catalogues be read by checked connections; lend what does that for URLs of pixels."""
-    if hosts is None:
-        yield str
-        return
-    allowed = frozenset(hosts)
-    before = GUARD.set(partial(CheckedAdapter, allowed))
-    try:
-        yield partial(through_gateway, hosts=allowed)
     finally:
         GUARD.reset(before)
+    return crop(cube, spatial_extent)
 
 
 # --- reading the arguments -----------------------------------------------------------------
@@ -216,10 +201,8 @@ def read_dates(extent: Sequence[str | None] | None) -> tuple[Any, Any]:
             code="ProcessParameterRequired",
         )
     start, end = (None if time is None else _instant(time) for time in extent)
-    if end is None:
-        return start, None
     # `search` counts the microsecond at which an interval ends as inside
-    return start, end - timedelta(microseconds=1)
+    return start, None if end is None else end - timedelta(microseconds=1)
 
 
 def _instant(text: str) -> datetime:
@@ -263,25 +246,33 @@ def build(
     area: Any,
     bands: list[str] | None,
     *,
-    resolve: Callable[..., dict[str, BandFile]],
+    resolve: Resolve,
     pass_on: Callable[[str], str] = str,
 ) -> xr.DataArray:
     """Load items as openEO's back ends do: (t, bands, y, x), digital numbers.
 
     `pass_on` is given the href of every file and gives the one that is read, or refuses it.
     """
-    classes = bands is None and all(scl_key(item) for item in items)
-    optical = None if bands is None else [name for name in bands if name != SCENE_CLASSES]
+
+    def load(names: list[str] | None, resolve: Resolve) -> xr.DataArray:
+        scenes = [scene_of(item, names, resolve=resolve) for item in items]
+        for index, scene in enumerate(scenes):
+            files = {n: replace(f, href=pass_on(f.href)) for n, f in scene.files.items()}
+            scenes[index] = replace(scene, files=files)
+        return load_cube(scenes, area, bands=names, chunks=CHUNK)
+
     parts = []
+    optical = None if bands is None else [name for name in bands if name != SCENE_CLASSES]
     if optical is None or optical:
-        cube = load_cube(
-            items, area, bands=optical, chunks=CHUNK, resolve=passed_on(resolve, pass_on)
-        )
+        cube = load(optical, resolve)
         factors = [BY_NAME[str(name)].dn_scale for name in cube["band"].to_numpy()]
         scale = xr.DataArray(np.array(factors, np.float32), {"band": cube["band"]}, "band")
         parts.append((cube * scale).round())
-    if classes or SCENE_CLASSES in (bands or ()):
-        parts.append(load_scene_classes(items, area, pass_on))
+    everywhere = all(any(key in item.assets for key in SCL_KEYS) for item in items)
+    if SCENE_CLASSES in (bands or ()) or (bands is None and everywhere):
+        # Under the name of another layer that takes no offset.
+        named = {"band": [SCENE_CLASSES], "common_name": ("band", [SCENE_CLASSES.lower()])}
+        parts.append(load(["AOT"], resolve_classes).assign_coords(named))
     cube = xr.concat(parts, dim="band", coords="minimal", compat="override")
     cube = cube.rename(time="t", band="bands").drop_vars("source_items", errors="ignore")
     days = cube["t"].to_numpy().astype("M8[D]").astype("M8[ns]")
@@ -291,47 +282,18 @@ def build(
     return cube.sel(bands=bands) if bands else cube
 
 
-def passed_on(
-    resolve: Callable[..., dict[str, BandFile]], pass_on: Callable[[str], str]
-) -> Callable[..., dict[str, BandFile]]:
-    """Let `pass_on` turn every href that `resolve` finds."""
-
-    def turn(*arguments: Any, **options: Any) -> dict[str, BandFile]:
-        found = resolve(*arguments, **options)
-        return {band: replace(asset, href=pass_on(asset.href)) for band, asset in found.items()}
-
-    return turn
-
-
-def scl_key(item: pystac.Item) -> str | None:
-    """Key of the asset that holds the scene classification."""
-    return next((key for key in SCL_KEYS if key in item.assets), None)
-
-
-def load_scene_classes(
-    items: Sequence[pystac.Item], area: Any, pass_on: Callable[[str], str] = str
-) -> xr.DataArray:
-    """Load SCL as a cube of one band.
-
-    It goes through `load_cube` under the name of another layer that takes no offset.
-    """
-
-    def resolve(item: pystac.Item, bands: Any = None) -> dict[str, BandFile]:
-        del bands
-        key = scl_key(item)
-        if key is None:
-            raise GraphError(
-                f"item {item.id} holds no {SCENE_CLASSES}, only {', '.join(item.assets)}: "
-                "leave the band out",
-                code="ProcessParameterInvalid",
-            )
-        href = item.assets[key].href
-        file = BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)
-        return {"AOT": file}
-
-    look = passed_on(resolve, pass_on)
-    cube = load_cube(items, area, bands=["AOT"], chunks=CHUNK, resolve=look)
-    return cube.assign_coords(band=[SCENE_CLASSES], common_name=("band", [SCENE_CLASSES.lower()]))
+def resolve_classes(item: pystac.Item, bands: Any = None) -> dict[str, BandFile]:
+    """Find the scene classification of an item, as if it were AOT."""
+    del bands
+    key = next((key for key in SCL_KEYS if key in item.assets), None)
+    if key is None:
+        raise GraphError(
+            f"item {item.id} holds no {SCENE_CLASSES}, only {', '.join(item.assets)}: "
+            "leave the band out",
+            code="ProcessParameterInvalid",
+        )
+    href = item.assets[key].href
+    return {"AOT": BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)}
 
 
 def crop(cube: xr.DataArray, extent: Any) -> xr.DataArray:
@@ -350,11 +312,6 @@ def describe_collections(catalog: Any) -> list[dict[str, Any]]:
     """Describe the collections as STAC documents.
 
     One that a known catalogue does not hold is left out.
-
-    Examples
-    --------
-    >>> [collection["id"] for collection in describe_collections("earth-search")]
-    ['SENTINEL2_L2A', 'SENTINEL2_L1C']
     """
     profile = PROFILES.get(str(catalog))
     return [
@@ -367,7 +324,7 @@ def describe_collections(catalog: Any) -> list[dict[str, Any]]:
 def describe_collection(name: str, level: str) -> dict[str, Any]:
     """Describe one collection: dimensions, bands with wavelength and pixel size."""
     bands = [describe_band(band) for band in bands_of_collection(level)]
-    spatial = {"type": "spatial", "extent": [-180, 180], "reference_system": 32601}
+    spatial = {"type": "spatial", "reference_system": 32601}
     return {
         "type": "Collection",
         "stac_version": "1.0.0",
@@ -387,7 +344,7 @@ def describe_collection(name: str, level: str) -> dict[str, Any]:
             "temporal": {"interval": [[FIRST_DATE, None]]},
         },
         "cube:dimensions": {
-            "x": {**spatial, "axis": "x"},
+            "x": {**spatial, "axis": "x", "extent": [-180, 180]},
             "y": {**spatial, "axis": "y", "extent": [-84, 84]},
             "t": {"type": "temporal", "extent": [FIRST_DATE, None]},
             "bands": {"type": "bands", "values": [band["name"] for band in bands]},

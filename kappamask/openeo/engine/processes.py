@@ -254,14 +254,7 @@ def apply_neighborhood(
 
 
 def read_sizes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Read sizes by dimension: integers in pixels, a word in t.
-
-    Examples
-    --------
-    >>> read_sizes([{"dimension": "x", "value": 8, "unit": "px"}, {"dimension": "t",
-    ...             "value": "P1D"}])
-    {'x': 8, 't': 'P1D'}
-    """
+    """Read sizes by dimension: integers in pixels, a word in t."""
     read: dict[str, Any] = {}
     for entry in entries:
         dim, value, unit = entry.get("dimension"), entry.get("value"), entry.get("unit")
@@ -340,13 +333,6 @@ def group_by_period(times: np.ndarray, period: str) -> tuple[np.ndarray, list[np
     ------
     GraphError
         If openEO has no such period.
-
-    Examples
-    --------
-    >>> times = np.array(["2022-06-02", "2022-06-30", "2022-08-01"], "datetime64[ns]")
-    >>> starts, groups = group_by_period(times, "month")
-    >>> [(str(start)[:10], group.tolist()) for start, group in zip(starts, groups)]
-    [('2022-06-01', [0, 1]), ('2022-07-01', []), ('2022-08-01', [2])]
     """
     if period not in PERIODS:
         raise GraphError(

@@ -1,4 +1,4 @@
-"""`save_result`: lazy cubes to files, block by block. Row 6: imports `outputs.cog` and below.
+"""`save_result`: lazy cubes to files, block by block.
 
 Everything that a cube needs is computed in one go, so that what dates or files share
 is computed once; a block is written as soon as it is there. Files appear whole.
@@ -7,7 +7,7 @@ is computed once; a block is written as soon as it is there. Files appear whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,14 @@ class Kind:
             return cls(cube.dtype.name, None, "NEAREST")
         return cls("float32", math.nan, "AVERAGE")
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Turn computed values into stored ones."""
+    def encode(self, cube: xr.DataArray) -> xr.DataArray:
+        """Turn values into stored ones, lazily."""
+        pixels = cube.data if isinstance(cube.data, da.Array) else da.from_array(cube.to_numpy())
+        if self.dtype == str(cube.dtype):
+            return cube.copy(data=pixels)
+        return cube.copy(data=da.map_blocks(self._encode, pixels, dtype=self.dtype))
+
+    def _encode(self, values: np.ndarray) -> np.ndarray:
         if self.dtype == "uint8" and values.dtype.kind == "f":
             values = np.where(np.isnan(values), self.nodata or 0, values)
         return values.astype(self.dtype)
@@ -100,7 +106,7 @@ def save_result(
         )
     with staging(folder, f"{prefix} ({format})") as aside:
         try:
-            written = write(data, aside, prefix)
+            written = write(data, Kind.of(data), aside / prefix)
         except KappaMaskError:
             raise
         except (*OF_ARGUMENTS, RuntimeError) as error:
@@ -110,68 +116,40 @@ def save_result(
                 f"writes cubes whose labels are texts, got {error}: rename_labels",
                 code="FormatUnsuitable",
             ) from error
-        return [publish_file(path, folder) for path in written]
-
-
-def publish_file(path: Path, folder: Path) -> Path:
-    """Move a finished file to its folder."""
-    target = folder / path.name
-    path.replace(target)
-    return target
+        return [path.replace(folder / path.name) for path in written]
 
 
 # --- GeoTIFF -------------------------------------------------------------------------------
 
 
-def write_geotiffs(cube: xr.DataArray, folder: Path, prefix: str) -> list[Path]:
-    """Write one cloud-optimised GeoTIFF per date."""
-    kind = Kind.of(cube)
-    scene = cube if "bands" in cube.dims else cube.expand_dims("bands")
-    _check_dims(scene, ("t", "bands", "y", "x"))
-    dated = "t" in scene.dims
-    scene = scene.transpose("t", "bands", "y", "x", missing_dims="ignore")
-    scenes = [scene.isel(t=index) for index in range(scene.sizes["t"])] if dated else [scene]
-    names = date_names(cube["t"].to_numpy(), prefix) if dated else [prefix]
-    layers = [to_layer(f"{name}.tif", one, kind) for name, one in zip(names, scenes, strict=True)]
-    shape = scene.sizes["y"], scene.sizes["x"]
-    placement = Placement(scene.rio.crs, scene.rio.transform(), shape)
-    try:
-        return write_layers(layers, folder, placement)
-    except BlockError as error:  # what a UDF raised, say
-        raise (error.__cause__ or error) from None
-
-
-def to_layer(name: str, scene: xr.DataArray, kind: Kind) -> Layer:
-    """Say what one file holds: (bands, y, x) as it is stored."""
-    pixels = lazy(scene)
-    if kind.dtype != str(pixels.dtype):
-        pixels = da.map_blocks(kind.encode, pixels, dtype=kind.dtype)
-    bands = ("",) * scene.sizes["bands"]
-    if "bands" in scene.coords:
-        bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
-    colors = {int(entry.label): entry.rgb for entry in LEGEND}
-    return Layer(
-        name,
-        pixels,
-        bands,
-        kind.nodata,
-        kind.resampling,
-        colors=colors if bands == OUTPUT_BANDS["labels"] else {},
-    )
-
-
-def lazy(cube: xr.DataArray) -> da.Array:
-    """Blocks of a cube, one pixel plane deep in no dimension but the leading ones."""
-    return cube.data if isinstance(cube.data, da.Array) else da.from_array(cube.to_numpy())
-
-
-def _check_dims(cube: xr.DataArray, known: Sequence[str]) -> None:
-    extra = [str(dim) for dim in cube.dims if dim not in known]
+def write_geotiffs(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
+    """Write one cloud-optimised GeoTIFF per date, beside `path`."""
+    extra = [str(dim) for dim in cube.dims if dim not in ("t", "bands", "y", "x")]
     if extra:
         raise GraphError(
             f"writes t, bands, y and x, got also {', '.join(extra)}: reduce or rename dimensions",
             code="FormatUnsuitable",
         )
+    scene = cube if "bands" in cube.dims else cube.expand_dims("bands")
+    scene = kind.encode(scene.transpose("t", "bands", "y", "x", missing_dims="ignore"))
+    bands = ("",) * scene.sizes["bands"]
+    if "bands" in scene.coords:
+        bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
+    coloured = bands == OUTPUT_BANDS["labels"]
+    colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in LEGEND if coloured}
+    names, dates = [path.name], [scene.data]
+    if "t" in scene.dims:
+        names, dates = date_names(cube["t"].to_numpy(), path.name), list(scene.data)
+    layers = [
+        Layer(f"{name}.tif", pixels, bands, kind.nodata, kind.resampling, colors=colors)
+        for name, pixels in zip(names, dates, strict=True)
+    ]
+    shape = scene.sizes["y"], scene.sizes["x"]
+    placement = Placement(scene.rio.crs, scene.rio.transform(), shape)
+    try:
+        return write_layers(layers, path.parent, placement)
+    except BlockError as error:  # what a UDF raised, say
+        raise (error.__cause__ or error) from None
 
 
 def date_names(times: np.ndarray, prefix: str) -> list[str]:
@@ -193,28 +171,22 @@ def date_names(times: np.ndarray, prefix: str) -> list[str]:
 # --- netCDF --------------------------------------------------------------------------------
 
 
-def write_netcdf(cube: xr.DataArray, folder: Path, prefix: str) -> list[Path]:
+def write_netcdf(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
     """Write one netCDF 4 file with CF coordinates, a variable per band."""
-    kind = Kind.of(cube)
-    crs = cube.rio.crs
-    plain = cube.drop_vars(
-        [name for name in cube.coords if name not in cube.dims and name != "spatial_ref"]
-    )
+    kept = {*cube.dims, "spatial_ref"}
+    plain = kind.encode(cube.drop_vars([name for name in cube.coords if name not in kept]))
     plain.attrs = {}
-    if kind.dtype != str(cube.dtype):
-        plain = plain.copy(data=da.map_blocks(kind.encode, lazy(plain), dtype=kind.dtype))
+    stored: dict[str, Any] = {"zlib": True, "complevel": 1, "_FillValue": kind.nodata}
     dataset = (
         plain.to_dataset("bands") if "bands" in plain.dims else plain.to_dataset(name="result")
     )
-    stored: dict[str, Any] = {"zlib": True, "complevel": 1, "_FillValue": kind.nodata}
+    if cube.rio.crs is not None:
+        dataset = dataset.rio.write_crs(cube.rio.crs)
+        stored["grid_mapping"] = "spatial_ref"
     encoding = {str(name): dict(stored) for name in dataset}
-    if crs is not None:
-        dataset = dataset.rio.write_crs(crs)
-        for variable in encoding.values():
-            variable["grid_mapping"] = "spatial_ref"
-    path = folder / f"{prefix}.nc"
-    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
-    return [path]
+    target = path.with_name(f"{path.name}.nc")
+    dataset.to_netcdf(target, engine="netcdf4", encoding=encoding)
+    return [target]
 
 
 FORMATS = ("GTiff", "netCDF")

@@ -181,13 +181,7 @@ def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.
 
 
 def cut(length: int, *, size: int, overlap: int) -> list[Span]:
-    """Cut an axis into windows of `size`, each padded to ``size + 2 * overlap``.
-
-    Examples
-    --------
-    >>> [(span.read, span.pad_before, span.pad_after) for span in cut(10, size=8, overlap=2)]
-    [(slice(0, 10, None), 2, 0), (slice(6, 10, None), 0, 8)]
-    """
+    """Cut an axis into windows of `size`, each padded to ``size + 2 * overlap``."""
     spans = []
     for start in range(0, length, size):
         read_start, read_stop = max(0, start - overlap), min(length, start + size + overlap)

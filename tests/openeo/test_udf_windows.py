@@ -9,9 +9,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import udfs
+from support.process_graphs import DATA, child, one_node, pixels, run
 
 from kappamask.openeo.engine.flat_graph import GraphError
-from kappamask.openeo.local import LocalEngine
 
 DAYS = np.array(["2022-06-02", "2022-06-20", "2022-07-05"], "M8[ns]")
 
@@ -33,39 +33,14 @@ def make_cube(shape=(3, 2, 50, 70), *, chunks=(1, 2, 16, 30), seed=0):
 
 
 def window_graph(udf, *, size=(16, 16), overlap=(4, 4), t="P1D", context=None):
-    sizes = [{"dimension": d, "value": v, "unit": "px"} for d, v in zip("xy", size, strict=True)]
-    sizes += [] if t is None else [{"dimension": "t", "value": t}]
-    overlaps = [
-        {"dimension": d, "value": v, "unit": "px"} for d, v in zip("xy", overlap, strict=True)
-    ]
-    run = {
-        "process_id": "run_udf",
-        "arguments": {
-            "data": {"from_parameter": "data"},
-            "udf": udf,
-            "runtime": "Python",
-            "context": {"from_parameter": "context"},
-        },
-        "result": True,
+    code = {"udf": udf, "runtime": "Python", "context": {"from_parameter": "context"}}
+    arguments = {
+        "process": child(udf=("run_udf", {**DATA, **code})),
+        "size": pixels(*size, t=t),
+        "overlap": pixels(*overlap),
+        "context": context or {},
     }
-    return {
-        "windows": {
-            "process_id": "apply_neighborhood",
-            "arguments": {
-                "data": {"from_parameter": "cube"},
-                "process": {"process_graph": {"udf": run}},
-                "size": sizes,
-                "overlap": overlaps,
-                "context": context or {},
-            },
-            "result": True,
-        }
-    }
-
-
-def run(graph, cube, log=None):
-    engine = LocalEngine(catalog="earth-search", log=log)
-    return engine.run(graph, parameters={"cube": cube})
+    return one_node("apply_neighborhood", **arguments)
 
 
 # --- what a UDF gets -------------------------------------------------------------------------
@@ -73,7 +48,7 @@ def run(graph, cube, log=None):
 
 def told(graph, cube):
     lines = []
-    run(graph, cube, log=lambda level, message: lines.append((level, message))).compute()
+    run(graph, log=lambda *line: lines.append(line), cube=cube).compute()
     assert {level for level, _ in lines} == {"info"}
     return [ast.literal_eval(message.removeprefix("chunk ")) for _, message in lines]
 
@@ -110,7 +85,7 @@ def test_a_small_cube_comes_in_a_small_chunk(shape, expected):
     cube = make_cube((1, 2, *shape))
     chunks = told(window_graph(udfs.TELL, size=(768, 768)), cube)
     assert [chunk["shape"] for chunk in chunks] == [[2, *expected]]
-    np.testing.assert_array_equal(run(window_graph(udfs.ECHO, size=(768, 768)), cube), cube)
+    np.testing.assert_array_equal(run(window_graph(udfs.ECHO, size=(768, 768)), cube=cube), cube)
 
 
 # --- what comes back -------------------------------------------------------------------------
@@ -126,20 +101,20 @@ def test_a_small_cube_comes_in_a_small_chunk(shape, expected):
 def test_every_pixel_comes_back_to_its_place(sizes, overlap, chunks, per_date):
     cube = make_cube((2, 2, 33, 41), chunks=(1, 1, *chunks))
     t = "P1D" if per_date else None
-    result = run(window_graph(udfs.ECHO, size=sizes, overlap=overlap, t=t), cube)
+    result = run(window_graph(udfs.ECHO, size=sizes, overlap=overlap, t=t), cube=cube)
     xr.testing.assert_identical(result.compute(), cube.compute())
 
 
 @pytest.mark.parametrize("t", ["P1D", None])
 def test_the_overlap_is_what_lies_around(t):
     cube = make_cube()
-    shifted = run(window_graph(udfs.SHIFT, overlap=(1, 1), t=t), cube).compute()
+    shifted = run(window_graph(udfs.SHIFT, overlap=(1, 1), t=t), cube=cube).compute()
     np.testing.assert_array_equal(shifted, cube.shift(x=1, y=1).compute())
 
 
 def test_a_udf_may_change_the_bands_as_its_metadata_say():
     cube = make_cube()
-    result = run(window_graph(udfs.ABOVE_MEAN, t=None), cube)
+    result = run(window_graph(udfs.ABOVE_MEAN, t=None), cube=cube)
     assert result.bands.values.tolist() == ["above"]
     expected = (cube > cube.mean("t")).any("bands")
     np.testing.assert_array_equal(result.isel(bands=0), expected)
@@ -148,7 +123,7 @@ def test_a_udf_may_change_the_bands_as_its_metadata_say():
 @pytest.mark.parametrize("dims", [("x", "y", "bands", "t"), ("bands", "t", "y", "x")])
 def test_dims_keep_their_order(dims):
     cube = make_cube().transpose(*dims)
-    result = run(window_graph(udfs.ECHO), cube)
+    result = run(window_graph(udfs.ECHO), cube=cube)
     assert result.dims == dims
     np.testing.assert_array_equal(result, cube)
 
@@ -157,7 +132,7 @@ def test_dims_keep_their_order(dims):
 def test_a_dimension_may_be_absent(absent):
     cube = make_cube().isel({absent: 0}, drop=True)
     for t in ("P1D", None):
-        result = run(window_graph(udfs.ECHO, t=t), cube)
+        result = run(window_graph(udfs.ECHO, t=t), cube=cube)
         assert result.dims == cube.dims
         np.testing.assert_array_equal(result, cube)
 
@@ -171,7 +146,7 @@ def test_nothing_is_computed_before_it_is_asked_for():
 
     cube = make_cube()
     cube = cube.copy(data=cube.data.map_blocks(block, meta=np.empty((0, 0, 0, 0), np.float32)))
-    result = run(window_graph(udfs.ECHO), cube)
+    result = run(window_graph(udfs.ECHO), cube=cube)
     assert calls == []
     result.isel(t=0, x=slice(0, 8), y=slice(0, 8)).compute()
     assert len(calls) == 2  # the one window reads two of the 36 blocks
@@ -184,13 +159,10 @@ def test_apply_and_apply_dimension_run_udfs_too():
         ("apply_dimension", {"dimension": "t"}),
         ("apply_dimension", {"dimension": "bands"}),
     ):
-        graph = window_graph(udfs.ECHO)
-        arguments = {**graph["windows"]["arguments"], **extra}
-        arguments = {k: v for k, v in arguments.items() if k not in ("size", "overlap")}
-        (child,) = arguments["process"]["process_graph"].values()
-        child["arguments"]["data"]["from_parameter"] = "x" if process == "apply" else "data"
-        graph["windows"] |= {"process_id": process, "arguments": arguments}
-        np.testing.assert_array_equal(run(graph, cube), cube)
+        given = {"data": {"from_parameter": "x" if process == "apply" else "data"}}
+        udf = child(udf=("run_udf", {**given, "udf": udfs.ECHO, "runtime": "Python"}))
+        result = run(one_node(process, process=udf, **extra), cube=cube)
+        np.testing.assert_array_equal(result, cube)
 
 
 # --- what goes wrong -------------------------------------------------------------------------
@@ -208,8 +180,8 @@ def test_apply_and_apply_dimension_run_udfs_too():
     ],
 )
 def test_a_udf_that_fails_is_named_with_its_node(line, cause):
-    result = run(window_graph(udfs.failing(line)), make_cube())
-    with pytest.raises(GraphError, match=r"node 'windows/udf' \(run_udf\): ") as caught:
+    result = run(window_graph(udfs.failing(line)), cube=make_cube())
+    with pytest.raises(GraphError, match=r"node 'n/udf' \(run_udf\): ") as caught:
         result.compute()
     assert cause in str(caught.value)
 
@@ -225,34 +197,22 @@ def test_a_udf_that_fails_is_named_with_its_node(line, cause):
 )
 def test_a_text_that_is_no_udf_is_named(udf, cause):
     with pytest.raises(GraphError, match=cause):
-        run(window_graph(udf), make_cube()).compute()
+        run(window_graph(udf), cube=make_cube()).compute()
 
 
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"size": [{"dimension": "x", "value": 8, "unit": "px"}]}, "size in px for x and y"),
+        ({"size": pixels(8, 8)[:1]}, "size in px for x and y"),
         ({"overlap": [{"dimension": "t", "value": "P1D"}]}, "no overlap in t"),
         ({"size": [{"dimension": "x", "value": 80, "unit": "m"}]}, "whole px"),
-        ({"size": [{"dimension": d, "value": 0, "unit": "px"} for d in "xy"]}, "at least 1 px"),
+        ({"size": pixels(0, 0)}, "at least 1 px"),
+        ({"size": pixels(8, 8, t="month")}, "one date"),
+        ({"process": child(m=("absolute", {"x": DATA["data"]}))}, "size of 1 px"),
     ],
 )
 def test_sizes_that_no_back_end_takes_are_refused(change, cause):
     graph = window_graph(udfs.ECHO)
-    graph["windows"]["arguments"] |= change
+    graph["n"]["arguments"] |= change
     with pytest.raises(GraphError, match=cause):
-        run(graph, make_cube())
-
-
-def test_a_udf_gets_no_month():
-    with pytest.raises(GraphError, match="one date"):
-        run(window_graph(udfs.ECHO, t="month"), make_cube())
-
-
-def test_other_processes_need_a_size_of_one_pixel():
-    graph = window_graph(udfs.ECHO)
-    child = {"m": {"process_id": "absolute", "arguments": {"x": {"from_parameter": "data"}}}}
-    child["m"]["result"] = True
-    graph["windows"]["arguments"]["process"] = {"process_graph": child}
-    with pytest.raises(GraphError, match="size of 1 px"):
-        run(graph, make_cube())
+        run(graph, cube=make_cube())

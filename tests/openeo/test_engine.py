@@ -15,33 +15,31 @@ import pytest
 import xarray as xr
 from openeo.internal.graph_building import PGNode
 from support import synthetic, udfs
+from support.process_graphs import (
+    DATA,
+    DATES,
+    NONE,
+    X,
+    child,
+    given_cube,
+    load,
+    one_node,
+    pixels,
+    run,
+)
 
 from kappamask.composites.periods import period_edges
 from kappamask.cubes.cube import load_cube
 from kappamask.openeo import graphs
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.flat_graph import GraphError
-from kappamask.openeo.engine.processes import group_by_period
-from kappamask.openeo.graphs import cloud_kernel
 from kappamask.openeo.local import LocalEngine
 from kappamask.predict.array import predict_array
 from kappamask.predict.cube import predict_cube
 from kappamask.sample import SCENES, catalog_path
 from kappamask.scenes.search import search
 
-ROOT = Path(__file__).resolve().parents[1]
-DATES = ["2022-06-01", "2022-08-01"]
-NONE = "no-catalogue-is-asked"
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return synthetic.write(tmp_path_factory.mktemp("synthetic"))
-
-
-@pytest.fixture
-def engine(scene, tmp_path):
-    return LocalEngine(catalog=str(scene.catalog), folder=tmp_path / "results")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -50,55 +48,18 @@ def _bright_is_cloud(monkeypatch):
     monkeypatch.setattr(graphs, "udf_code", lambda: udfs.BRIGHT_IS_CLOUD)
 
 
-def load(scene, bands=synthetic.BANDS):
-    return openeo.DataCube.load_collection(
-        "SENTINEL2_L2A",
-        spatial_extent=scene.extent,
-        temporal_extent=DATES,
-        bands=list(bands),
-    )
-
-
 def hidden(scene):
     """(date, y, x) bool, what the stand-in masks."""
     blue = scene.dn[:, 0]
     return (blue > 7000) | np.isnan(blue)
 
 
-def given_cube(**coords):
-    """A cube that a graph gets as a parameter."""
-    values = np.arange(4 * 1 * 2 * 3, dtype=np.float32).reshape(4, 1, 2, 3)
-    return xr.DataArray(
-        da.from_array(values, chunks=(1, 1, 2, 2)),
-        dims=("t", "bands", "y", "x"),
-        coords={
-            "t": np.array(["2022-06-01", "2022-06-20", "2022-07-03", "2022-07-31"], "M8[ns]"),
-            "bands": ["B02"],
-            "y": [20.0, 10.0],
-            "x": [0.0, 10.0, 20.0],
-            **coords,
-        },
+def compose(scene, bands=("B04",), **options):
+    """A composite of June and July from the scene."""
+    dates, seen = "2022-06-01/2022-07-31", synthetic.BANDS
+    return graphs.cloud_free_composite(
+        None, scene.extent, dates, bands=list(bands), mask_bands=seen, **options
     )
-
-
-def one_node(process_id, /, **arguments):
-    arguments = {"data": {"from_parameter": "cube"}} | arguments
-    return {"n": {"process_id": process_id, "arguments": arguments, "result": True}}
-
-
-def child(**nodes):
-    """A child graph of nodes (process, arguments); the last one is the result."""
-    graph = {k: {"process_id": p, "arguments": a} for k, (p, a) in nodes.items()}
-    graph[list(graph)[-1]]["result"] = True
-    return {"process_graph": graph}
-
-
-DATA = {"data": {"from_parameter": "data"}}
-X = {"x": {"from_parameter": "x"}}
-
-
-def run(graph, **parameters):
-    return LocalEngine(catalog=NONE).run(graph, parameters=parameters)
 
 
 # --- invariant 3: all doors agree ------------------------------------------------------------
@@ -168,18 +129,10 @@ def test_masked_index_equals_numpy(scene, engine):
 @pytest.mark.usefixtures("_bright_is_cloud")
 @pytest.mark.parametrize("period", [None, "month"])
 def test_the_best_pixel_is_the_clear_one_farthest_from_clouds(scene, engine, period):
-    composite = graphs.cloud_free_composite(
-        None,
-        scene.extent,
-        "2022-06-01/2022-07-31",
-        method="best-pixel",
-        period=period,
-        bands=["B04", "B08"],
-        mask_bands=synthetic.BANDS,
-    )
+    composite = compose(scene, ["B04", "B08"], method="best-pixel", period=period)
     result = engine.run(composite.flat_graph()).compute()
     clouds = hidden(scene).astype(float)
-    kernel = cloud_kernel()
+    kernel = graphs.cloud_kernel()
     near = np.stack([convolve_by_hand(date, kernel) for date in clouds])
     optical = scene.dn[:, 2:4]
     for image, dates in zip(
@@ -206,13 +159,8 @@ def convolve_by_hand(values, kernel):
 
 
 def test_kernels_large_and_small_equal_brute_force():
-    cube = given_cube().isel(t=[0, 1])
     values = np.random.default_rng(1).uniform(size=(2, 1, 40, 37)).astype(np.float32)
-    cube = xr.DataArray(
-        da.from_array(values, chunks=(1, 1, 16, 11)),
-        dims=cube.dims,
-        coords={"t": cube.t, "bands": cube.bands, "y": np.arange(40.0), "x": np.arange(37.0)},
-    )
+    cube = xr.DataArray(da.from_array(values, chunks=(1, 1, 16, 11)), dims=given_cube().dims)
     for size in (3, 17):
         kernel = np.random.default_rng(2).uniform(size=(size, size)).round(3)
         flipped = kernel[::-1, ::-1]  # convolution
@@ -235,15 +183,7 @@ def test_the_stored_process_equals_the_inlined_graph(scene, tmp_path):
         folder=tmp_path,
         udps={"kappamask_composite": definition, url: definition},
     )
-    inlined = graphs.cloud_free_composite(
-        None,
-        scene.extent,
-        "2022-06-01/2022-07-31",
-        period="month",
-        bands=["B04"],
-        mask_bands=synthetic.BANDS,
-    )
-    expected = engine.run(inlined.flat_graph()).compute()
+    expected = engine.run(compose(scene, period="month").flat_graph()).compute()
     arguments = {
         "spatial_extent": scene.extent,
         "temporal_extent": DATES,
@@ -274,15 +214,7 @@ def test_a_chain_of_three_steps_stays_small(tmp_path):
 
 def test_a_graph_is_lazy_to_the_end(scene, engine):
     """Nothing is opened while a chain is put together: the files could be gone."""
-    graph = graphs.cloud_free_composite(
-        None,
-        scene.extent,
-        "2022-06-01/2022-07-31",
-        method="best-pixel",
-        period="month",
-        bands=["B04"],
-        mask_bands=synthetic.BANDS,
-    ).flat_graph()
+    graph = compose(scene, method="best-pixel", period="month").flat_graph()
     folder = scene.catalog.parents[1] / "scenes"
     away = folder.with_name("away")
     folder.rename(away)
@@ -311,16 +243,12 @@ def test_nan_in_a_mask_masks_as_on_copernicus():
 def test_a_mask_of_one_band_masks_all_and_one_without_dates_all_dates():
     cube = xr.concat([given_cube(), given_cube(bands=["B03"])], dim="bands")
     mask = given_cube(bands=["cloud_mask"]) * 0 + xr.DataArray([1, 0, 0], dims="x")
-    result = run(
-        one_node("mask", mask={"from_parameter": "mask"}, replacement=-1), cube=cube, mask=mask
-    )
+    graph = one_node("mask", mask={"from_parameter": "mask"}, replacement=-1)
+    result = run(graph, cube=cube, mask=mask)
     assert (result[..., 0] == -1).all()
     assert result.dims == cube.dims
     still = mask.isel(t=0, bands=0, drop=True)
-    again = run(
-        one_node("mask", mask={"from_parameter": "mask"}, replacement=-1), cube=cube, mask=still
-    )
-    xr.testing.assert_equal(again, result)
+    xr.testing.assert_equal(run(graph, cube=cube, mask=still), result)
 
 
 def test_a_mask_of_other_dates_is_refused():
@@ -336,14 +264,12 @@ def test_a_mask_of_other_dates_is_refused():
 def test_a_reducer_of_two_processes_sees_each_group():
     """The evaluation of openeo-pg-parser-networkx gives all months the first one's values."""
     reducer = child(m=("mean", DATA), a=("subtract", {"x": {"from_node": "m"}, "y": 1}))
-    months = run(
-        one_node("aggregate_temporal_period", period="month", reducer=reducer), cube=given_cube()
-    )
+    graph = one_node("aggregate_temporal_period", period="month", reducer=reducer)
+    months = run(graph, cube=given_cube())
     assert months[:, 0, 0, 0].values.tolist() == [2, 14]
     intervals = [["2022-06-01", "2022-07-01"], ["2022-07-03", "2022-07-31"]]
-    result = run(
-        one_node("aggregate_temporal", intervals=intervals, reducer=reducer), cube=given_cube()
-    )
+    graph = one_node("aggregate_temporal", intervals=intervals, reducer=reducer)
+    result = run(graph, cube=given_cube())
     assert result[:, 0, 0, 0].values.tolist() == [2, 11]  # a start is inside, an end is not
 
 
@@ -370,53 +296,25 @@ def test_lists_of_arrays_are_reduced_over_the_list():
 
 def test_cubes_are_merged_by_their_overlap_resolver():
     cube = given_cube()
-    graph = {
-        "twice": {
-            "process_id": "apply",
-            "arguments": {
-                "data": {"from_parameter": "cube"},
-                "process": child(m=("multiply", {**X, "y": 2})),
-            },
-        },
-        "merge": {
-            "process_id": "merge_cubes",
-            "arguments": {
-                "cube1": {"from_node": "twice"},
-                "cube2": {"from_parameter": "cube"},
-                "overlap_resolver": child(
-                    s=("subtract", {**X, "y": {"from_parameter": "y"}}),
-                ),
-            },
-            "result": True,
-        },
-    }
+    graph = one_node("apply", process=child(m=("multiply", {**X, "y": 2})))
+    graph["n"].pop("result")
+    resolver = child(s=("subtract", {**X, "y": {"from_parameter": "y"}}))
+    cubes = {"cube1": {"from_node": "n"}, "cube2": {"from_parameter": "cube"}}
+    arguments = {**cubes, "overlap_resolver": resolver}
+    graph["m"] = {"process_id": "merge_cubes", "arguments": arguments, "result": True}
     np.testing.assert_array_equal(run(graph, cube=cube), cube)
 
 
 def test_elements_compare_with_a_reduction_of_their_series():
     cube = given_cube()
-    apart = child(
-        a=(
-            "array_apply",
-            {
-                **DATA,
-                "process": child(m=("max", DATA), e=("neq", {**X, "y": {"from_node": "m"}})),
-            },
-        )
-    )
+    differs = child(m=("max", DATA), e=("neq", {**X, "y": {"from_node": "m"}}))
+    apart = child(a=("array_apply", {**DATA, "process": differs}))
     result = run(one_node("apply_dimension", process=apart, dimension="t"), cube=cube)
     np.testing.assert_array_equal(result[:, 0, 0, 0], [1, 1, 1, 0])
     xr.testing.assert_equal(result.t, cube.t)
-    pixels = [{"dimension": dim, "value": 1, "unit": "px"} for dim in "xy"]
-    monthly = run(
-        one_node(
-            "apply_neighborhood",
-            process=apart,
-            size=[*pixels, {"dimension": "t", "value": "month"}],
-            overlap=[],
-        ),
-        cube=cube,
-    )
+    size = pixels(1, 1, t="month")
+    graph = one_node("apply_neighborhood", process=apart, size=size, overlap=[])
+    monthly = run(graph, cube=cube)
     np.testing.assert_array_equal(monthly[:, 0, 0, 0], [1, 0, 1, 0])
 
 
@@ -425,14 +323,10 @@ def test_reductions_equal_numpy_and_pass_over_nan_in_silence(name):
     values = np.random.default_rng(3).uniform(size=(5, 4, 6)).astype(np.float32)
     values[values < 0.3] = np.nan
     values[:, 0, 0] = np.nan
-    cube = xr.DataArray(
-        da.from_array(values, chunks=(2, 2, 3)),
-        dims=("t", "y", "x"),
-        coords={"t": np.arange(5), "y": np.arange(4), "x": np.arange(6)},
-    )
-    result = run(
-        one_node("reduce_dimension", dimension="t", reducer=child(r=(name, DATA))), cube=cube
-    )
+    coords = {"t": np.arange(5), "y": np.arange(4), "x": np.arange(6)}
+    cube = xr.DataArray(da.from_array(values, chunks=(2, 2, 3)), coords, ("t", "y", "x"))
+    graph = one_node("reduce_dimension", dimension="t", reducer=child(r=(name, DATA)))
+    result = run(graph, cube=cube)
     series = np.moveaxis(values, 0, -1).reshape(-1, 5)
     oracle = {"first": lambda v: v[0], "last": lambda v: v[-1]}.get(name, getattr(np, name, None))
     expected = [oracle(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in series]
@@ -464,18 +358,14 @@ def test_periods_start_where_openeo_says(period, expected):
 
 
 def test_a_period_without_dates_is_kept_empty():
-    cube = given_cube(
-        t=np.array(["2022-01-05", "2022-01-31", "2022-04-01", "2022-04-02"], "M8[ns]")
-    )
-    starts, groups = group_by_period(cube.t.to_numpy(), "month")
-    assert [group.size for group in groups] == [2, 0, 0, 2]
-    result = run(
-        one_node("aggregate_temporal_period", period="month", reducer=child(m=("max", DATA))),
-        cube=cube,
-    )
-    assert result.t.values.tolist() == starts.tolist()
+    days = np.array(["2022-01-05", "2022-01-31", "2022-04-01", "2022-04-02"], "M8[ns]")
+    largest = child(m=("max", DATA))
+    graph = one_node("aggregate_temporal_period", period="month", reducer=largest)
+    result = run(graph, cube=given_cube(t=days))
+    starts = ["2022-01-01", "2022-02-01", "2022-03-01", "2022-04-01"]
+    assert result.t.values.astype("M8[D]").astype(str).tolist() == starts
     assert np.isnan(result[1:3]).all()
-    assert not np.isnan(result[0]).any()
+    assert result[[0, 3], 0, 0, 0].values.tolist() == [6, 18]
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -508,11 +398,8 @@ def test_validation_finds_all_faults_also_inside_of_callbacks():
     graph = one_node("apply", process=child(a=("absolut", X)), extra=3)
     graph["n"]["arguments"]["context"] = {"from_parameter": "nothing"}
     faults = LocalEngine(catalog=NONE).validate(graph, parameters={"cube": None})
-    assert [fault["code"] for fault in faults] == [
-        "ProcessParameterUnsupported",
-        "ProcessParameterMissing",
-        "ProcessUnsupported",
-    ]
+    codes = ["ProcessParameterUnsupported", "ProcessParameterMissing", "ProcessUnsupported"]
+    assert [fault["code"] for fault in faults] == codes
     assert "n/a" in faults[2]["message"]
 
 
@@ -549,24 +436,26 @@ def test_errors_travel_between_processes():
 
 
 def test_a_process_that_calls_itself_is_stopped():
-    definition = {"parameters": [], "process_graph": {"n": {"process_id": "me", "arguments": {}}}}
-    definition["process_graph"]["n"]["result"] = True
+    definition = {"parameters": [], **child(n=("me", {}))}
     engine = LocalEngine(catalog=NONE, udps={"me": definition})
     with pytest.raises(GraphError, match="without end"):
         engine.run(definition["process_graph"])
 
 
-def test_arguments_of_stored_processes_are_checked():
-    double = {
-        "parameters": [{"name": "x"}, {"name": "by", "optional": True, "default": 2}],
-        "process_graph": child(m=("multiply", {**X, "y": {"from_parameter": "by"}}))[
-            "process_graph"
-        ],
-    }
-    engine = LocalEngine(catalog=NONE, udps={"double": double})
+def test_arguments_of_stored_processes_are_checked_also_within_another():
+    parameters = [{"name": "x"}, {"name": "by", "optional": True, "default": 2}]
+    double = child(m=("multiply", {**X, "y": {"from_parameter": "by"}}))
+    udps = {"double": {"parameters": parameters, **double}}
 
     def call(**arguments):
-        return engine.run({"n": {"process_id": "double", "arguments": arguments, "result": True}})
+        inner = child(n=("double", arguments))
+        outer = {"parameters": [], **inner}
+        results = []
+        for graph in (inner["process_graph"], child(n=("outer", {}))["process_graph"]):
+            engine = LocalEngine(catalog=NONE, udps={**udps, "outer": outer})
+            results.append(engine.run(graph))
+        assert results[0] == results[1]
+        return results[0]
 
     assert call(x=4) == 8
     assert call(x=4, by=3) == 12
@@ -580,10 +469,10 @@ def test_arguments_of_stored_processes_are_checked():
 
 def test_every_process_has_a_specification():
     specs = {spec["id"]: spec for spec in LocalEngine(catalog=NONE).processes()}
-    assert {"load_collection", "load_stac", "apply_neighborhood", "run_udf", "save_result"} <= set(
-        specs
-    )
-    assert {"mask", "ndvi", "aggregate_temporal_period", "if", "date_shift"} <= set(specs)
+    assert {
+        *("load_collection", "load_stac", "apply_neighborhood", "run_udf", "save_result", "mask"),
+        *("ndvi", "aggregate_temporal_period", "if", "date_shift"),
+    } <= set(specs)
     assert "load_url" not in specs
     for spec in specs.values():
         assert spec["description"]
@@ -602,18 +491,10 @@ def test_what_is_told_cannot_be_changed_from_outside():
 def test_udfs_log_to_their_own_engine():
     """Two engines at work at once do not read each other's logs."""
     lines = {"a": [], "b": []}
-    graph = one_node(
-        "apply_neighborhood",
-        process=child(
-            u=("run_udf", {**DATA, "udf": udfs.TELL, "runtime": "Python"}),
-        ),
-        size=[{"dimension": dim, "value": 8, "unit": "px"} for dim in "xy"],
-        overlap=[],
-    )
+    tell = child(u=("run_udf", {**DATA, "udf": udfs.TELL, "runtime": "Python"}))
+    graph = one_node("apply_neighborhood", process=tell, size=pixels(8, 8), overlap=[])
     cubes = [
-        LocalEngine(catalog=NONE, log=lambda *line, name=name: lines[name].append(line)).run(
-            graph, parameters={"cube": given_cube()}
-        )
+        run(graph, log=lambda *line, name=name: lines[name].append(line), cube=given_cube())
         for name in lines
     ]
     da.compute(*(cube.data for cube in cubes))
@@ -623,9 +504,7 @@ def test_udfs_log_to_their_own_engine():
 
 def test_inspect_logs_without_computing():
     lines = []
-    engine = LocalEngine(catalog=NONE, log=lambda *line: lines.append(line))
-    result = engine.run(
-        one_node("inspect", message="here", level="warning"), parameters={"cube": given_cube()}
-    )
+    graph = one_node("inspect", message="here", level="warning")
+    result = run(graph, log=lambda *line: lines.append(line), cube=given_cube())
     assert result.chunks is not None
     assert lines == [("warning", "User: here ('t', 'bands', 'y', 'x') (4, 1, 2, 3)")]
