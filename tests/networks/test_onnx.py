@@ -246,3 +246,9 @@ def test_without_a_file_and_without_onnx_the_error_says_what_to_install(exported
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"needs onnx: pip install 'kappamask\[onnx\]'"):
         open_onnx(exported)
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"needs onnxruntime .*pip install 'kappamask\[onnx\]'"):
+        open_onnx(exported)
