@@ -37,7 +37,9 @@ def build_graph(weights: Mapping[str, np.ndarray], widths: Sequence[int]) -> byt
     graph = _Graph(weights)
     depth = len(widths) - 1
     x = graph.add("SpaceToDepth", ["slots"], blocksize=SHUFFLE)
-    x = graph.unit(x, "stem", order=_stem_order())
+    # Channels come in the order (row, column, band); torch's `pixel_unshuffle` has the band first.
+    order = np.arange(len(NAMES) * SHUFFLE**2).reshape(len(NAMES), SHUFFLE, SHUFFLE)
+    x = graph.unit(x, "stem", order=order.transpose(1, 2, 0).ravel())
     x = graph.add("Add", [x, graph.presence()])
     x = graph.unit(x, "first")
     skips = []
@@ -52,15 +54,6 @@ def build_graph(weights: Mapping[str, np.ndarray], widths: Sequence[int]) -> byt
     graph.add("DepthToSpace", [x], outputs=["logits"], blocksize=SHUFFLE, mode="CRD")
     graph.check_widths(widths)
     return graph.to_bytes()
-
-
-def _stem_order() -> np.ndarray:
-    """Where torch's `pixel_unshuffle` puts the channel that SpaceToDepth puts k-th.
-
-    SpaceToDepth orders channels (row, column, band), torch (band, row, column).
-    """
-    torch_order = np.arange(len(NAMES) * SHUFFLE**2).reshape(len(NAMES), SHUFFLE, SHUFFLE)
-    return torch_order.transpose(1, 2, 0).ravel()  # (band, row, column) -> (row, column, band)
 
 
 class _Graph:
@@ -78,9 +71,9 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, **of))
         return outputs[0]
 
-    def constant(self, name: str, values: np.ndarray) -> str:
+    def constant(self, name: str, values: np.ndarray, dtype: type = np.float32) -> str:
         """Keep an array under a name."""
-        self.constants[name] = values
+        self.constants[name] = values.astype(dtype)
         return name
 
     def take(self, name: str) -> np.ndarray:
@@ -108,21 +101,21 @@ class _Graph:
     def _conv(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
         size = weight.shape[-1]
         inputs = [
-            self.constant(f"{name}.weight", weight.astype(np.float32)),
-            self.constant(f"{name}.bias", bias.astype(np.float32)),
+            x,
+            self.constant(f"{name}.weight", weight),
+            self.constant(f"{name}.bias", bias),
         ]
-        return self.add("Conv", [x, *inputs], kernel_shape=[size, size], pads=[size // 2] * 4)
+        return self.add("Conv", inputs, kernel_shape=[size, size], pads=[size // 2] * 4)
 
     def presence(self) -> str:
         """Add what the flags say: (n, 14) -> (n, widths[0], 1, 1)."""
-        weight = self.constant("presence.weight", self.take("presence.weight").astype(np.float32))
-        bias = self.constant("presence.bias", self.take("presence.bias").astype(np.float32))
-        x = self.add("Gemm", ["flags", weight, bias], transB=1)
-        return self.add("Unsqueeze", [x, self.constant("axes", np.array([2, 3], np.int64))])
+        inputs = [self.constant(of, self.take(of)) for of in ("presence.weight", "presence.bias")]
+        x = self.add("Gemm", ["flags", *inputs], transB=1)
+        return self.add("Unsqueeze", [x, self.constant("axes", np.array([2, 3]), np.int64)])
 
     def double(self, x: str) -> str:
         """Repeat every row and column, as `interpolate(scale_factor=2, mode="nearest")`."""
-        scales = self.constant("scales", np.array([1, 1, 2, 2], np.float32))
+        scales = self.constant("scales", np.array([1, 1, 2, 2]))
         return self.add(
             "Resize",
             [x, "", scales],

@@ -294,7 +294,7 @@ def open_onnx(weights: WeightsFile, *, threads: int | None = None) -> OnnxRunner
         If there is no ONNX file beside the weights and none can be made, or it is
         damaged, not what its manifest says, or made from other weights.
     """
-    _check_architecture(weights)
+    content = _read_onnx(weights)
     try:
         import onnxruntime
     except ImportError as error:
@@ -304,18 +304,8 @@ def open_onnx(weights: WeightsFile, *, threads: int | None = None) -> OnnxRunner
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of every processor it cannot pin
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    content = _read_onnx(weights)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return OnnxRunner(session)
-
-
-def _check_architecture(weights: WeightsFile) -> None:
-    """Refuse networks for which no ONNX graph is written down."""
-    if weights.entry.architecture != "unet":
-        raise InputError(
-            f"the network of {weights.path.name} runs in torch only, got engine 'onnx': "
-            "install torch and leave the engine out"
-        )
 
 
 def _read_onnx(weights: WeightsFile) -> bytes:
@@ -347,7 +337,11 @@ def export_onnx(weights: WeightsFile) -> bytes:
     WeightsError
         If the weights cannot be read, or the packages onnx and safetensors are not there.
     """
-    _check_architecture(weights)
+    if weights.entry.architecture != "unet":  # no graph of others is written down
+        raise InputError(
+            f"the network of {weights.path.name} runs in torch only, got engine 'onnx': "
+            "install torch and leave the engine out"
+        )
     try:
         from kappamask.networks.onnx import build_graph
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from kappamask.predict.array import (
 from kappamask.predict.blocks import map_windows
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 
@@ -80,19 +82,18 @@ def predict_cube(
         [str(name) for name in cube.band.values], level=level or "", model=model, output=output
     )
     scene = cube if "time" in cube.dims else cube.expand_dims("time")
-    scene = scene.sel(band=list(task.bands)).transpose("time", "band", "y", "x")
+    if scene.band.values.tolist() != list(task.bands):  # selecting copies what is in memory
+        scene = scene.sel(band=list(task.bands))
+    scene = scene.transpose("time", "band", "y", "x")
     result = _wrap_result(_predict_blocks(scene, task), scene, task)
     return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
 
 
 def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
     """Label (time, band, y, x) lazily, one dask task per date and window."""
-    import dask.array as da
     from dask.base import tokenize
 
-    source = scene.data
-    if not isinstance(source, da.Array):
-        source = da.from_array(source, chunks=(1, -1, -1, -1))  # in memory: windows are views of it
+    source = _as_blocks(scene.data)
     model, entry = task.model, task.model.entry
     row, column = lattice_origin(scene)
     plan = (
@@ -110,6 +111,22 @@ def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
         leading=task.leading,
         dtype=task.dtype,
     )
+
+
+def _as_blocks(data: Any) -> da.Array:
+    """Cut what is in memory, (time, band, y, x), into dates; windows are views of it.
+
+    `dask.array.from_array` would copy it, and read all of it for a name. The name made here is
+    of this call alone: an array in memory may be another one at the next.
+    """
+    import dask.array as da
+
+    if isinstance(data, da.Array):
+        return data
+    name = f"cube-{uuid4().hex}"
+    dates = {(name, t, 0, 0, 0): data[t : t + 1] for t in range(len(data))}
+    chunks = ((1,) * len(data), *((size,) for size in data.shape[1:]))
+    return da.Array(dates, name, chunks, dtype=data.dtype)
 
 
 def check_cube(cube: xr.DataArray) -> xr.DataArray:

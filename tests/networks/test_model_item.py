@@ -8,9 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from pystac.validation.local_validator import get_local_schema_cache
-from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
+from support.stac_schemas import read_schemas, validate
 
 from kappamask.networks.manifest import get_entry, read_registry
 
@@ -55,23 +54,13 @@ def describe_model(entry):
 @pytest.mark.shared
 @pytest.mark.parametrize("name", MODELS)
 def test_items_validate_against_the_schemas(name, shared_data):
-    found = {**get_local_schema_cache(), **BORROWED}
-    for path in (shared_data / "stac-schemas").glob("*.json"):
-        schema = json.loads(path.read_text())
-        found[schema["$id"].removesuffix("#")] = schema
-    registry = Registry().with_resources(
-        (key, Resource.from_contents(schema, default_specification=DRAFT7))
-        for key, schema in found.items()
-    )
+    found, registry = read_schemas(shared_data / "stac-schemas")
+    registry = registry.with_contents(BORROWED.items(), default_specification=DRAFT7)
     item = json.loads(json.dumps(describe_model(get_entry(name))))
-    core = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
-    for key in (core, *item["stac_extensions"]):
-        jsonschema.Draft7Validator(found[key], registry=registry).validate(item)
+    validate(item, (found, registry))
     del item["properties"]["mlm:input"]
     with pytest.raises(jsonschema.ValidationError, match="mlm:input"):
-        jsonschema.Draft7Validator(found[item["stac_extensions"][1]], registry=registry).validate(
-            item
-        )
+        validate(item, (found, registry))
 
 
 def test_the_committed_items_are_those_of_the_manifest():

@@ -223,22 +223,21 @@ def test_an_exported_file_is_read_and_needs_nothing_else(exported, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_a_changed_file_is_refused_by_its_hash(exported):
-    path = exported.path.with_suffix(".onnx")
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(WeightsError, match=r"\.onnx has sha256 .* the manifest says"):
-        open_onnx(exported)
-
-
-def test_a_file_of_other_weights_is_refused(exported):
-    with pytest.raises(WeightsError, match=r"exported from weights with sha256 .* build` again"):
-        open_onnx(replace(exported, sha256="0" * 64))
-
-
-def test_a_damaged_manifest_is_refused(exported):
-    (exported.path.parent / "onnx.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"onnx\.json is no JSON"):
-        open_onnx(exported)
+@pytest.mark.parametrize(
+    ("suffix", "content", "sha256", "message"),
+    [
+        (".onnx", b"changed", None, r"\.onnx has sha256 .* the manifest says"),
+        (".none", b"", "0" * 64, r"exported from weights with sha256 .* build` again"),
+        (".json", b"{", None, r"onnx\.json is no JSON"),
+    ],
+)
+def test_what_is_not_the_export_of_these_weights_is_refused(
+    exported, suffix, content, sha256, message
+):
+    for path in exported.path.parent.glob(f"*{suffix}"):
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        open_onnx(replace(exported, sha256=sha256 or exported.sha256))
 
 
 def test_without_a_file_and_without_onnx_the_error_says_what_to_install(exported, monkeypatch):
@@ -246,4 +245,10 @@ def test_without_a_file_and_without_onnx_the_error_says_what_to_install(exported
     monkeypatch.delitem(sys.modules, "kappamask.networks.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"needs onnx: pip install 'kappamask\[onnx\]'"):
+        open_onnx(exported)
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"needs onnxruntime .*pip install 'kappamask\[onnx\]'"):
         open_onnx(exported)

@@ -18,7 +18,7 @@ from kappamask.base.windows import Lattice, plan_windows
 from kappamask.networks.keras_file import read_keras
 from kappamask.networks.manifest import bands_of_model, get_entry
 from kappamask.networks.model import open_model
-from kappamask.networks.published import FourClasses, PublishedUNet, from_keras, pad_same
+from kappamask.networks.published import FourClasses, PublishedUNet, from_keras
 from kappamask.networks.weights import Origin, fetch_weights
 from kappamask.predict.array import predict_array
 from kappamask.predict.cube import lattice_origin, predict_cube
@@ -103,18 +103,6 @@ def test_the_network_is_the_one_of_the_paper(tmp_path):
     found = network(torch.from_numpy(x).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, run_brute_force(x, arrays), atol=1e-5)
     assert found.std(axis=(0, 1)).max() > 1e-3
-
-
-def test_a_kernel_of_two_pixels_is_padded_below_and_to_the_right():
-    rng = np.random.default_rng(1)
-    x, kernel = rng.random((5, 6, 3)), rng.random((2, 2, 3, 4))
-    found = torch.nn.functional.conv2d(
-        pad_same(torch.from_numpy(x).permute(2, 0, 1)[None]),
-        torch.from_numpy(kernel).permute(3, 2, 0, 1),
-    )
-    expected = convolve(x, kernel, 0)
-    np.testing.assert_allclose(found[0].permute(1, 2, 0).numpy(), expected, atol=1e-12)
-    np.testing.assert_allclose(expected[4, 5], x[4, 5] @ kernel[0, 0])  # its last pixel is alone
 
 
 @pytest.mark.parametrize("layout", [{"first": 24}, {"whole_model": True}])

@@ -156,6 +156,16 @@ def test_the_result_is_lazy_and_one_task_per_window():
     assert labels.chunks == ((1,) * 5, (1536, 1536), (1536, 1536))
 
 
+def test_what_is_in_memory_is_neither_copied_nor_read_before_it_is_labelled():
+    cube = make_cube(np.stack([make_scene(FOUR, 90, 80, seed) for seed in range(2)]), FOUR)
+    labels = predict_cube(cube)
+    held = [block for block in dict(labels.__dask_graph__()).values() if hasattr(block, "dtype")]
+    assert [np.shares_memory(block, cube.values) for block in held] == [True, True]
+    chunked = predict_cube(cube.chunk({"time": 1, "y": 31}))
+    np.testing.assert_array_equal(labels.values, chunked.values)
+    assert predict_cube(cube).data.name != labels.data.name  # the array may be another by then
+
+
 def test_labels_are_cf_flags_and_name_their_model():
     labels = predict_cube(make_cube(make_scene(FOUR, 40, 40), FOUR))
     assert labels.attrs["flag_values"].tolist() == [1, 2, 3, 4, 5]
