@@ -67,7 +67,7 @@ def spread(values: np.ndarray) -> list[str]:
 
 
 def tops(scene: torch.Tensor) -> np.ndarray:
-    """Medians of a scene's cloud tops relative to blue; blue and B10 as they are: (1, 13), or none."""
+    """Medians of cloud tops relative to blue; blue and B10 as they are: (1, 13), or none."""
     bright = scene[SLOT["B02"]] > BRIGHT
     if bright.float().mean() < 0.02:
         return np.empty((0, len(NAMES)))
