@@ -32,7 +32,7 @@ def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:
     """
     # A low sun makes the way longer, haze makes the path redder or bluer.
     tint = (WAVELENGTH_UM / 0.49) ** rng.uniform(-0.5, 0.8)
-    path = (PATH * tint * rng.uniform(0.5, 2.2))[:, None, None]
+    path = (PATH * tint * rng.uniform(0.6, 1.7))[:, None, None]
     through = TWO_WAY ** rng.uniform(0.7, 2.5)
     through[VAPOUR] = TWO_WAY[VAPOUR] ** rng.uniform(0.7, 3.2)  # as real scenes: 0.1 to 0.6 of B8A
     beside = rng.uniform(0, 0.3) * (WAVELENGTH_UM / 0.49) ** -0.9

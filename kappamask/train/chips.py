@@ -154,7 +154,7 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
             layers = dict(zip(image.descriptions, image.read(), strict=True))
         if row["label_kind"] in WITHOUT_FILE:
             dn = stack(layers)
-            label, scl = dn.any(0).astype(np.uint8) * np.uint8(kind == "clear"), None
+            label, scl = (dn.any(0) & (kind == "clear")).astype(np.uint8), None
         else:
             with rasterio.open(label_path) as labels:
                 dn, label = stack(layers), labels.read(1)

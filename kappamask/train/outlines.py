@@ -119,7 +119,7 @@ def cut_outline(
     margin = int(np.abs(shift).max())
     whole = size + 2 * margin
     wanted = int(np.ceil(whole / zoom))
-    cloud = np.rot90(outline.cloud, rng.integers(4))
+    cloud = np.rot90(outline.cloud, int(rng.integers(4)))
     short = [max(0, wanted - n) for n in cloud.shape]
     cloud = np.pad(cloud, [(0, n) for n in short], mode="symmetric") if any(short) else cloud
     for _ in range(5):  # a piece that shows some cloud

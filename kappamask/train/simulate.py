@@ -63,9 +63,9 @@ VAPOUR_IN_B10 = 5.3  # how much more vapour takes from B10 than from B09
 # Kinds of layer: how often, coarsest detail in pixels, cover, logarithm of the largest thickness,
 # vapour above, loss of a thick cloud at 1.6 um.
 KINDS = {
-    "cumulus": (0.3, (20, 120), (0.03, 0.5), (2.2, 4.3), (0.6, 2.1), (0.7, 1.15)),
-    "small cumulus": (0.15, (10, 50), (0.003, 0.1), (1.2, 4.0), (0.8, 2.1), (0.75, 1.15)),
-    "deck": (0.15, (100, 400), (0.4, 1.0), (1.6, 4.4), (0.15, 1.6), (0.25, 1.0)),
+    "cumulus": (0.3, (20, 120), (0.03, 0.5), (1.8, 3.8), (0.6, 2.1), (0.7, 1.15)),
+    "small cumulus": (0.15, (10, 50), (0.003, 0.1), (1.2, 3.6), (0.8, 2.1), (0.75, 1.15)),
+    "deck": (0.15, (100, 400), (0.4, 1.0), (1.4, 4.2), (0.15, 1.6), (0.25, 1.0)),
     "thin": (0.18, (60, 400), (0.2, 0.9), (-0.7, 1.9), (0.6, 2.1), (0.85, 1.25)),
     "cirrus": (0.17, (60, 400), (0.2, 1.0), (-2.0, 1.7), (0.04, 0.35), (0.25, 0.9)),
     "haze": (0.05, (60, 400), (0.2, 0.9), (-0.7, 1.9), (1.0, 2.1), (0.85, 1.25)),
@@ -79,7 +79,7 @@ class CloudField:
 
     albedo: Tensor  # (y, x), 0-1, at 0.55 um
     shadow: Tensor  # (y, x), 0-1: albedo of the cloud that stands between pixel and sun
-    angstrom: float  # albedo goes as wavelength ** -angstrom: 0 for droplets, 1 for haze
+    angstrom: float  # albedo goes as wavelength ** -angstrom: about 0 for cloud, 1 for haze
     swir: tuple[float, float]  # albedo of a thick cloud at 1.6 and 2.2 um, relative to 0.55 um
     vapour: float  # optical thickness in B09 of the vapour above: 0 none, 2 a low cloud's
 
@@ -107,7 +107,7 @@ def draw_cloud_field(
     peak = np.exp(rng.uniform(*thickest))
     asymmetry = 0.78 if kind == "cirrus" else 0.85
     if thick and outlines and rng.random() < OUTLINED:
-        outline = outlines[rng.integers(len(outlines))]
+        outline = outlines[int(rng.integers(len(outlines)))]
         there, shaded = cut_outline(outline, rng, size=size, direction=shift, distance=distance)
         texture = peak * torch.exp(0.4 * noise)
         albedo = _albedo(texture * there**steepness, asymmetry)
@@ -125,7 +125,7 @@ def draw_cloud_field(
     return CloudField(
         albedo=albedo,
         shadow=shadow,
-        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(0, 0.3),
+        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(-0.3, 0.2),
         swir=(loss, loss * rng.uniform(0.65, 1.1)),
         vapour=rng.uniform(*vapour),
     )

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError
@@ -87,20 +89,10 @@ def _view(reflectance: np.ndarray, level: str, factor: int) -> np.ndarray:
     height, width = reflectance.shape[1:]
     if factor == 1:
         return _blend(reflectance, level)
-    coarse = _average(reflectance, factor)
-    fine = _blend(coarse, level).repeat(factor, axis=1).repeat(factor, axis=2)
+    # The mean of squares of pixels, at the last row and column of what there is of them.
+    coarse = functional.avg_pool2d(torch.from_numpy(reflectance)[None], factor, ceil_mode=True)
+    fine = _blend(coarse[0].numpy(), level).repeat(factor, axis=1).repeat(factor, axis=2)
     return fine[:, :height, :width]
-
-
-def _average(bands: np.ndarray, factor: int) -> np.ndarray:
-    """Mean of squares of pixels, (band, y, x); the last row and column are repeated to fit."""
-    height, width = bands.shape[1:]
-    padding = ((0, 0), (0, -height % factor), (0, -width % factor))
-    bands = np.pad(bands, padding, mode="edge")
-    rows, columns = bands.shape[1] // factor, bands.shape[2] // factor
-    # (band, y, x) -> (band, row, in row, column, in column)
-    mean: np.ndarray = bands.reshape(len(bands), rows, factor, columns, factor).mean((2, 4))
-    return mean
 
 
 def _blend(reflectance: np.ndarray, level: str) -> np.ndarray:

@@ -90,7 +90,8 @@ def validate(
                 a, b = a & known_thickness, b & known_thickness
             number = list(KINDS).index(example.kind)
             counts[number, share] += [int((a & b).sum()), int(a.sum()), int(b.sum())]
-    scores, weights = {}, []
+    scores: dict[str, float] = {}
+    weights = []
     for kind, table in zip(KINDS, counts, strict=True):
         if kind == "ground":
             of_kind = {"clear": float(np.nanmean(kept))} if kept else {}

@@ -510,6 +510,17 @@ def test_the_shipped_configuration_is_that_of_the_shipped_network(request):
     assert [str(source.folder) for source in config.data] == ["../shared/data"]
 
 
+def test_the_configuration_for_the_whole_earth_fits_in_10_mb_and_names_what_it_needs(request):
+    root = request.config.rootpath
+    config = read_config(root / "scripts" / "earth.toml")
+    assert config.outlines is not None
+    assert config.teacher is not None
+    tables = [source.options.get("table") for source in config.data]
+    assert [table is None or (root / table).is_file() for table in tables] == [True, True]
+    numbers = sum(tensor.numel() for tensor in UNet(config.settings.widths).state_dict().values())
+    assert 4 * numbers < 10e6
+
+
 def test_kappamask_train_trains_and_says_where_the_weights_are(tmp_path, capsys, monkeypatch):
     write_chip_folder(tmp_path / "chips")
     monkeypatch.chdir(tmp_path)
