@@ -20,7 +20,7 @@ settings.load_profile("kappamask")
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
-SLOW_FOLDERS = (HERE / "faults", HERE / "fuzz")
+SLOW_FOLDERS = (HERE / "doors", HERE / "faults", HERE / "fuzz")
 
 
 @pytest.hookimpl(tryfirst=True)

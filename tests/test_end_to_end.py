@@ -121,18 +121,6 @@ def test_clouds_and_shadows_that_one_sees_are_labelled(masks):
     assert shares("20")[1] >= 0.97
 
 
-def test_a_second_run_keeps_what_is_finished(masks, stac_api):
-    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
-    next(masks.glob("*20220615*.json")).unlink()  # as if the run had been killed before it
-    bbox = ",".join(map(str, bolzano.BBOX))
-    command = ["mask", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06", "--out"]
-    assert main([*command, str(masks)]) == 0
-    after = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
-    changed = {name for name in before if after[name] != before[name]}
-    assert changed
-    assert all("20220615" in name for name in changed)
-
-
 def test_search_lists_the_items(stac_api, capsys):
     bbox = ",".join(map(str, bolzano.BBOX))
     command = ["search", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06-10/2022-06-20"]

@@ -1,6 +1,6 @@
 """How a command ends: its exit code, one line of error, signals, output that nobody takes.
 
-`docs/howto/command-line.md` tells users the same; tests/test_limits.py holds both to it.
+`docs/howto/command-line.md` tells users the same; tests/doors/test_limits.py holds both to it.
 """
 
 from __future__ import annotations

@@ -422,18 +422,6 @@ def test_a_granule_that_is_absent_is_named(tmp_path):
     assert open_safe(folder, tile="32UPV").tile.item() == "32UPV"
 
 
-@pytest.mark.parametrize("keep", [0, 60, 2000])
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_a_truncated_jp2_is_named_when_it_is_read(tmp_path, keep):
-    folder = write_safe(tmp_path)
-    path = image(folder, "B08")
-    path.write_bytes(path.read_bytes()[:keep])
-    cube = open_safe(folder)
-    assert np.isfinite(cube.sel(band="B04")).any()
-    with pytest.raises(ReadError, match=r"cannot read .*_B08\.jp2"):
-        cube.sel(band="B08").compute()
-
-
 def test_a_jp2_of_another_size_is_refused(tmp_path):
     folder = write_safe(tmp_path, Recipe(shape=(60, 60)))
     image(folder, "B05").replace(image(folder, "B08"))

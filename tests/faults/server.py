@@ -5,6 +5,7 @@ It shares no code with what reads from it.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
-from support.stac_server import Api, Handler, Server
+from support.loopback import serve as serve_held
+from support.stac_server import Api, Handler
 
 from faults.scene import DATES, make_files, make_item
 
@@ -99,17 +101,17 @@ class FaultyHandler(Handler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self):  # noqa: N802  of the base class
+    def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.handle_one(super().do_GET)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         self.handle_one(super().do_POST)
 
     def handle_one(self, usual):
-        world, path = self.server.api, urlsplit(self.path).path
+        world, path = self.server.held, urlsplit(self.path).path
         trouble = world.trouble_with(self.command, path)
         if trouble and trouble.what in ("status", "reset", "stall"):
             self.drain()
@@ -139,7 +141,7 @@ class FaultyHandler(Handler):
 
     def do_stall(self, _trouble):
         self.log_asked(0)
-        self.server.api.closing.wait(STALL_S)
+        self.server.held.closing.wait(STALL_S)
         self.close_connection = True
 
     def send_file(self, content, trouble):
@@ -161,22 +163,15 @@ class FaultyHandler(Handler):
 
     def is_allowed(self):
         """Tell whether a signature is there and has not expired, by the clock of this server."""
-        world = self.server.api
+        world = self.server.held
         expires = parse_qs(urlsplit(self.path).query).get("se", ["0"])[0]
         return not world.signed or float(expires) > time.time() + world.clock_s
 
-    def reply(self, status, content, headers=(), trouble=None):
+    def reply(self, status, content=b"", headers=(), trouble=None):
         trouble = trouble or self.trouble
         if trouble is None or trouble.what != "drop" or self.command == "HEAD":
             self.log_asked(status)  # before: who asks may hang up
-            if self.command == "HEAD":
-                length = len(content) if isinstance(content, bytes) else 0
-                self.send_response(status)
-                for name, value in {**dict(headers), "Content-Length": str(length)}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-            else:
-                super().reply(status, content, headers)
+            super().reply(status, content, headers)
             return
         self.log_asked(0)
         super().reply(status, _Half(content), headers)
@@ -185,7 +180,7 @@ class FaultyHandler(Handler):
             self.connection.shutdown(2)
 
     def log_asked(self, status):
-        world = self.server.api
+        world = self.server.held
         world.asked.append((time.monotonic(), self.command, urlsplit(self.path).path, status))
 
 
@@ -193,8 +188,6 @@ class _Half(bytes):
     """Says its whole length and is written by half: a connection that breaks off."""
 
     def __new__(cls, content):
-        import json
-
         whole = content if isinstance(content, bytes) else json.dumps(content).encode()
         made = super().__new__(cls, whole[: len(whole) // 2])
         made.length = len(whole)
@@ -207,16 +200,9 @@ class _Half(bytes):
 @contextmanager
 def serve():
     """Serve a new world while the context lasts, at `world.url`."""
-    world = World()
-    with Server(("127.0.0.1", 0), FaultyHandler) as server:
-        server.api = world
-        world.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with serve_held(World(), FaultyHandler) as world:
         world.fill()
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
         try:
             yield world
         finally:
             world.closing.set()
-            server.shutdown()
-            thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 from faults import signer
 from faults.flips import flip_noticed
@@ -39,29 +40,25 @@ class Fault:
         return self.python or (SURVIVED if self.expected == SURVIVED else REFUSED)
 
 
-def on_file(name, what, expected, **options):
+def on_path(kind, path, name, what, expected, *, told=(), **options):
+    """Make a fault of what a server answers for a path."""
+    own = {field.name for field in fields(Fault)} & options.keys()
+    fault = {key: options.pop(key) for key in own}
+    trouble = {"path": path, "what": what, **options}
+
+    def arrange(world):
+        world.troubles.append(Trouble(**trouble))
+
+    return Fault(f"{kind}: {name}", arrange, expected, told, **fault)
+
+
+def on_file(name, what, expected, *, told=(), **options):
     """Make a fault of one file."""
-    own = {field.name for field in fields(Fault)} & options.keys()
-    fault = {key: options.pop(key) for key in own}
-    if expected == SKIPPED:
-        fault["told"] = (item_id(FAULTY), ASSET, *fault.get("told", ()))
-    trouble = {"path": FILE, "what": what, **options}
-    return Fault(
-        f"file: {name}", lambda world: world.troubles.append(Trouble(**trouble)), expected, **fault
-    )
+    told = (item_id(FAULTY), ASSET, *told) if expected == SKIPPED else told
+    return on_path("file", FILE, name, what, expected, told=told, **options)
 
 
-def on_search(name, what, expected, **options):
-    """Make a fault of the catalogue's search."""
-    own = {field.name for field in fields(Fault)} & options.keys()
-    fault = {key: options.pop(key) for key in own}
-    trouble = {"path": "^/search", "what": what, **options}
-    return Fault(
-        f"catalogue: {name}",
-        lambda world: world.troubles.append(Trouble(**trouble)),
-        expected,
-        **fault,
-    )
+on_search = partial(on_path, "catalogue", "^/search")  # a fault of the catalogue's search
 
 
 def on_item(name, change, expected, told=(), *, known_as=None):
@@ -98,19 +95,14 @@ GREEN = DN[1, 1]
 FLIPPED = flip_noticed(encode(GREEN))
 
 
-def jp2(what):
+def jp2(*troubles):
     """Serve all dates as JP2, one of them spoiled."""
 
     def arrange(world):
         world.fill(suffix="jp2")
-        world.troubles.append(Trouble(FILE, what, times=None))
+        world.troubles += [Trouble(FILE, what, times=None) for what in troubles]
 
     return arrange
-
-
-def all_jp2(world):
-    """Serve all dates as JP2."""
-    world.fill(suffix="jp2")
 
 
 # --- signatures --------------------------------------------------------------------------
@@ -132,11 +124,6 @@ def expiring(*, ahead_s, renewed):
 
 # --- items -------------------------------------------------------------------------------
 
-
-def set_property(**values):
-    return lambda item: item["properties"].update(values)
-
-
 UNTOLD = item_id(FAULTY).replace("_N0400", "")
 
 
@@ -145,34 +132,16 @@ def drop_baseline(item):
     item["id"] = UNTOLD
 
 
-def set_assets(**values):
+def in_assets(**values):
+    """Give every asset other words; those of None are taken out."""
+
     def change(item):
         for asset in item["assets"].values():
             asset.update(values)
+            for key in [key for key in values if values[key] is None]:
+                del asset[key]
 
     return change
-
-
-def drop_asset(item):
-    del item["assets"]["red"]
-
-
-def drop_href(item):
-    item["assets"]["green"]["href"] = ""
-
-
-def drop_grid(item):
-    for asset in item["assets"].values():
-        del asset["proj:transform"], asset["proj:shape"]
-
-
-def drop_geometry(item):
-    item["geometry"] = None
-
-
-def lie_of_offset(item):
-    for asset in item["assets"].values():
-        asset["raster:bands"] = [{"scale": 0.0002, "offset": -0.7, "nodata": 77}]
 
 
 def moved(metres):
@@ -211,7 +180,7 @@ FAULTS = (
             times=2),
     on_file("a flipped bit that DEFLATE notices, always", "other", SKIPPED, content=FLIPPED,
             **ALWAYS),
-    Fault("file: JP2, no fault", all_jp2, SURVIVED),
+    Fault("file: JP2, no fault", jp2(), SURVIVED),
     Fault("file: JP2 cut short, always", jp2("cut"), SKIPPED, (item_id(FAULTY), ASSET)),
     other_file("empty", bytes),
     other_file("a web page", lambda: b"<html>Please sign in</html>"),
@@ -241,18 +210,23 @@ FAULTS = (
     paged("the last page leads to the first", "repeats", SURVIVED, ("repeats its pages",)),
     paged("the last page without end", "never ends", SURVIVED, ("repeats its pages",)),
     paged("empty pages without end", "empty without end", SURVIVED, ("repeats its pages",)),
-    on_item("no asset for red", drop_asset, SKIPPED, ("B04",)),
-    on_item("an asset without address", drop_href, SKIPPED, ("'green'",)),
+    on_item("no asset for red", lambda item: item["assets"].pop("red"), SKIPPED, ("B04",)),
+    on_item("an asset without address", lambda item: item["assets"]["green"].update(href=""),
+            SKIPPED, ("'green'",)),
     on_item("no baseline", drop_baseline, SKIPPED, ("baseline",), known_as=UNTOLD),
-    on_item("no grid (proj:transform, proj:shape)", drop_grid, SURVIVED),
-    on_item("another scale and offset (raster:bands)", lie_of_offset, SURVIVED),
-    on_item("another zone (proj:epsg)", set_property(**{"proj:epsg": 32633}), SKIPPED,
+    on_item("no grid (proj:transform, proj:shape)",
+            in_assets(**{"proj:transform": None, "proj:shape": None}), SURVIVED),
+    on_item("another scale and offset (raster:bands)",
+            in_assets(**{"raster:bands": [{"scale": 0.0002, "offset": -0.7, "nodata": 77}]}),
+            SURVIVED),
+    on_item("another zone (proj:epsg)",
+            lambda item: item["properties"].update({"proj:epsg": 32633}), SKIPPED,
             ("EPSG:32633",)),
     on_item("200 km to the east (proj:transform)",
-            set_assets(**{"proj:transform": moved(200_000)}), SKIPPED, ("geometry",)),
-    on_item("100 m to the east (proj:transform)", set_assets(**{"proj:transform": moved(100)}),
+            in_assets(**{"proj:transform": moved(200_000)}), SKIPPED, ("geometry",)),
+    on_item("100 m to the east (proj:transform)", in_assets(**{"proj:transform": moved(100)}),
             SKIPPED, ("as its item says",)),
-    on_item("half the rows (proj:shape)", set_assets(**{"proj:shape": [SIZE // 2, SIZE]}),
+    on_item("half the rows (proj:shape)", in_assets(**{"proj:shape": [SIZE // 2, SIZE]}),
             SKIPPED, ("as its item says",)),
-    on_item("no geometry", drop_geometry, SKIPPED, ("geometry",)),
+    on_item("no geometry", lambda item: item.update(geometry=None), SKIPPED, ("geometry",)),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kappamask.base.errors import ItemError, ReadError, WriteError
+from kappamask.base.errors import ItemError, ReadError
 from kappamask.jobs import masks
 from kappamask.jobs.composites import compose_items
 from kappamask.jobs.masks import MaskOptions, mask_items
@@ -32,41 +32,6 @@ def damage(item):
     return lambda: path.write_bytes(content)
 
 
-def test_a_damaged_date_is_named_and_the_others_are_kept(items, tmp_path):
-    mend = damage(items[1])
-    out = tmp_path / "masks"
-    report = mask_items(items, AREA_L2A, out)
-    assert len(report.masks) == 3
-    ((date, reason),) = report.failed.items()
-    assert date.startswith("2019-07-11")
-    assert "cannot read" in reason
-    assert "B02.tif" in reason
-    assert not list(out.glob("*20190711*"))
-    kept = {path: path.stat().st_mtime_ns for path in report.masks}
-
-    mend()
-    again = mask_items(items, AREA_L2A, out)
-    assert not again.failed
-    assert len(again.masks) == 4
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(items, tmp_path):
-    def interrupt(_date, done, _total):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    out = tmp_path / "masks"
-    with pytest.raises(KeyboardInterrupt):
-        mask_items(items, AREA_L2A, out, progress=interrupt)
-    finished = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert len([name for name in finished if name.endswith(".tif")]) == 2
-    report = mask_items(items, AREA_L2A, out)
-    assert len(report.masks) == 4
-    assert all((out / name).stat().st_mtime_ns == time for name, time in finished.items())
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
-
-
 def test_another_resolution_is_done_again(items, tmp_path):
     import rasterio
 
@@ -75,15 +40,6 @@ def test_another_resolution_is_done_again(items, tmp_path):
     (mask,) = mask_items(items[:1], AREA_L2A, out, options=MaskOptions(resolution=20)).masks
     with rasterio.open(mask) as source:
         assert source.res == (20, 20)
-
-
-def test_a_folder_that_cannot_be_written_to_is_found_before_any_date(items, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    tried = []
-    with pytest.raises(WriteError, match="output folder"):
-        mask_items(items, AREA_L2A, blocked / "masks", progress=lambda *said: tried.append(said))
-    assert not tried
 
 
 def test_a_date_that_could_not_be_read_is_tried_again_when_the_others_are_through(items, tmp_path):

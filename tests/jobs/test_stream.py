@@ -21,7 +21,7 @@ from support.safe_products import EPSG, LEFT, TOP, Recipe, write_safe
 
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
-from kappamask.base.errors import InputError, ReadError, WriteError
+from kappamask.base.errors import InputError, ReadError
 from kappamask.base.windows import Grid, Lattice, plan_windows
 from kappamask.cli import main
 from kappamask.cubes.rasters import BandOnGrid, FileReader
@@ -277,27 +277,6 @@ def test_what_a_killed_run_left_is_removed_by_the_next(product, model, tmp_path)
 def cut_short(folder, band):
     path = next(folder.glob(f"GRANULE/*/IMG_DATA/*_{band}.jp2"))
     path.write_bytes(path.read_bytes()[:2000])
-
-
-def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path, model):
-    folder = write_safe(tmp_path, Recipe(shape=(180, 180)))
-    cut_short(folder, "B11")
-    with pytest.raises(ReadError, match=r"cannot read .*_B11\.jp2"):
-        mask_product(folder, tmp_path / "out", options=MaskOptions(model=model))
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_a_folder_that_cannot_be_written_to_is_found_first(product, model, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    seen = []
-    with pytest.raises(WriteError):
-        mask_product(
-            product,
-            tmp_path / "file" / "out",
-            options=MaskOptions(model=model),
-            progress=lambda *told: seen.append(told),
-        )
-    assert not seen
 
 
 def test_every_tile_of_an_old_product_gets_a_mask_and_a_damaged_one_is_named(tmp_path, model):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from support.keras_files import entry_of, make_arrays, write_keras
 
-from kappamask.base.errors import InputError, UnknownNameError, WeightsError, WriteError
+from kappamask.base.errors import InputError, UnknownNameError, WeightsError
 from kappamask.cli import main
 from kappamask.cli.models import run_fetch
 from kappamask.networks.keras_file import read_keras
@@ -255,13 +255,6 @@ def test_a_wrong_or_absent_file_at_hand_is_refused(entry, tmp_path, files, messa
     with pytest.raises(WeightsError, match=message):
         fetch_weights(replace(entry, sha256="0" * 64), Origin(files=tmp_path / files))
     assert not kept(entry)
-
-
-def test_a_cache_that_cannot_be_written_says_so(entry, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "file"))
-    with pytest.raises(WriteError, match="nothing half-written is left"):
-        fetch_weights(entry)
 
 
 def test_shipped_weights_and_contradictions_are_refused(tmp_path):

@@ -292,10 +292,3 @@ def test_a_read_only_folder_is_found_before_anything_is_computed(tmp_path):
         assert part in str(caught.value)
     assert not events
     assert not list(folder.iterdir())
-
-
-def test_a_folder_that_is_a_file_is_named(tmp_path):
-    (tmp_path / "taken").write_text("x")
-    with pytest.raises(WriteError, match="taken"):
-        write_mask(make_labels(random_codes((1, 4, 4))), tmp_path / "taken")
-    assert (tmp_path / "taken").read_text() == "x"

@@ -4,15 +4,14 @@ It shares no code with kappamask or pystac-client: what it answers is an oracle.
 """
 
 import json
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from shapely.geometry import shape
+
+from support import loopback
 
 FILTER = [
     "https://api.stacspec.org/v1.0.0/core",
@@ -94,11 +93,11 @@ class Api:
         return {"collections": [{"id": name} for name in names], "links": []}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(loopback.Handler):
     """One request."""
 
     def do_GET(self):
-        api = self.server.api
+        api = self.server.held
         path = self.path.split("?")[0].rstrip("/")
         if path == "":
             self.reply(200, api.landing())
@@ -116,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         self.search(body)
 
     def search(self, body):
-        api = self.server.api
+        api = self.server.held
         api.searches.append(body)
         fault = api.faults.pop(0) if api.faults else api.fault_forever
         if fault is None:
@@ -138,39 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             status, headers = fault if isinstance(fault, tuple) else (fault, {})
             self.reply(status, {"code": "Trouble", "description": "so it is"}, headers)
 
-    def reply(self, status, content, headers=()):
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
 
-    def log_message(self, *_):
-        """Keep the test output clean."""
-
-
-class Server(ThreadingHTTPServer):
-    """Silent where a client hangs up."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, *_):
-        """A dropped connection is what some tests ask for."""
-
-
-@contextmanager
 def serve(api):
     """Serve `api` at `api.url` while the context lasts."""
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.api = api
-        api.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield api
-        finally:
-            server.shutdown()
-            thread.join()
+    return loopback.serve(api, Handler)

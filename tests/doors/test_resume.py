@@ -1,0 +1,35 @@
+"""Whatever stops a command, and wherever: repeated, it goes on, and nothing is done twice."""
+
+import pytest
+from support.jobs import NAMES, counting_moves, finished
+
+# chips need no place on earth
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+SIGTERM = 128 + 15
+MOMENTS = {"first": 0, "middle": 0.5, "last": 1}  # of all moves but one
+ANEW = {"page.html", "log.csv"}  # what each run writes, with the same words
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, "never"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_stopped_between_two_moves_goes_on_when_it_is_repeated(
+    jobs, tmp_path, capsys, name, moment
+):
+    job, out, moved = jobs[name], tmp_path / "out", []
+    if moment == "never":
+        assert job.run(out) == 0
+        assert job.check(out) == set(job.whole)
+    else:
+        with counting_moves(out, [], stop=round(MOMENTS[moment] * (len(job.moves) - 1))):
+            assert job.run(out) == SIGTERM
+        assert "repeat" in capsys.readouterr().err
+        job.check(out)  # no item vouches for a file that is not there, or of another run
+    kept = finished(out)
+    with counting_moves(out, moved):
+        assert job.run(out) == 0
+    assert job.check(out) == set(job.whole)
+    now = finished(out)
+    assert {seal: now[seal] for seal in kept} == kept
+    assert not set(moved) & set(kept)
+    if moment == "never":
+        assert set(moved) <= ANEW
