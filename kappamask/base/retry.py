@@ -75,13 +75,7 @@ class Answer:
         return self.remote and not self.silent and self.status not in PASSING
 
     def remedy(self, tries: int) -> str:
-        """Say what ails the file and what to do.
-
-        Examples
-        --------
-        >>> Answer(404).remedy(1)
-        'HTTP 404, the file is gone: leave its item out, or search again'
-        """
+        """Say what ails the file and what to do."""
         if self.silent:
             return f"no answer from its server, in {tries} tries: try again later"
         if self.status is None or self.status < 400:

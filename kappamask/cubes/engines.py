@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     import dask.array as da
 
 
-def to_item(scene: Scene, name: str) -> dict[str, Any]:
+def _numbered(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """Write plain items whose ids are their places: two scenes may have one id.
+
+    An engine would take them for one, and the offset of the one for that of the other.
+    """
+    return [_to_item(scene, str(index)) for index, scene in enumerate(scenes)]
+
+
+def _to_item(scene: Scene, name: str) -> dict[str, Any]:
     """Write a plain STAC item: hrefs and grids, nothing else."""
     from shapely.geometry import shape
 
@@ -55,29 +63,10 @@ def _grid_of(file: BandFile) -> dict[str, Any]:
 def read_dn(
     scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
 ) -> tuple[list[int], da.Array]:
-    """Read DN of every scene onto the grid, lazily.
+    """Read DN of every scene onto the grid, lazily; an `ItemError` where an engine gives up.
 
-    Parameters
-    ----------
-    scenes
-        In the order wanted.
-    bands
-        Names along the second axis; a scene that lacks one has 0 there.
-    grid, chunks
-        Of the result.
-    engine
-        A key of `ENGINES`.
-
-    Returns
-    -------
-    tuple
-        Indices of the scenes that reach the grid, and (scene, band, y, x) uint16
-        with all bands of a scene in one chunk, 0 = no data.
-
-    Raises
-    ------
-    ItemError
-        If the engine does not understand what the items say.
+    Returns the indices of the scenes that reach the grid, and (scene, band, y, x) uint16 with
+    all bands of a scene in one chunk, 0 = no data and bands that a scene lacks.
     """
     resampling = "average" if grid.resolution > 10 else "nearest"
     try:
@@ -93,14 +82,6 @@ def read_dn(
     return kept, dn.rechunk({0: 1, 1: -1})
 
 
-def numbered(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    """Write plain items whose ids are their places: two scenes may have one id.
-
-    An engine would take them for one, and the offset of the one for that of the other.
-    """
-    return [to_item(scene, str(index)) for index, scene in enumerate(scenes)]
-
-
 def _read_stackstac(
     scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
 ) -> tuple[list[int], da.Array]:
@@ -111,7 +92,7 @@ def _read_stackstac(
 
     access = Access.to(scenes)
     stack = stackstac.stack(
-        numbered(scenes),
+        _numbered(scenes),
         assets=list(bands),
         epsg=grid.epsg,
         resolution=grid.resolution,
@@ -151,7 +132,7 @@ def _read_odc(
 
     step = grid.resolution
     cube = odc.stac.load(
-        [pystac.Item.from_dict(item) for item in numbered(scenes)],
+        [pystac.Item.from_dict(item) for item in _numbered(scenes)],
         bands=list(bands),
         geobox=GeoBox(
             (grid.height, grid.width),

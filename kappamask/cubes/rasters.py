@@ -272,11 +272,6 @@ class Fit:
         ------
         InputError
             If pixel edges do not meet.
-
-        Examples
-        --------
-        >>> Fit.along(distance=50, length=9, gsd=20, resolution=10)
-        Fit(start=5, length=9, repeat=2, average=1)
         """
         fine = min(gsd, resolution)
         counts = (distance / fine, gsd / fine, resolution / fine)
@@ -288,41 +283,26 @@ class Fit:
             )
         return cls(start, length, repeat, average)
 
-    def fine(self, span: slice) -> slice:
-        """Fine pixels, counted from the file's edge, of a span of the grid."""
-        return slice(self.start + span.start * self.average, self.start + span.stop * self.average)
-
     def native(self, span: slice) -> slice:
-        """Pixels of the file that a span of the grid needs; empty where the file ends.
-
-        Examples
-        --------
-        >>> Fit(start=5, length=9, repeat=2, average=1).native(slice(0, 4))
-        slice(2, 5, None)
-        """
-        fine = self.fine(span)
+        """Pixels of the file that a span of the grid needs; empty where the file ends."""
+        fine = self._fine(span)
         start = min(max(fine.start // self.repeat, 0), self.length)
         return slice(start, max(start, min(-(-fine.stop // self.repeat), self.length)))
 
     def overlap(self, span: slice) -> tuple[slice, slice, int]:
-        """Where a span of the grid lies in the fine pixels of what `native` reads.
+        """Where a span of the grid lies in what `native` reads, in fine pixels.
 
-        Returns
-        -------
-        tuple
-            Slice of the fine pixels read, slice of the fine pixels wanted, and how many
-            are wanted.
-
-        Examples
-        --------
-        >>> Fit(start=-1, length=9, repeat=2, average=1).overlap(slice(0, 4))
-        (slice(0, 3, None), slice(1, 4, None), 4)
+        Gives the slice of those read, the slice of those wanted, and how many are wanted.
         """
-        fine, native = self.fine(span), self.native(span)
+        fine, native = self._fine(span), self.native(span)
         origin = native.start * self.repeat
         low, high = max(fine.start, origin), min(fine.stop, native.stop * self.repeat)
         there = slice(low - origin, high - origin), slice(low - fine.start, high - fine.start)
         return *there, fine.stop - fine.start
+
+    def _fine(self, span: slice) -> slice:
+        """Fine pixels, counted from the file's edge, of a span of the grid."""
+        return slice(self.start + span.start * self.average, self.start + span.stop * self.average)
 
 
 @dataclass(frozen=True)

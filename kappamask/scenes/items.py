@@ -147,8 +147,16 @@ class View:
 
     @property
     def href(self) -> str | None:
-        """Where the item itself lies; an `ItemError` if it links to what is no address."""
-        links = links_of(document_of(self.item))
+        """Where the item itself lies; an `ItemError` if a pystac.Item links to a number."""
+        document = self.item
+        if not isinstance(document, Mapping):
+            try:
+                document = document.to_dict(include_self_link=True, transform_hrefs=False)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ItemError(
+                    f"item {self.id}: it must be a document of JSON, got {error}: correct its links"
+                ) from error
+        links = _links_of(document)
         return links.get("self") or links.get("canonical")
 
     @property
@@ -271,7 +279,7 @@ def _view_of_dict(item: Mapping[str, Any]) -> View:
             f"properties and assets, got {'a Zarr store' if 'members' in item else 'a document'} "
             f"with the keys {', '.join(map(str, item)) or 'none'}: pass the STAC item"
         )
-    own = links_of(item).get("self") or ""
+    own = _links_of(item).get("self") or ""
     known = {str(key): asset for key, asset in assets.items() if isinstance(asset, Mapping)}
     hrefs = {key: _text(asset.get("href")) for key, asset in known.items()}
     return View(
@@ -291,33 +299,8 @@ def _join(base: str, href: str) -> str:
         return href
 
 
-def document_of(item: Any) -> Mapping[str, Any]:
-    """Give an item as its JSON document.
-
-    Raises
-    ------
-    ItemError
-        If a pystac.Item holds what is no JSON of an item, such as a link to a number.
-    """
-    if isinstance(item, Mapping):
-        return item
-    try:
-        document: dict[str, Any] = item.to_dict(include_self_link=True, transform_hrefs=False)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ItemError(
-            f"item {item.id}: it must be a document of JSON, got {error}: correct its links"
-        ) from error
-    return document
-
-
-def links_of(item: Mapping[str, Any]) -> dict[str, str]:
-    """List the addresses that an item's dict links to, by what they are to it; the first of each.
-
-    Examples
-    --------
-    >>> links_of({"links": [{"rel": "self", "href": "https://host/item.json"}, None]})
-    {'self': 'https://host/item.json'}
-    """
+def _links_of(item: Mapping[str, Any]) -> dict[str, str]:
+    """List the addresses that an item links to by what they are to it, the first of each."""
     links = item.get("links")
     found: dict[str, str] = {}
     for link in links if isinstance(links, list | tuple) else ():

@@ -215,17 +215,6 @@ def drop_duplicates(items: Iterable[Any]) -> list[Any]:
     sometimes delivered in two parts of one tile, when the downlink changed: an item
     that shows at least 5 % ground of its own is such a part and is kept.
     What is kept stays in the order given.
-
-    Examples
-    --------
-    >>> square = shapely.geometry.mapping(box(11, 46, 12, 47))
-    >>> time = datetime(2020, 3, 2, 10, 20, 21, tzinfo=UTC)
-    >>> old, new = (
-    ...     pystac.Item(f"S2A_MSIL2A_20200302T102021_{rest}", square, None, time, {})
-    ...     for rest in ("N0214_R065_T32TPS_20200302T140838", "N0500_R065_T32TPS_20230618T173704")
-    ... )
-    >>> drop_duplicates([new, old]) == [new]
-    True
     """
     items = list(items)
     views = dict(enumerate(map(view_of, items)))
