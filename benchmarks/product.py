@@ -155,7 +155,7 @@ def decode_file(path: Path) -> None:
 
 def safe(product: Path, _: Path) -> None:
     """Label the SAFE product."""
-    from kappamask.jobs.masks import mask_product
+    from kappamask.jobs import mask_product
 
     with tempfile.TemporaryDirectory() as folder:
         mask_product(product, folder)
@@ -163,7 +163,7 @@ def safe(product: Path, _: Path) -> None:
 
 def cogs(_: Path, item: Path) -> None:
     """Label the same scene in local COGs."""
-    from kappamask.jobs.masks import mask_files
+    from kappamask.jobs import mask_files
 
     with tempfile.TemporaryDirectory() as folder:
         mask_files([json.loads(item.read_text())], folder)

@@ -1,6 +1,6 @@
-"""Pixels: numbers to reflectance, to another pixel size, and discs around selected ones.
+"""Pixels: numbers to reflectance, to another pixel size, discs around selected ones, counts.
 
-Imports `errors` and numpy.
+Imports `errors`, `legend` and numpy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from kappamask.base.errors import InputError
+from kappamask.base.legend import LEGEND
 
 _ROUNDING = 1e-9  # pixels: 60 m are six steps of 10 m, whatever division makes of it
 
@@ -152,3 +153,26 @@ def _distance_along_rows(selected: np.ndarray) -> np.ndarray:
     after = np.minimum.accumulate(np.where(selected, columns, far)[:, ::-1], axis=1)[:, ::-1]
     distance: np.ndarray = np.minimum(columns - before, after - columns)
     return distance
+
+
+def count_codes(codes: np.ndarray, *, where: str) -> np.ndarray:
+    """Count the pixels of each class code: integers (6,).
+
+    `np.bincount` would turn a tile of 120 MB into one of 1 GB first.
+
+    Raises
+    ------
+    InputError
+        If a code is not in the legend; `where` tells the reader which labels.
+
+    Examples
+    --------
+    >>> count_codes(np.array([[1, 4], [4, 5]], dtype="uint8"), where="here").tolist()
+    [0, 1, 0, 0, 2, 1]
+    """
+    if codes.max() >= len(LEGEND):
+        raise InputError(
+            f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
+            f"{codes.max()} {where}: pass what predict_cube returned"
+        )
+    return np.array([np.count_nonzero(codes == int(entry.label)) for entry in LEGEND])

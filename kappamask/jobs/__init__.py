@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kappamask.jobs.composites import CompositeOptions, compose_items
-    from kappamask.jobs.masks import MaskOptions, Report, mask_files, mask_items, mask_product
+    from kappamask.jobs.masks import MaskOptions, Report, mask_items
+    from kappamask.jobs.products import mask_files, mask_product
 
 __all__ = [
     "CompositeOptions",
@@ -25,7 +26,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "composites" if name in ("CompositeOptions", "compose_items") else "masks"
-    return getattr(import_module(f"{__name__}.{room}"), name)
+    if name in __all__:
+        for room in ("masks", "products", "composites"):
+            module = import_module(f"{__name__}.{room}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

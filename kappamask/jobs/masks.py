@@ -1,4 +1,4 @@
-"""The loop: every date of some items, or every tile of a product, to a mask and a picture.
+"""The loop over dates: each one read, labelled, written as a mask, drawn.
 
 What one date needs is read, labelled, written and forgotten before the next one. A date that
 fails is kept in mind and the others go on; finished dates are not done again. Dates whose files
@@ -9,7 +9,6 @@ recovered, and signed addresses are renewed.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,12 +37,11 @@ from kappamask.jobs.stream import stream_labels
 from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.cog import Placement
 from kappamask.outputs.masks import MaskRecord
-from kappamask.outputs.records import Progress, is_complete, name_failed, try_each, write_record
+from kappamask.outputs.records import Progress, is_complete, try_each, write_record
 from kappamask.predict.array import make_task
-from kappamask.predict.cube import predict_cube
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Scene
-from kappamask.scenes.sources import read_scenes, renew, scene_of
+from kappamask.scenes.sources import read_scenes, renew
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -298,56 +296,6 @@ def read_items(
     return read_scenes(items, options.network_bands, resolve=resolve)
 
 
-def mask_files(
-    items: Sequence[Any],
-    folder: str | os.PathLike[str],
-    *,
-    area: Any = None,
-    options: MaskOptions | None = None,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Label items whose files lie on this machine, and write a mask of every date.
-
-    As `mask_items` without pictures and further rounds, for those who want an error.
-
-    Parameters
-    ----------
-    items
-        Of one level, as `load_cube` takes them.
-    folder, options, progress
-        As `mask_product` takes them; ``options.tile`` means nothing here.
-    area
-        As `load_cube` takes it; None: all of the items.
-
-    Returns
-    -------
-    list of Path
-        The COGs, one per date.
-
-    Raises
-    ------
-    KappaMaskError
-        As `load_cube`; WriteError if the folder cannot be written to.
-    ReadError
-        After all dates were tried; names those that failed.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from kappamask import search
-    >>> from kappamask.sample import SCENES, catalog_path
-    >>> scene = SCENES[1]
-    >>> items = search(scene.bbox, "2019-07-11", catalog=catalog_path(), level=scene.level)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [path.suffix for path in mask_files(items, folder)]
-    ['.tif']
-    """
-    options = options or MaskOptions()
-    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    scenes = [scene_of(item, options.network_bands, resolve=resolve) for item in items]
-    return _all_or_error(dates_of(scenes, area, options, on_window=progress), folder, options)
-
-
 def dates_of(
     scenes: Sequence[Scene], area: Any, options: MaskOptions, *, on_window: Progress | None = None
 ) -> list[Date]:
@@ -370,6 +318,8 @@ def dates_of(
 
     @cache
     def labels() -> xr.DataArray:
+        from kappamask.predict.cube import predict_cube
+
         return predict_cube(cube(), model=task.model)
 
     near = [scene for scene in scenes if _reaches(scene, grid)]
@@ -472,90 +422,3 @@ def local_path(href: str) -> str | None:
     if Path(href).is_absolute() and not href.startswith("/vsi"):
         return href
     return None
-
-
-# --- products -----------------------------------------------------------------------------------
-
-
-def mask_product(
-    path: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    *,
-    area: Any = None,
-    options: MaskOptions | None = None,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Label a SAFE product, or the part of it in an area, and write masks.
-
-    Parameters
-    ----------
-    path
-        As `open_safe` takes it.
-    folder
-        Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml`` and ``NAME.json``
-        (STAC item) of every tile, the same as `write_mask` writes of
-        ``predict_cube(open_safe(path))``.
-    area
-        As `open_safe` takes it; only this part is decoded and labelled.
-    options
-        Model, resolution, tile, offset, whether to write again.
-    progress
-        Called after each window with a name, windows done, windows in all.
-
-    Returns
-    -------
-    list of Path
-        The COGs, one per tile.
-
-    Raises
-    ------
-    KappaMaskError
-        As `open_safe`; WriteError if the folder cannot be written to.
-    ReadError
-        After all tiles of a product with several were tried; names those that failed.
-
-    Examples
-    --------
-    >>> mask_product("S2A_MSIL1C_nowhere.SAFE", "masks")
-    Traceback (most recent call last):
-    ...
-    kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
-    """
-    from kappamask.cubes.safe import choose_grid as choose_product_grid
-    from kappamask.cubes.safe import read_product
-
-    options = options or MaskOptions()
-    scenes = read_product(path).scenes(
-        resolution=options.resolution,  # type: ignore[arg-type]  # 10.0 is one of them
-        bands=options.network_bands,
-        area=area,
-        tile=options.tile,
-        dn_offset=options.dn_offset,
-    )
-    dates = []
-    for scene in scenes:
-        grid = choose_product_grid(
-            [scene],
-            area,
-            resolution=options.resolution,
-        )
-        task = make_task(
-            tuple(scene.files), level=str(scene.level), model=options.model, output="labels"
-        )
-        pixels = partial(stream_labels, scene, grid, task, progress=progress)
-        dates.append(Date(f"tile {scene.tile}", record_of([scene], grid, task), pixels))
-    return _all_or_error(dates, folder, options)
-
-
-def _all_or_error(
-    dates: Sequence[Date], folder: str | os.PathLike[str], options: MaskOptions
-) -> list[Path]:
-    """Make dates whose files lie here: a second round would read the same."""
-    once = replace(options, pictures=False, retries=0)
-    report, failed = run(dates, Path(folder), once, reopen=lambda: dates)
-    if failed:
-        first = next(iter(failed.values()))
-        if len(dates) == 1:
-            raise first
-        raise name_failed(failed, len(dates), unit="scene", again="repeat to try") from first
-    return report.masks

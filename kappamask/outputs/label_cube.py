@@ -1,4 +1,4 @@
-"""Label cubes as files and pictures need them: axes, grid, counts. Row 4: imports rows 0-3."""
+"""Label cubes as files and pictures need them: axes and grid. Imports `predict`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rioxarray.exceptions import OneDimensionalRaster
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
-from kappamask.base.legend import LEGEND
 from kappamask.predict.cube import lattice_origin
 
 
@@ -95,26 +94,3 @@ def _pixel_size(labels: xr.DataArray) -> tuple[float, float]:
                 "with labels.rio.write_transform(...)"
             )
     return dx, dy
-
-
-def count_codes(codes: np.ndarray, *, where: str) -> np.ndarray:
-    """Count the pixels of each class code: integers (6,).
-
-    `np.bincount` would turn a tile of 120 MB into one of 1 GB first.
-
-    Raises
-    ------
-    InputError
-        If a code is not in the legend; `where` tells the reader which labels.
-
-    Examples
-    --------
-    >>> count_codes(np.array([[1, 4], [4, 5]], dtype="uint8"), where="here").tolist()
-    [0, 1, 0, 0, 2, 1]
-    """
-    if codes.max() >= len(LEGEND):
-        raise InputError(
-            f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got "
-            f"{codes.max()} {where}: pass what predict_cube returned"
-        )
-    return np.array([np.count_nonzero(codes == int(entry.label)) for entry in LEGEND])

@@ -18,8 +18,8 @@ from kappamask import __version__
 from kappamask.base.errors import InputError
 from kappamask.base.files import check_folder
 from kappamask.base.legend import LEGEND, Label
+from kappamask.base.pixels import count_codes
 from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
-from kappamask.outputs.label_cube import check_labels, count_codes
 from kappamask.outputs.records import Record, grid_fields, told, write_each, write_record
 from kappamask.scenes.sources import sources_of_dates
 
@@ -257,6 +257,8 @@ def write_mask(
     ...     [path.name for path in write_mask(labels, folder)]
     ['kappamask_20220602T101559_L2A.tif']
     """
+    from kappamask.outputs.label_cube import check_labels
+
     labels = check_labels(labels)
     folder = Path(folder).absolute()
     records = make_records(labels, source_items)

@@ -10,7 +10,7 @@ import numpy as np
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
-from kappamask.outputs.label_cube import count_codes
+from kappamask.base.pixels import count_codes
 from kappamask.predict.array import HIGHEST_REFLECTANCE
 from kappamask.predict.cube import check_same
 

@@ -26,8 +26,8 @@ from kappamask.base.windows import Grid, Lattice, plan_windows
 from kappamask.cli import main
 from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.cubes.safe import choose_grid, read_product
-from kappamask.jobs import stream
-from kappamask.jobs.masks import MaskOptions, mask_files, mask_items, mask_product, record_of
+from kappamask.jobs import MaskOptions, mask_files, mask_items, mask_product, stream
+from kappamask.jobs.masks import record_of
 from kappamask.jobs.stream import Cells, label_strips, stream_labels
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
