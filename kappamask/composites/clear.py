@@ -38,13 +38,7 @@ class Buffers:
 
     @classmethod
     def read(cls, buffer_m: Mapping[str, float] | None) -> Buffers:
-        """Read what a caller gives; what is not named has no buffer.
-
-        Examples
-        --------
-        >>> Buffers.read({"cloud": 100})
-        Buffers(cloud=100, shadow=0.0)
-        """
+        """Read what a caller gives; what is not named has no buffer."""
         given = dict(buffer_m or {})
         if unknown := sorted(set(given) - set(BUFFER_M)):
             raise UnknownNameError.of("buffer", str(unknown[0]), list(BUFFER_M))
@@ -52,22 +46,10 @@ class Buffers:
 
 
 def find_clear(labels: da.Array, buffers: Buffers, step: Step) -> da.Array:
-    """Find the pixels that are clear and far enough from clouds and shadows.
+    """Find the pixels that are clear and far enough from clouds and shadows: bool (time, y, x).
 
     A pixel whose centre is exactly as far away as a buffer reaches is not used. Missing and
     undefined pixels are never clear, and have no buffer.
-
-    Parameters
-    ----------
-    labels
-        uint8 class codes (time, y, x), in any chunks.
-    buffers, step
-        In metres.
-
-    Returns
-    -------
-    dask.array.Array
-        bool (time, y, x).
 
     Examples
     --------
@@ -87,15 +69,7 @@ def find_clear(labels: da.Array, buffers: Buffers, step: Step) -> da.Array:
 
 
 def find_distance(labels: da.Array, reach: float, step: Step) -> da.Array:
-    """Measure the metres to the nearest cloud or shadow, at most `reach`: float32 (time, y, x).
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> row = da.asarray(np.array([[[4, 1, 1, 1, 5]]], "uint8"))
-    >>> find_distance(row, 25, (10, 10)).compute().tolist()
-    [[[0.0, 10.0, 20.0, 25.0, 25.0]]]
-    """
+    """Measure the metres to the nearest cloud or shadow, at most `reach`: float32 (time, y, x)."""
 
     def measure(codes: np.ndarray) -> np.ndarray:
         from scipy.ndimage import distance_transform_edt

@@ -121,13 +121,7 @@ PICKS: dict[str, Marks | None] = {
 
 
 def check_method(method: str, bands: Sequence[str]) -> None:
-    """Refuse a method whose bands or library are absent.
-
-    Raises
-    ------
-    InputError
-        It says which.
-    """
+    """Refuse a method whose bands or library are absent."""
     if method == "geomedian":
         import_geomedian()
     if method == "max-ndvi" and not ("B04" in bands and set(NEAR_INFRARED) & set(bands)):
@@ -138,13 +132,7 @@ def check_method(method: str, bands: Sequence[str]) -> None:
 
 
 def middle_date(usable: np.ndarray) -> np.ndarray:
-    """Find the date in the middle of the usable ones, the earlier of two: indices (y, x).
-
-    Examples
-    --------
-    >>> middle_date(np.array([True, False, True, True, True])[:, None, None]).tolist()
-    [[2]]
-    """
+    """Find the date in the middle of the usable ones, the earlier of two: indices (y, x)."""
     so_far = usable.cumsum(axis=0)
     index: np.ndarray = (so_far >= (so_far[-1] + 1) // 2).argmax(axis=0)
     return index

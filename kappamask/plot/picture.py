@@ -106,21 +106,11 @@ def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
 
 
 def true_color(cube: xr.DataArray, *, level: str, factor: int = 1) -> np.ndarray:
-    """Stretch the visible bands to a picture.
+    """Stretch the visible bands of reflectance (band, y, x) to a picture.
 
-    Parameters
-    ----------
-    cube
-        Reflectance, dims (band, y, x); read one band at a time.
-    level
-        ``"L1C"`` or ``"L2A"``: L1C still holds the light of the air above.
-    factor
-        Pixels per side that are averaged into one.
-
-    Returns
-    -------
-    ndarray
-        uint8 (rows, columns, 3); black where any of the three has no data.
+    It is uint8 (rows, columns, 3), black where any of the three has no data. L1C still holds
+    the light of the air above. Bands are read one at a time; blocks of `factor` x `factor`
+    pixels are averaged.
     """
     bands = [block_mean(cube.sel(band=name).to_numpy(), factor=factor) for name in TRUE_COLOR]
     reflectance = np.dstack(bands)  # (rows, columns, 3)
@@ -139,11 +129,6 @@ def block_mean(values: np.ndarray, *, factor: int) -> np.ndarray:
     """Average blocks of `factor` x `factor` pixels; NaN counts only where a block has no other.
 
     Blocks at the lower and right edge may be smaller.
-
-    Examples
-    --------
-    >>> block_mean(np.array([[1.0, 3.0, 5.0], [np.nan, np.nan, np.nan]]), factor=2)
-    array([[2., 5.]])
     """
     valid = ~np.isnan(values)
     count = _block_sum(valid, factor)
@@ -154,13 +139,7 @@ def block_mean(values: np.ndarray, *, factor: int) -> np.ndarray:
 
 
 def reduce_labels(codes: np.ndarray, *, factor: int) -> np.ndarray:
-    """Take the most frequent code of each block of `factor` x `factor` pixels.
-
-    Examples
-    --------
-    >>> reduce_labels(np.array([[1, 4, 5], [4, 4, 5]], dtype="uint8"), factor=2)
-    array([[4, 5]], dtype=uint8)
-    """
+    """Take the most frequent code of each block of `factor` x `factor` pixels."""
     votes = np.stack([_block_sum(codes == int(entry.label), factor) for entry in LEGEND])
     winners: np.ndarray = votes.argmax(axis=0)  # (6, rows, columns) -> (rows, columns)
     return winners.astype(np.uint8)
@@ -204,15 +183,8 @@ def _shrink(inside: np.ndarray) -> np.ndarray:
 def class_shares(labels: xr.DataArray) -> np.ndarray:
     """Count what share of all pixels each class has on each date, one date at a time.
 
-    Parameters
-    ----------
-    labels
-        uint8 class codes (time, y, x); lazy or loaded.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (time, 6), 0 to 1. Missing pixels are pixels too: they are not clear.
+    Takes uint8 class codes (time, y, x) and gives float64 (time, 6), 0 to 1. Missing pixels
+    are pixels too: they are not clear.
     """
     counts = [
         count_codes(labels.isel(time=index).to_numpy(), where=f"on date {index}")

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.picture import Date, block_mean, class_shares, label_colors
-from kappamask.plot.sheet import EDGE, HEADING, Sheet, percent, show_pixels
+from kappamask.plot.sheet import EDGE, HEADING, Sheet, percent
 from kappamask.predict.cube import check_same
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def plot_series(
         line, column = divmod(index, beside)
         left, top = AIR + column * (width + AIR), HEAD + line * cell + 32
         colors, codes = date.draw()
-        show_pixels(sheet.axes(left, top, width, height), colors)
-        show_pixels(sheet.axes(left, top + height + AIR / 2, width, height), label_colors(codes))
+        sheet.show(left, top, width, height, colors)
+        sheet.show(left, top + height + AIR / 2, width, height, label_colors(codes))
         _draw_bar(sheet.axes(left, top + 2 * height + AIR, width, BAR), date.shares)
         most = np.maximum(most, date.shares)
         sheet.write(left, top - 6, str(date.labels["time"].values)[:10])
@@ -335,7 +335,7 @@ def plot_before_after(
     sheet.write(AIR, AIR, title or _span(image, scene.level), size=HEADING, va="top")
     for number, (name, picture) in enumerate(panels.items()):
         left = AIR + number * (width + AIR)
-        show_pixels(sheet.axes(left, top, width, height), picture)
+        sheet.show(left, top, width, height, picture)
         sheet.write(left, top - 8, name)
     _draw_scale(sheet, COUNTS, most, (left, top + height + 13, width, 13), ticks=True)
     return sheet.save(path)

@@ -42,6 +42,16 @@ class Sheet:
         box = left / self.width, bottom, width / self.width, height / self.height
         return self.figure.add_axes(box)
 
+    def show(
+        self, left: float, top: float, width: float, height: float, colors: np.ndarray
+    ) -> None:
+        """Show a picture (y, x, 3) without ticks, with a thin frame."""
+        axes = self.axes(left, top, width, height)
+        axes.imshow(colors, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(color=EDGE, linewidth=0.6)
+
     def write(self, left: float, top: float, words: str, *, size: int = 9, **how: Any) -> None:
         """Write words as they are; unless told otherwise, they stand above `top`."""
         at = left / self.width, 1 - top / self.height
@@ -85,11 +95,3 @@ class Sheet:
         with staging(path.parent, path.name) as aside:
             publish(aside, {path: content.getvalue()})
         return path
-
-
-def show_pixels(axes: Axes, colors: np.ndarray) -> None:
-    """Show a picture (y, x, 3) without axes, with a thin frame."""
-    axes.imshow(colors, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    for side in axes.spines.values():
-        side.set(color=EDGE, linewidth=0.6)

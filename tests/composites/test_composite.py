@@ -150,23 +150,6 @@ def test_buffers_are_metres_and_reach_across_chunks():
     np.testing.assert_array_equal(got, expected)
 
 
-def test_missing_and_undefined_are_never_used_and_grow_no_buffer():
-    codes = np.array([[[5, 1, 0, 1]]], np.uint8)
-    cube, labels = make_pair(codes, bands=BANDS)  # reflectance is there, whatever the label
-    image = km.composite(cube, labels, buffer_m={"cloud": 500, "shadow": 500}).load()
-    assert image.observations.values.ravel().tolist() == [0, 1, 0, 1]
-    assert np.isnan(image.reflectance.values[0, 0, 0, [0, 2]]).all()
-    assert image.never_clear.item() == 2
-
-
-def test_a_date_counts_only_where_every_band_has_data():
-    cube, labels = make_pair(np.ones((2, 1, 2)), bands=BANDS)
-    cube[0, 1, 0, 0] = np.nan
-    image = km.composite(cube, labels, **NONE)
-    assert image.observations.values.ravel().tolist() == [1, 2]
-    assert image.date.values[0, 0, 0] == cube.time.values[1]
-
-
 def test_one_date_comes_back_as_it_is():
     cube, labels = make_scene((1, 6, 7))
     image = km.composite(cube[0], labels[0], method="best-pixel", **NONE)
