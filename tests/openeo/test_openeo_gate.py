@@ -314,6 +314,11 @@ def test_headers_without_end_are_cut_off_before_they_take_memory(guarded):
         assert guarded.ask("get", "/").ok
 
 
+def test_large_headers_are_refused_before_anything_else(guarded):
+    answer = guarded.ask("get", "/", headers={"X-Large": "x" * 17_000})
+    assert answer.status_code in {400, 431}  # the first by h11, if they come in pieces
+
+
 def test_one_connection_too_many_is_closed(tmp_path):
     with with_limits(tmp_path, connections=2) as client:
         with connect(client), connect(client):

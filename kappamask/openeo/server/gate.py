@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, answer
 from kappamask.openeo.server.settings import Limits, Settings, is_loopback
 
-HEAD_BYTES = 16 * 1024  # of the headers of one request, beyond what came in one piece
+HEAD_BYTES = 16 * 1024  # of the headers of one request
 HEAD_SECONDS = 20  # from the first byte of a request, or the connection, to the end of its headers
 DRAIN_FACTOR = 16  # of a body that is too large, so much is read and dropped
 PUBLIC = {"/", "/.well-known/openeo", "/conformance", "/credentials/basic"}
@@ -77,7 +77,8 @@ class Gate:
     2. With a token, everything but `PUBLIC` needs it: ``Bearer basic//TOKEN`` as the
        openEO clients send it, ``Bearer TOKEN``, or HTTP Basic with it as the password.
     3. A body is read up to the limit, whatever its headers promise, and must come in time.
-    4. So many requests are answered at a time; one more is told when to come back.
+    4. Headers are bounded too.
+    5. So many requests are answered at a time; one more is told when to come back.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -103,6 +104,10 @@ class Gate:
             self.places += 1
 
     def _check(self, path: str, headers: Headers) -> None:
+        # h11 bounds headers that have not ended, not those that came in one piece.
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:
+            text = f"the headers of a request have at most {HEAD_BYTES} bytes, got more"
+            raise ApiError("RequestTooLarge", text, status=431)
         if self.places <= 0:
             raise ApiError(
                 "ServerBusy",

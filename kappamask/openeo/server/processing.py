@@ -78,7 +78,7 @@ def find_finished(job: Annotated[Job, Depends(find_job)]) -> Job:
     Raises
     ------
     ApiError
-        JobNotFinished, JobNotStarted; 424, if it ended in an error.
+        JobNotFinished, JobNotStarted.
     """
     if job.status in {"queued", "running"}:
         raise ApiError("JobNotFinished", f"batch job {job.id} is {job.status}: ask again later")
