@@ -31,7 +31,7 @@ from kappamask.openeo.archives import (
 from kappamask.openeo.graphs import DEFAULT_JOB_OPTIONS
 from kappamask.predict.array import predict_array
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 UDF = ROOT / "udf/kappamask_udf.py"
 FOUR = ["B02", "B03", "B04", "B08"]
 # What a worker has beside the archives: the client with what it imports, xarray, numpy.
@@ -109,12 +109,8 @@ print(json.dumps({"kappamask": sys.modules["kappamask"].__file__, "dtype": str(r
 
 def run_worker(packages, folder):
     """Run the UDF in a Python that has these packages and the folder's archives only."""
-    return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", WORKER, str(packages), str(folder), str(UDF)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-I", "-S", "-c", WORKER, str(packages), str(folder), str(UDF)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def make_job(folder):

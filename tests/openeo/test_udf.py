@@ -30,7 +30,7 @@ from kappamask.predict.array import predict_array
 from kappamask.predict.chunk import OUTPUT_BANDS, Digits, Wanted, find_origin, to_mask
 from kappamask.predict.cube import lattice_origin
 
-FILE = Path(__file__).parents[1] / "udf/kappamask_udf.py"
+FILE = Path(__file__).parents[2] / "udf/kappamask_udf.py"
 TEXT = FILE.read_text("utf-8")
 FOUR = ["B02", "B03", "B04", "B08"]
 DATES = np.array(["2022-06-02", "2022-06-05", "2022-06-07"], "M8[ns]")
