@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from support import suite_cases
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FLOOR = HERE / "openeo_suite_floor.json"
 WRITERS = {"specifications": suite_cases.write_examples, "cubes": suite_cases.write_ours}
 

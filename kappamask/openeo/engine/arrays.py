@@ -19,7 +19,7 @@ def array_create(data: Any = None, repeat: int = 1) -> Any:
     """Make an array; one of whole arrays stays a list, over which the next process reduces."""
     if isinstance(data, list) and any(map(np.ndim, data)):
         return data * repeat
-    return library.array_create(data, repeat)
+    return library.implementations()["array_create"](data, repeat)
 
 
 def array_apply(  # the special arguments are extra

@@ -41,6 +41,13 @@ class GraphError(KappaMaskError, ValueError):
         self.code = code  # of the openEO error list, where one fits
 
 
+class ArgumentError(GraphError):
+    """An argument that a process cannot work with."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause, code="ProcessParameterInvalid")
+
+
 def error_at(node: str, process: str, error: Exception) -> GraphError:
     """Say where in a graph an exception came from; what is said already is kept."""
     if isinstance(error, GraphError) and error.node:

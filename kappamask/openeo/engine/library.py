@@ -16,24 +16,6 @@ with warnings.catch_warnings(action="ignore"):  # of its dependencies: pydantic 
     import openeo_processes_dask.process_implementations as _implementations
     import openeo_processes_dask.specs as _specs
     from openeo_processes_dask.process_implementations import dates as _dates
-    from openeo_processes_dask.process_implementations.cubes.apply import (
-        apply,
-        apply_dimension,
-        apply_kernel,
-    )
-    from openeo_processes_dask.process_implementations.cubes.resample import resample_cube_spatial
-
-array_create = _implementations.array_create
-
-__all__ = [
-    "apply",
-    "apply_dimension",
-    "apply_kernel",
-    "array_create",
-    "implementations",
-    "resample_cube_spatial",
-    "specifications",
-]
 
 
 @cache

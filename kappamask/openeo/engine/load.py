@@ -24,7 +24,7 @@ from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
 from kappamask.base.retry import GUARD
 from kappamask.cubes.cube import load_cube
-from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
 from kappamask.scenes.scene import BandFile
@@ -116,9 +116,7 @@ def load_stac(
         is at an address that is not allowed.
     """
     if not url.startswith(("http://", "https://")):
-        raise GraphError(
-            f"reads http(s) addresses only, got {url!r}", code="ProcessParameterInvalid"
-        )
+        raise ArgumentError(f"reads http(s) addresses only, got {url!r}")
     place = url.split("/collections/", maxsplit=1)[0]
     area, dates = read_area(spatial_extent), read_dates(temporal_extent)
     level = "L1C" if "l1c" in url.lower() else "L2A"
@@ -154,10 +152,7 @@ def check_bands(bands: Sequence[str] | None, level: str) -> list[str] | None:
     known = bands_of_collection(level)
     unknown = [str(name) for name in bands or () if name not in known]
     if unknown:
-        raise GraphError(
-            f"unknown band {unknown[0]!r}: expected some of {', '.join(known)}",
-            code="ProcessParameterInvalid",
-        )
+        raise ArgumentError(f"unknown band {unknown[0]!r}: expected some of {', '.join(known)}")
     return list(dict.fromkeys(bands)) if bands else None
 
 
@@ -171,9 +166,8 @@ def read_area(extent: Any) -> Any:
         )
     if not isinstance(extent, BoundingBox):
         if isinstance(extent, str):  # to `search` that is the path of a file
-            raise GraphError(
-                f"a spatial_extent is a bounding box or GeoJSON, got {extent[:80]!r}",
-                code="ProcessParameterInvalid",
+            raise ArgumentError(
+                f"a spatial_extent is a bounding box or GeoJSON, got {extent[:80]!r}"
             )
         return extent
     west, south, east, north = extent.west, extent.south, extent.east, extent.north
@@ -209,10 +203,7 @@ def _instant(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text if len(text) != 4 else f"{text}-01-01")  # a year
     except ValueError:
-        raise GraphError(
-            f"a date is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, got {text!r}",
-            code="ProcessParameterInvalid",
-        ) from None
+        raise ArgumentError(f"a date is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, got {text!r}") from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
@@ -287,10 +278,9 @@ def resolve_classes(item: pystac.Item, bands: Any = None) -> dict[str, BandFile]
     del bands
     key = next((key for key in SCL_KEYS if key in item.assets), None)
     if key is None:
-        raise GraphError(
+        raise ArgumentError(
             f"item {item.id} holds no {SCENE_CLASSES}, only {', '.join(item.assets)}: "
-            "leave the band out",
-            code="ProcessParameterInvalid",
+            "leave the band out"
         )
     href = item.assets[key].href
     return {"AOT": BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)}

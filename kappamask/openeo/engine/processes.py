@@ -16,11 +16,11 @@ import xarray as xr
 from kappamask.composites.periods import PERIODS, period_edges
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.evaluate import Callback
-from kappamask.openeo.engine.flat_graph import GraphError
+from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.udfs import Call, Frame, Log, check_udf, run_in_windows
 
+LIBRARY = library.implementations()
 PER_DATE = "P1D"
-TILE = 512  # pixels per side of what a UDF gets where the graph names no window
 LARGE = 15  # pixels per side from which a kernel is applied by Fourier transform
 
 
@@ -50,7 +50,7 @@ def _align(data: xr.DataArray, mask: xr.DataArray, dim: str) -> xr.DataArray:
     ours, theirs = data[dim].to_numpy(), mask[dim].to_numpy()
     if dim in ("x", "y"):
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-3):
-            mask = library.resample_cube_spatial(mask, data).reset_coords(drop=True)
+            mask = LIBRARY["resample_cube_spatial"](mask, data).reset_coords(drop=True)
     elif not np.array_equal(ours, theirs):
         raise GraphError(
             f"needs a mask with the labels of the data along {dim}, got {theirs.tolist()} for "
@@ -66,8 +66,8 @@ def apply(
     """Apply to every value; a UDF gets tiles of one date, which the library cannot give it."""
     call = Call.of(process, context, log)
     if call is not None:
-        return run_in_windows(data, call, Frame((TILE, TILE), (0, 0), per_date=True))
-    return library.apply(data, process, context)  # type: ignore[no-any-return]
+        return run_in_windows(data, call, Frame())
+    return LIBRARY["apply"](data, process, context)  # type: ignore[no-any-return]
 
 
 def apply_dimension(  # the openEO process has five
@@ -82,9 +82,8 @@ def apply_dimension(  # the openEO process has five
     """Apply to the values along a dimension; keeps its labels, which the library loses."""
     call = Call.of(process, context, log)
     if call is not None and dimension in ("t", "bands") and target_dimension is None:
-        frame = Frame((TILE, TILE), (0, 0), per_date=dimension == "bands")
-        return run_in_windows(data, call, frame)
-    result = library.apply_dimension(data, process, dimension, target_dimension, context)
+        return run_in_windows(data, call, Frame(per_date=dimension == "bands"))
+    result = LIBRARY["apply_dimension"](data, process, dimension, target_dimension, context)
     unchanged = target_dimension in (None, dimension)
     if unchanged and result.sizes.get(dimension) == data.sizes[dimension]:
         result = result.assign_coords({dimension: data[dimension]})
@@ -117,12 +116,10 @@ def _check_dimension(data: xr.DataArray, dimension: str) -> str:
 def aggregate_spatial(data: xr.DataArray, geometries: Any, **arguments: Any) -> Any:
     """Aggregate over geometries; the library opens whatever file or address a text names."""
     if isinstance(geometries, str):
-        raise GraphError(
-            f"takes GeoJSON in the graph itself, got {geometries[:80]!r}: inline the geometries",
-            code="ProcessParameterInvalid",
+        raise ArgumentError(
+            f"takes GeoJSON in the graph itself, got {geometries[:80]!r}: inline the geometries"
         )
-    compute = library.implementations()["aggregate_spatial"]
-    return compute(data, geometries, **arguments)
+    return LIBRARY["aggregate_spatial"](data, geometries, **arguments)
 
 
 def inspect(
@@ -159,7 +156,7 @@ def apply_kernel(
         )
     filled = data if replace_invalid is None else data.fillna(replace_invalid)
     if not isinstance(border, int | float) or not isinstance(data.data, da.Array):
-        return library.apply_kernel(filled, weights, factor, border, 0)  # type: ignore[no-any-return]
+        return LIBRARY["apply_kernel"](filled, weights, factor, border, 0)  # type: ignore[no-any-return]
     scene = filled.transpose(..., "y", "x")
     reach = np.array(weights.shape) // 2
     convolved = da.map_overlap(
@@ -224,26 +221,23 @@ def apply_neighborhood(
     sizes, overlaps = read_sizes(size), read_sizes(overlap or ())
     period = sizes.pop("t", None)
     if set(sizes) != {"x", "y"} or set(overlaps) - {"x", "y"}:
-        raise GraphError(
+        raise ArgumentError(
             f"needs a size in px for x and y and no overlap in t, got {list(sizes)} and "
-            f"{list(overlaps)}",
-            code="ProcessParameterInvalid",
+            f"{list(overlaps)}"
         )
     call = Call.of(process, context, log)
     if call is not None:
         if period not in (None, PER_DATE):
-            raise GraphError(
-                f"gives a UDF one date ({PER_DATE!r} in t) or all (no size in t), got {period!r}",
-                code="ProcessParameterInvalid",
+            raise ArgumentError(
+                f"gives a UDF one date ({PER_DATE!r} in t) or all (no size in t), got {period!r}"
             )
         margins = overlaps.get("y", 0), overlaps.get("x", 0)
         frame = Frame((sizes["y"], sizes["x"]), margins, period == PER_DATE)
         return run_in_windows(data, call, frame)
     if set(sizes.values()) != {1} or any(overlaps.values()):
-        raise GraphError(
+        raise ArgumentError(
             "runs one run_udf, or other processes with a size of 1 px in x and y and no overlap, "
-            f"got sizes {sizes}: use a UDF, or apply_kernel",
-            code="ProcessParameterInvalid",
+            f"got sizes {sizes}: use a UDF, or apply_kernel"
         )
     if period == PER_DATE:
         return map_series(data, process, "bands", [np.arange(data.sizes["bands"])], context)
@@ -263,9 +257,8 @@ def read_sizes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif dim in ("x", "y") and unit in ("px", None) and float(value or 0).is_integer():
             read[dim] = int(value or 0)
         else:
-            raise GraphError(
-                f"takes whole px in x and y, and {PER_DATE!r} or a period in t, got {entry}",
-                code="ProcessParameterInvalid",
+            raise ArgumentError(
+                f"takes whole px in x and y, and {PER_DATE!r} or a period in t, got {entry}"
             )
     return read
 
@@ -311,13 +304,12 @@ def run_udf(  # the openEO process has five
     """
     del version  # there is one
     if not isinstance(data, xr.DataArray):
-        raise GraphError(
+        raise ArgumentError(
             "runs a UDF on a cube, or within apply_neighborhood, apply or apply_dimension as the "
-            "only process there",
-            code="ProcessParameterInvalid",
+            "only process there"
         )
     call = Call(check_udf(udf, runtime), context, "run_udf", log)
-    return run_in_windows(data, call, Frame((TILE, TILE), (0, 0), per_date=True))
+    return run_in_windows(data, call, Frame())
 
 
 # --- periods ---------------------------------------------------------------------------------
@@ -335,10 +327,7 @@ def group_by_period(times: np.ndarray, period: str) -> tuple[np.ndarray, list[np
         If openEO has no such period.
     """
     if period not in PERIODS:
-        raise GraphError(
-            f"unknown period {period!r}: expected one of {', '.join(PERIODS)}",
-            code="ProcessParameterInvalid",
-        )
+        raise ArgumentError(f"unknown period {period!r}: expected one of {', '.join(PERIODS)}")
     starts = period_edges(times.min(), times.max(), period)[:-1].astype(times.dtype)
     which = np.searchsorted(starts, times, side="right") - 1
     return starts, [np.flatnonzero(which == index) for index in range(starts.size)]
@@ -379,14 +368,11 @@ def aggregate_temporal(
     if labels:
         names = np.array(labels)
     elif any(start is None for start, _ in ends):
-        raise GraphError("intervals without a start need labels", code="ProcessParameterInvalid")
+        raise ArgumentError("intervals without a start need labels")
     else:
         names = np.array([start for start, _ in ends], times.dtype)
     if len(names) != len(groups):
-        raise GraphError(
-            f"needs one label per interval, got {len(names)} and {len(groups)}",
-            code="ProcessParameterInvalid",
-        )
+        raise ArgumentError(f"needs one label per interval, got {len(names)} and {len(groups)}")
     return reduce_groups(data, dim, groups, names, reducer, context)
 
 
@@ -436,15 +422,9 @@ def reduce_groups(
 
 
 OWN: Mapping[str, Callable[..., Any]] = {
-    "aggregate_spatial": aggregate_spatial,
-    "aggregate_temporal": aggregate_temporal,
-    "aggregate_temporal_period": aggregate_temporal_period,
-    "apply": apply,
-    "apply_dimension": apply_dimension,
-    "apply_kernel": apply_kernel,
-    "apply_neighborhood": apply_neighborhood,
-    "inspect": inspect,
-    "mask": mask,
-    "reduce_dimension": reduce_dimension,
-    "run_udf": run_udf,
+    process.__name__: process
+    for process in (
+        *(aggregate_spatial, aggregate_temporal, aggregate_temporal_period, apply, apply_dimension),
+        *(apply_kernel, apply_neighborhood, inspect, mask, reduce_dimension, run_udf),
+    )
 }

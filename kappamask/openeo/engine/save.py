@@ -19,7 +19,7 @@ import xarray as xr
 from kappamask.base.errors import KappaMaskError
 from kappamask.base.files import staging
 from kappamask.base.legend import LEGEND, Label
-from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, GraphError
+from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, ArgumentError, GraphError
 from kappamask.outputs.cog import BlockError, Layer, Placement, write_layers
 from kappamask.predict.chunk import OUTPUT_BANDS
 
@@ -100,10 +100,7 @@ def save_result(
         )
     prefix = str((options or {}).get("filename_prefix") or "openEO")
     if not prefix.replace("-", "").replace("_", "").isalnum():
-        raise GraphError(
-            f"a filename_prefix is letters, digits, - and _, got {prefix!r}",
-            code="ProcessParameterInvalid",
-        )
+        raise ArgumentError(f"a filename_prefix is letters, digits, - and _, got {prefix!r}")
     with staging(folder, f"{prefix} ({format})") as aside:
         try:
             written = write(data, Kind.of(data), aside / prefix)

@@ -30,7 +30,7 @@ from openeo.udf.run_code import load_module_from_string, run_udf_code
 
 from kappamask.base.windows import LATTICE, Span, Window
 from kappamask.openeo.engine.evaluate import Callback
-from kappamask.openeo.engine.flat_graph import GraphError, error_at
+from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError, error_at
 
 Log = Callable[[str, str], object]  # level, message
 RUNTIME = "Python"
@@ -42,17 +42,16 @@ STRIDE = LATTICE.stride  # windows of small cubes are multiples of it
 class Frame:
     """How a cube is cut, along y and x."""
 
-    size: tuple[int, int]  # pixels
-    overlap: tuple[int, int]  # pixels on each side
-    per_date: bool  # each date by itself, else the whole time axis
+    size: tuple[int, int] = (512, 512)  # pixels
+    overlap: tuple[int, int] = (0, 0)  # pixels on each side
+    per_date: bool = True  # each date by itself, else the whole time axis
 
     def __post_init__(self) -> None:
         """Check that windows move on."""
         if min(self.size) < 1 or min(self.overlap) < 0:
-            raise GraphError(
+            raise ArgumentError(
                 f"needs sizes of at least 1 px and overlaps of at least 0, got {self.size} and "
-                f"{self.overlap}",
-                code="ProcessParameterInvalid",
+                f"{self.overlap}"
             )
 
 
@@ -246,10 +245,9 @@ def check_udf(udf: str, runtime: str = RUNTIME) -> str:
             f"UDFs run in the runtime {RUNTIME!r} here, got {runtime!r}", code="InvalidRuntime"
         )
     if "\n" not in udf.strip():
-        raise GraphError(
+        raise ArgumentError(
             f"a UDF is given as its source text here, got {udf[:80]!r}: "
-            "inline it, as openeo.UDF.from_file(...) does",
-            code="ProcessParameterInvalid",
+            "inline it, as openeo.UDF.from_file(...) does"
         )
     return udf
 

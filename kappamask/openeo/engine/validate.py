@@ -14,6 +14,7 @@ from openeo_pg_parser_networkx.process_registry import Process
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import (
     REFERENCES,
+    ArgumentError,
     Graph,
     GraphError,
     check_shape,
@@ -98,9 +99,8 @@ def _faults_of(
                 yield GraphError(cause, code="ProcessParameterMissing")
         if is_constant(value) and not fits(value, schemas):
             shown = str(value)[:80]
-            yield GraphError(
-                f"argument {name!r} is of another kind than the process takes, got {shown!r}",
-                code="ProcessParameterInvalid",
+            yield ArgumentError(
+                f"argument {name!r} is of another kind than the process takes, got {shown!r}"
             )
         offered = {inner["name"] for schema in schemas for inner in _callback_parameters(schema)}
         found = (each["process_graph"] for each in objects(value) if "process_graph" in each)
