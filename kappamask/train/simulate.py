@@ -125,7 +125,7 @@ def draw_cloud_field(
     return CloudField(
         albedo=albedo,
         shadow=shadow,
-        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(-0.3, 0.2),
+        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(-0.45, 0.1),
         swir=(loss, loss * rng.uniform(0.65, 1.1)),
         vapour=rng.uniform(*vapour),
     )
