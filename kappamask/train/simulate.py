@@ -181,7 +181,7 @@ def label_field(field: CloudField) -> Tensor:
     return label
 
 
-def cloud_over(
+def put_clouds(
     surface: Tensor,
     rng: np.random.Generator,
     *,
@@ -232,7 +232,7 @@ def simulate(
     tuple of torch.Tensor
         Reflectance (13, y, x) and labels (y, x).
     """
-    scene, label = cloud_over(surface, rng, level=level, resolution=resolution, outlines=outlines)
+    scene, label = put_clouds(surface, rng, level=level, resolution=resolution, outlines=outlines)
     label[label == FAINT] = Label.SEMI_TRANSPARENT
     return scene, label
 
