@@ -17,7 +17,9 @@ PATH = torch.tensor(
 )
 TWO_WAY = torch.tensor([0.8, 0.84, 0.88, 0.9, 0.9, 0.91, 0.93, 0.93, 0.95, 0.45, 0, 0.96, 0.93])
 DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 0, 0.94, 0.96])
-VAPOUR, CIRRUS, SWIR16, SWIR22 = (NAMES.index(name) for name in ("B09", "B10", "B11", "B12"))
+NARROW_NIR, VAPOUR, CIRRUS, SWIR16, SWIR22 = (
+    NAMES.index(name) for name in ("B8A", "B09", "B10", "B11", "B12")
+)
 
 
 def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:

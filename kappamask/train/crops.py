@@ -16,7 +16,7 @@ from kappamask.train.air import fill_bands, to_top_of_atmosphere
 from kappamask.train.chips import SLOT, Chip
 from kappamask.train.ground import WOODED, dress_ground
 from kappamask.train.outlines import Outline
-from kappamask.train.simulate import cloud_over
+from kappamask.train.simulate import put_clouds
 from kappamask.train.targets import CLEAR, one_hot, settle, target_of
 
 # What users have: the four 10 m bands, with SWIR, without 60 m bands, everything.
@@ -120,7 +120,7 @@ class Crops(IterableDataset):  # type: ignore[type-arg]
             x = dress_ground(x, rng, level=level, wooded=wooded)
             if to_l1c:
                 level, x = "L1C", to_top_of_atmosphere(x, rng)
-            x, label = cloud_over(
+            x, label = put_clouds(
                 x, rng, level=level, resolution=resolution, outlines=self.outlines
             )
             target = torch.where(clear, torch.from_numpy(one_hot(label.numpy())), target)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kappamask.train.air import CIRRUS, DIRECT, PATH, TWO_WAY, WAVELENGTH_UM
+from kappamask.train.air import CIRRUS, DIRECT, NARROW_NIR, PATH, SWIR16, TWO_WAY, WAVELENGTH_UM
 from kappamask.train.noise import fractal_noise, waves
 
 # Thousandths of reflectance per band slot, B01 ... B12; B10 sees no ground.
@@ -80,7 +80,7 @@ def put_sea(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
     angle = rng.uniform(0, 2 * np.pi)
     shore = np.sin(angle) * ramp[:, None] + np.cos(angle) * ramp[None]
     coast = shore + fractal_noise(size, rng, slope=2.6, outer=200)
-    wet = coast > rng.uniform(-1.5, 1.5) if rng.random() < 0.5 else torch.full_like(coast, True) > 0
+    wet = coast > (rng.uniform(-1.5, 1.5) if rng.random() < 0.5 else -np.inf)
     share = rng.uniform(0, 1)
     sea = share * SPECTRA["sea"] + (1 - share) * SPECTRA[("water", "silt")[rng.integers(2)]]
     drift = 1 + 0.25 * fractal_noise(size, rng, slope=2.8, outer=300)
@@ -144,7 +144,7 @@ def put_salt(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
     """Salt pans, dry or wet: wet salt is dark at 1.6 and 2.2 um."""
     noise = fractal_noise(surface.shape[-1], rng, slope=rng.uniform(2.4, 3), outer=150)
     wet = torch.ones(13, 1, 1)
-    wet[11:] = rng.uniform(0.2, 1.2)
+    wet[SWIR16:] = rng.uniform(0.2, 1.2)
     texture = 1 + 0.06 * noise
     salt = SPECTRA["salt"] * wet * texture * rng.uniform(0.5, 1.3)
     return lay(surface, salt, noise > rng.uniform(0.5, 2), level)
@@ -159,11 +159,10 @@ def put_snow(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
     age = rng.uniform(0, 0.8) ** 2
     snow = (1 - age) * SPECTRA["snow"] + age * SPECTRA["ice"]
     snow = snow * rng.uniform(0.6, 1.05)
-    snow[11:] *= rng.uniform(0.3, 1.6)  # coarse grains are darker there
+    snow[SWIR16:] *= rng.uniform(0.3, 1.6)  # coarse grains are darker there
     patches = fractal_noise(size, rng, slope=rng.uniform(1.8, 2.8), outer=rng.uniform(30, 300))
     cover = torch.sigmoid((patches - rng.uniform(-4, 1)) * rng.uniform(2, 8))
-    bare = rng.random() < 0.3  # trees or rocks that stand out of it
-    if bare:
+    if rng.random() < 0.3:  # trees or rocks stand out of it
         cover = cover * (torch.rand(size, size) > rng.uniform(0, 0.6))
     below = torch.where(surface.isfinite(), surface, SPECTRA["woods"])
     if level == "L1C":
@@ -172,16 +171,16 @@ def put_snow(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
     surface = lay(surface, scene, cover > 0.02, level)
     if level == "L1C" and rng.random() < 0.1:
         surface = surface.clone()
-        surface[CIRRUS] = surface[CIRRUS] + rng.uniform(0.01, 0.22) * cover * snow[8]
+        surface[CIRRUS] = surface[CIRRUS] + rng.uniform(0.01, 0.22) * cover * snow[NARROW_NIR]
     return put_relief(surface, rng, level) if rng.random() < 0.7 else surface
 
 
 def put_sea_ice(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
     """Floes of grey to white ice with leads of dark water between."""
     size = surface.shape[-1]
-    surface = lay(surface, SPECTRA["sea"] * 1.5, torch.ones(size, size) > 0, level)
     cracks = fractal_noise(size, rng, slope=rng.uniform(1.8, 2.6), outer=rng.uniform(40, 300))
     cracks = torch.minimum(cracks.abs(), fractal_noise(size, rng, slope=2.2, outer=100).abs())
+    surface = lay(surface, SPECTRA["sea"] * 1.5, cracks >= 0, level)
     white = rng.uniform(0, 1)
     ice = white * SPECTRA["snow"] + (1 - white) * SPECTRA["ice"]
     thick = (0.75 + 0.2 * fractal_noise(size, rng, slope=2, outer=80)).clamp(0.15, 1.1)

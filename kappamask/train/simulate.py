@@ -125,7 +125,7 @@ def draw_cloud_field(
     return CloudField(
         albedo=albedo,
         shadow=shadow,
-        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(-0.3, 0.2),
+        angstrom=rng.uniform(0.6, 1.5) if kind == "haze" else rng.uniform(-0.45, 0.1),
         swir=(loss, loss * rng.uniform(0.65, 1.1)),
         vapour=rng.uniform(*vapour),
     )
@@ -181,7 +181,7 @@ def label_field(field: CloudField) -> Tensor:
     return label
 
 
-def cloud_over(
+def put_clouds(
     surface: Tensor,
     rng: np.random.Generator,
     *,
@@ -232,7 +232,7 @@ def simulate(
     tuple of torch.Tensor
         Reflectance (13, y, x) and labels (y, x).
     """
-    scene, label = cloud_over(surface, rng, level=level, resolution=resolution, outlines=outlines)
+    scene, label = put_clouds(surface, rng, level=level, resolution=resolution, outlines=outlines)
     label[label == FAINT] = Label.SEMI_TRANSPARENT
     return scene, label
 

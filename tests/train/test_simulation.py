@@ -16,10 +16,10 @@ from kappamask.train.outlines import Outline, cut_outline, read_outlines
 from kappamask.train.simulate import (
     FAINT,
     CloudField,
-    cloud_over,
     draw_cloud_field,
     label_field,
     over,
+    put_clouds,
     render,
     simulate,
 )
@@ -146,7 +146,7 @@ def test_cirrus_too_faint_to_be_seen_is_named_where_b10_shows_it_and_only_there(
     for seed in range(60):
         rng = np.random.default_rng(seed)
         ground = to_top_of_atmosphere(torch.full((13, 64, 64), 0.1), rng)
-        scene, label = cloud_over(ground, rng, level="L1C", resolution=60)
+        scene, label = put_clouds(ground, rng, level="L1C", resolution=60)
         shown = scene[B10] - ground[B10]
         for code in seen:
             seen[code] += int((label == code).sum())
