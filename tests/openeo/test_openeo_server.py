@@ -262,6 +262,7 @@ def check_stac(document, kind):
     jsonschema.Draft7Validator(schema(kind), registry=registry).validate(document)
 
 
+@pytest.mark.slow
 def test_a_batch_job_has_logs_and_results_as_stac(connection, sample_labels, tmp_path):
     labels = cloud_labels(load(connection, SCENE.bbox, JULY))
     job = labels.create_job(title="July", description="Clouds", out_format="GTiff")
@@ -404,6 +405,7 @@ def predict(dn, bounds):
     return predict_array(dn * np.float32(1e-4), BANDS, level="L2A", origin=origin)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_bolzano_labels_and_mask(on_bolzano, read_dn, tmp_path):
     """Invariant 3: at least 99.8 % where the back end cuts windows of its own."""
@@ -418,6 +420,7 @@ def test_bolzano_labels_and_mask(on_bolzano, read_dn, tmp_path):
     np.testing.assert_array_equal(mask, to_mask(labels))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_bolzano_masked_monthly_median(on_bolzano, read_dn, tmp_path):
     composite = cloud_free_composite(
