@@ -2,10 +2,7 @@
 
 import contextlib
 import io
-import os
 import re
-import subprocess
-import sys
 import tomllib
 import warnings
 from dataclasses import replace
@@ -218,37 +215,3 @@ def test_the_page_of_classes_shows_the_legend():
     text = (ROOT / "docs" / "classes.md").read_text("utf-8")
     for entry in LEGEND:
         assert f"| {int(entry.label)} | `{entry.name}` | `#{entry.color}` |" in text
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Build the pages as `make docs` does, with the notebooks that were run for other tests."""
-    for needed in ("mkdocs", "material", "mkdocstrings", "nbconvert"):
-        pytest.importorskip(needed, reason="needs the extra docs")
-    from support.executed import executed_notebooks
-
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
-    told = {"KAPPAMASK_EXECUTED": str(executed_notebooks()), "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def test_pages_build_strictly_with_notebooks_and_docstrings(site):
-    for name in ("index", "start", "howto/safe", "api/kappamask", "notebooks/3_composites"):
-        assert (site / f"{name}.html").is_file()
-    assert "Windows are anchored" in (site / "api" / "kappamask.html").read_text("utf-8")
-    notebook = (site / "notebooks" / "3_composites.html").read_text("utf-8")
-    assert "never clear" in notebook
-    assert re.search(r'<img[^>]+src="3_composites_[\w]+\.png"', notebook)
-
-
-def test_pages_load_nothing_from_elsewhere(site):
-    loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"((?:https?:)?//[^\"]+)")
-    for page in site.rglob("*.html"):
-        assert not loaded.findall(page.read_text("utf-8")), page
-    for sheet in site.rglob("*.css"):
-        assert not re.search(r"url\(\s*[\"']?(https?:)?//", sheet.read_text("utf-8")), sheet

@@ -16,7 +16,7 @@ from support import bolzano
 from kappamask.cli import main
 from kappamask.predict.array import predict_array
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -209,11 +209,13 @@ def check(group, make, folder, needed):
     assert make(folder) == pinned["sha256"][group]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", SAMPLE)
 def test_files_of_the_sample_are_the_same(group, tmp_path):
     check(group, SAMPLE[group], tmp_path, LABELLING)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("group", REAL)
 def test_files_of_real_scenes_are_the_same(group, shared_data, tmp_path):  # noqa: ARG001  skips

@@ -89,88 +89,57 @@ def node(process, /, *, result=False, **arguments):
     return made | ({"result": True} if result else {})
 
 
+def one(process, /, **arguments):
+    return {"one": node(process, result=True, **arguments)}
+
+
 def child(process, /, **arguments):
-    return {"process_graph": {"one": node(process, result=True, **arguments)}}
+    return {"process_graph": one(process, **arguments)}
 
 
 @cache
 def sound_graphs():
     """Graphs that run: what users send, small."""
-    data = {"from_parameter": "data"}
-    inner = {"from_parameter": "data"}
-    x = {"from_parameter": "x"}
-    west, south, east, north = AREA
-    extent = {"west": west, "south": south, "east": east, "north": north}
+    data, x = {"from_parameter": "data"}, {"from_parameter": "x"}
+    extent = dict(zip(("west", "south", "east", "north"), AREA, strict=True))
     loaded = DataCube.load_collection(
         "SENTINEL2_L2A", None, extent, ["2019-07-01", "2019-07-12"], ["B04", "B08"]
     )
     udp = json.loads((ROOT / "udf/kappamask.json").read_text("utf-8"))
-    small = [
+    pixel = [{"dimension": d, "value": 1, "unit": "px"} for d in "xy"]
+    mean, median = child("mean", data=data), child("median", data=data)
+    first = child("array_element", data=data, index=0)
+    add = child("add", x=x, y=1)
+    each = child("array_apply", data=data, process=add)
+    before = {"from_node": "before"}
+    graphs = [
+        {"before": node("add", x=1, y=2), **one("multiply", x=before, y=3)},
         {
-            "a": node("add", x=1, y=2),
-            "one": node("multiply", x={"from_node": "a"}, y=3, result=True),
+            "before": node("reduce_dimension", data=data, dimension="t", reducer=mean),
+            **one("reduce_dimension", data=before, dimension="bands", reducer=first),
         },
+        one("apply", data=data, process=add),
+        one("apply_kernel", data=data, kernel=[[1, 2, 1]] * 3, factor=0.1),
         {
-            "r": node(
-                "reduce_dimension", data=data, dimension="t", reducer=child("mean", data=inner)
-            ),
-            "one": node(
-                "reduce_dimension",
-                data={"from_node": "r"},
-                dimension="bands",
-                reducer=child("array_element", data=inner, index=0),
-                result=True,
-            ),
+            "before": node("filter_bands", data=data, bands=["B02"]),
+            **one("mask", data=data, mask=before, replacement=0),
         },
-        {"one": node("apply", data=data, process=child("add", x=x, y=1), result=True)},
-        {"one": node("apply_kernel", data=data, kernel=[[1, 2, 1]] * 3, factor=0.1, result=True)},
+        one("aggregate_temporal_period", data=data, period="month", reducer=median),
+        one("apply_neighborhood", data=data, process=each, size=pixel, overlap=[]),
         {
-            "m": node("filter_bands", data=data, bands=["B02"]),
-            "one": node("mask", data=data, mask={"from_node": "m"}, replacement=0, result=True),
+            "before": node("ndvi", data=data, nir="B08", red="B04"),
+            **one("save_result", data=before, format="GTiff"),
         },
-        {
-            "one": node(
-                "aggregate_temporal_period",
-                data=data,
-                period="month",
-                reducer=child("median", data=inner),
-                result=True,
-            )
-        },
-        {
-            "one": node(
-                "apply_neighborhood",
-                data=data,
-                process=child("array_apply", data=inner, process=child("add", x=x, y=1)),
-                size=[{"dimension": d, "value": 1, "unit": "px"} for d in "xy"],
-                overlap=[],
-                result=True,
-            )
-        },
-        {
-            "n": node("ndvi", data=data, nir="B08", red="B04"),
-            "one": node("save_result", data={"from_node": "n"}, format="GTiff", result=True),
-        },
-        {"one": node("array_element", data=[1, 2, 3], index=1, result=True)},
-        {
-            "one": node(
-                "filter_temporal", data=data, extent=["2019-07-01", "2019-08-01"], result=True
-            )
-        },
-        {"one": node("filter_bbox", data=data, extent=extent, result=True)},
-        {
-            "one": node(
-                "rename_labels", data=data, dimension="bands", target=list("abcd"), result=True
-            )
-        },
-    ]
-    large = [
+        one("array_element", data=[1, 2, 3], index=1),
+        one("filter_temporal", data=data, extent=["2019-07-01", "2019-08-01"]),
+        one("filter_bbox", data=data, extent=extent),
+        one("rename_labels", data=data, dimension="bands", target=list("abcd")),
         loaded.ndvi(nir="B08", red="B04").reduce_dimension("t", "max").flat_graph(),
         cloud_mask(loaded).flat_graph(),
         cloud_free_composite(None, AREA, DATES).flat_graph(),
         udp["process_graph"],
     ]
-    return [*small, *copy.deepcopy(large)]
+    return copy.deepcopy(graphs)  # some parts are in several places
 
 
 def no_code(path):
@@ -216,49 +185,46 @@ any_graphs = json_values | st.dictionaries(
 
 
 @st.composite
-def odd_graphs(draw):  # noqa: PLR0911  one form each
+def odd_graphs(draw):
     """Graphs whose form is the trouble: circles, depth, width, chains, lists of all kinds."""
-    kind = draw(
-        st.sampled_from(["self", "circle", "deep", "wide", "chain", "forks", "children", "mixed"])
-    )
     size = draw(st.sampled_from([2, 30, 300, 1500]))
-    refer = {"from_node": "one"}
-    if kind == "self":
-        return {"one": node("add", x=refer, y=1, result=True)}
-    if kind == "circle":
-        names = [f"n{number}" for number in range(size)]
-        graph = {
-            name: node("add", x={"from_node": after}, y=1)
-            for name, after in zip(names, names[1:] + names[:1], strict=True)
-        }
-        graph["n0"]["result"] = True
-        return graph
-    if kind == "deep":
-        return {"one": node("array_element", data=nested(size), index=0, result=True)}
-    if kind == "wide":
-        return {
-            f"n{number}": node("add", x=1, y=number, result=not number) for number in range(size)
-        }
-    if kind == "chain":
-        graph = {f"n{n}": node("add", x={"from_node": f"n{n + 1}"}, y=1) for n in range(size)}
-        graph[f"n{size}"] = node("add", x=0, y=1)
-        graph["n0"]["result"] = True
-        return graph
-    if kind == "forks":  # every path of it: two to the power of its length
-        graph = {
-            f"n{n}": node("multiply", x={"from_node": f"n{n + 1}"}, y={"from_node": f"n{n + 1}"})
-            for n in range(min(size, 60))
-        }
-        graph[f"n{min(size, 60)}"] = node("add", x=0, y=1)
-        graph["n0"]["result"] = True
-        return graph
-    if kind == "children":
+    data = {"from_parameter": "data"}
+
+    def nodes(process, count, follow):
+        """Give nodes that each take one or more others."""
+        made = {f"n{n}": node(process, **follow(n)) for n in range(count)}
+        made["n0"]["result"] = True
+        return made
+
+    def after(number, keys="x"):
+        return {"y": 1} | {key: {"from_node": f"n{number}"} for key in keys}
+
+    def children():
         graph = child("add", x={"from_parameter": "x"}, y=1)
         for _ in range(min(size, 300)):
             graph = child("array_apply", data=[1], process=graph)
         return graph["process_graph"]
-    mixed = [None, True, {"a": 1}, "x", 1.5] * (size // 2) + list(range(size))
-    return {"one": node("filter_bands", data={"from_parameter": "data"}, bands=mixed, result=True)}
+
+    last, few = {f"n{size}": node("add", x=0, y=1)}, min(size, 60)
+    made = {
+        "self": lambda: one("add", x={"from_node": "one"}, y=1),
+        "circle": lambda: nodes("add", size, lambda n: after((n + 1) % size)),
+        "deep": lambda: one("array_element", data=nested(size), index=0),
+        "wide": lambda: nodes("add", size, lambda n: {"x": 1, "y": n}),
+        "chain": lambda: nodes("add", size, lambda n: after(n + 1)) | last,
+        # every path of it: two to the power of its length
+        "forks": lambda: (
+            nodes("multiply", few, lambda n: after(n + 1, "xy"))
+            | {f"n{few}": node("add", x=0, y=1)}
+        ),
+        "children": children,
+        "mixed": lambda: one(
+            "filter_bands",
+            data=data,
+            bands=[None, True, {"a": 1}, "x", 1.5] * (size // 2) + list(range(size)),
+        ),
+    }
+    return made[draw(st.sampled_from(sorted(made)))]()
 
 
 OPERATIONS = {

@@ -1,20 +1,19 @@
 """Process graphs of any kind: the engine and the server answer or refuse, never with a 500."""
 
-import contextlib
 import json
 import math
-import socket
-import threading
 import warnings
 
 import pytest
 import requests
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from support import file_server
 from support.openeo_server import serving
 
 from fuzz.budget import PATIENCE, cases, time_limit
-from fuzz.graphs import TARGETS, any_graphs, changed_graphs, cube, node, odd_graphs, sums
+from fuzz.graphs import TARGETS, any_graphs, changed_graphs, cube, node, odd_graphs, one, sums
 from fuzz.mutate import nested
 from kappamask.base.errors import KappaMaskError
 from kappamask.openeo.engine.flat_graph import order
@@ -81,7 +80,7 @@ def test_arithmetic_gives_what_python_gives(engine, made):
 def test_a_changed_graph_is_refused_or_runs(engine, folder, graph):
     result = check_run(engine, graph.document)
     runs_code = "run_udf" in json.dumps(graph.document)  # the network, slow
-    if hasattr(result, "dims") and result.size < 10**5 and not runs_code:
+    if isinstance(result, xr.DataArray) and result.size < 10**5 and not runs_code:
         try:
             with warnings.catch_warnings(action="ignore"):
                 files = write_result(result, folder)
@@ -170,7 +169,7 @@ def test_the_server_answers_or_refuses(client, body, name):
         assert stored["process_graph"] == json.loads(body)["process_graph"]
         ask(client, "GET", "/process_graphs", b"")
         for arguments in ({"data": 5}, {"data": "a" * 28 + "!"}, {}):
-            using = {"process_graph": {"one": node(name, result=True, **arguments)}}
+            using = {"process_graph": one(name, **arguments)}
             check_faults(
                 ask(client, "POST", "/validation", json.dumps(using).encode()).json()["errors"]
             )
@@ -186,20 +185,21 @@ def test_the_server_answers_or_refuses(client, body, name):
 
 # --- found here: each was a 500, a fetched address, a hang, or another kind of exception ------
 
+DATA = {"data": {"from_parameter": "data"}}
 BAD_PARTS = {
-    "a reference that is no name": node("add", x={"from_node": []}, y=1, result=True),  # TypeError
-    "a parameter that is no name": node("add", x={"from_parameter": {}}, y=1, result=True),
-    "a namespace that is no name": node("add", x=1, y=1, result=True) | {"namespace": []},
-    "a child in a list": node("array_apply", data=[{"process_graph": 5}], process=5, result=True),
-    "depth": node("array_element", data=nested(1500), index=0, result=True),  # RecursionError
+    "a reference that is no name": one("add", x={"from_node": []}, y=1),  # TypeError
+    "a parameter that is no name": one("add", x={"from_parameter": {}}, y=1),
+    "a namespace that is no name": {"one": node("add", x=1, y=1, result=True) | {"namespace": []}},
+    "a child in a list": one("array_apply", data=[{"process_graph": 5}], process=5),
+    "depth": one("array_element", data=nested(1500), index=0),  # RecursionError
 }
 
 
-@pytest.mark.parametrize("part", BAD_PARTS.values(), ids=BAD_PARTS)
-def test_parts_of_another_kind_are_faults(engine, part):
-    assert engine.validate({"one": part})
+@pytest.mark.parametrize("graph", BAD_PARTS.values(), ids=BAD_PARTS)
+def test_parts_of_another_kind_are_faults(engine, graph):
+    assert engine.validate(graph)
     with pytest.raises(KappaMaskError):
-        engine.run({"one": part})
+        engine.run(graph)
 
 
 def test_a_wide_graph_is_ordered_in_no_time():
@@ -215,67 +215,46 @@ SCHEMAS = [
 ]  # fmt: skip
 
 
+def engine_with(schema):
+    """An engine with a process of a user, `own`, whose one parameter has a schema."""
+    own = {"parameters": [{"name": "x", "schema": schema}], "process_graph": one("add", x=1, y=1)}
+    return LocalEngine(catalog=catalog_path(), udps={"own": own})
+
+
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
-def test_schemas_of_users_do_no_harm(engine, schema):
-    own = {
-        "parameters": [{"name": "x", "schema": schema}],
-        "process_graph": {"one": node("add", x=1, y=1, result=True)},
-    }
-    engine = LocalEngine(catalog=catalog_path(), udps={"own": own})
+def test_schemas_of_users_do_no_harm(schema):
     with time_limit(20):
-        check_faults(engine.validate({"one": node("own", x="a" * 28 + "!", result=True)}))
+        check_faults(engine_with(schema).validate(one("own", x="a" * 28 + "!")))
 
 
 def test_a_schema_of_a_user_is_not_fetched():
-    asked = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(0.2)
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}/schema.json"
-        own = {
-            "parameters": [{"name": "x", "schema": {"$ref": address}}],
-            "process_graph": {"one": node("add", x=1, y=1, result=True)},
-        }
-        engine = LocalEngine(catalog=catalog_path(), udps={"own": own})
-
-        def accept():
-            with contextlib.suppress(TimeoutError):
-                asked.append(listening.accept())
-
-        waiting = threading.Thread(target=accept)
-        waiting.start()
-        assert engine.validate({"one": node("own", x=1, result=True)}) == []
-        waiting.join()
-    assert not asked  # it was
+    with file_server.serve(file_server.Files()) as files:
+        engine = engine_with({"$ref": f"{files.url}/schema.json"})
+        assert engine.validate(one("own", x=1)) == []
+    assert not files.asked  # it was
 
 
 @pytest.mark.parametrize(
     ("process", "arguments"),
     [
         ("array_element", {"data": [1, 2], "index": 5}),
-        ("filter_bbox", {"data": {"from_parameter": "data"}, "extent": {"west": 1}}),
-        ("rename_labels", {"data": {"from_parameter": "data"}, "dimension": "t", "target": []}),
+        ("filter_bbox", DATA | {"extent": {"west": 1}}),
+        ("rename_labels", DATA | {"dimension": "t", "target": []}),
     ],
 )
 def test_arguments_that_a_process_cannot_work_with_are_no_fault_of_the_server(
     engine, process, arguments
 ):
     with pytest.raises(KappaMaskError) as caught:  # KeyError and others: were a 500
-        engine.run({"one": node(process, result=True, **arguments)}, parameters={"data": cube()})
+        engine.run(one(process, **arguments), parameters={"data": cube()})
     assert of_exception(caught.value).status < 500
 
 
 @pytest.mark.parametrize("label", [-1, {"a": 1}, [1]])
 def test_a_label_that_no_file_can_hold_is_named(engine, folder, label):
-    target = [label, "b", "c", "d"]
-    renamed = node(
-        "rename_labels",
-        data={"from_parameter": "data"},
-        dimension="bands",
-        target=target,
-        result=True,
-    )
+    renamed = one("rename_labels", **DATA, dimension="bands", target=[label, "b", "c", "d"])
     with pytest.raises(KappaMaskError):  # TypeError, RuntimeError: were a 500
-        write_result(engine.run({"one": renamed}, parameters={"data": cube()}), folder)
+        write_result(engine.run(renamed, parameters={"data": cube()}), folder)
 
 
 BODIES_REFUSED = [

@@ -203,6 +203,7 @@ def empty_scene(height, width=512):
     return scene, Grid(EPSG, 10, LEFT, TOP, height, width)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_height_of_a_scene(model, monkeypatch, tmp_path):
     monkeypatch.setattr("kappamask.jobs.stream.CELL_M", 640)
     task = make_task(tuple(empty_scene(60)[0].files), level="L1C", model=model, output="labels")

@@ -126,7 +126,7 @@ def server(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as http:
-        Thread(target=http.serve_forever, daemon=True).start()
+        Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", asked
         http.shutdown()
 

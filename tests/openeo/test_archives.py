@@ -35,6 +35,8 @@ FOUR = ["B02", "B03", "B04", "B08"]
 NOT_ON_WORKERS = {"kappamask", "torch", "onnx", "onnxruntime", "dask", "rasterio", "rioxarray"}
 OPTIONAL = {"geopandas", "pyproj", "pyarrow", "cftime", "cloudpickle", "_distutils_hack"}
 
+pytestmark = pytest.mark.slow
+
 
 def members_or_skip(engine):
     """The packages of an engine as installed here; other versions are for pip to download."""

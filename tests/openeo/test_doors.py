@@ -103,6 +103,7 @@ def test_the_local_engine_agrees(place):
     assert place.agreement(labels.to_numpy()) >= ENOUGH
 
 
+@pytest.mark.slow
 def test_the_server_agrees(place, tmp_path):
     settings = Settings(place.catalog, tmp_path / "work", port=0)
     with serving(settings) as url:

@@ -195,6 +195,7 @@ def test_the_stored_process_equals_the_inlined_graph(scene, tmp_path):
         xr.testing.assert_equal(engine.run(stored.flat_graph()).compute(), expected)
 
 
+@pytest.mark.slow
 def test_a_chain_of_three_steps_stays_small(tmp_path):
     """Masked index, monthly aggregate and best pixel on 1 GB, under 600 MB."""
     script = ROOT / "tests" / "support" / "peak_memory.py"

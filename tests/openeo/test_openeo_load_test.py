@@ -17,6 +17,7 @@ def load(monkeypatch):
     return pytest.importorskip("load", reason="needs benchmarks/load.py")
 
 
+@pytest.mark.slow
 def test_a_busy_server_answers_right_or_refuses_and_loses_nothing_when_killed(
     load, tmp_path, monkeypatch
 ):

@@ -256,6 +256,7 @@ def check_stac(document, kind):
     jsonschema.Draft7Validator(schema(kind), registry=registry).validate(document)
 
 
+@pytest.mark.slow
 def test_a_batch_job_has_logs_and_results_as_stac(connection, sample_labels, tmp_path):
     labels = cloud_labels(load(connection, SCENE.bbox, JULY))
     job = labels.create_job(title="July", description="Clouds", out_format="GTiff")
@@ -376,6 +377,7 @@ def test_the_command_serves_until_interrupted(tmp_path):
 # --- on Bolzano -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_bolzano_masked_monthly_median(tmp_path, shared_data):
     """What rasterio reads, masked by `predict_array`, composed by numpy."""

@@ -59,6 +59,7 @@ def check_floor(name, outcomes):
     assert passed >= floor, failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(WRITERS))
 def test_cases_pass(name, tmp_path):
     count = WRITERS[name](tmp_path / "cases")

@@ -56,6 +56,7 @@ def brute_force(scene, bands, level, origin):
 # --- invariant 1: lattice -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(chunks=st.tuples(st.integers(20, 300), st.integers(20, 300), st.integers(1, 4)))
 def test_any_chunking_gives_the_same_labels_bit_for_bit(chunks):

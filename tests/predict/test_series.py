@@ -57,17 +57,19 @@ def test_labelling_adds_one_task_per_window_and_date_whatever_the_chunks(dates):
     assert added <= WINDOWS * dates + bands_chosen
 
 
-def test_tasks_grow_with_the_dates_and_nothing_else(items):
-    tasks = {}
-    for dates in DATES:
+@pytest.mark.slow
+def test_tasks_grow_with_the_dates_and_nothing_else(items, labels_of_200):
+    tasks = {200: len(dict(labels_of_200.__dask_graph__()))}
+    for dates in (1, 10):
         labels = predict_cube(load_cube(repeat(items, dates), AREA_L2A))
         tasks[dates] = len(dict(labels.__dask_graph__()))
     assert tasks[1] <= 12  # opening, reading, offsets, labelling of one chunk
     assert [tasks[dates] for dates in DATES] == [tasks[1] * dates for dates in DATES]
 
 
-def test_nothing_large_is_in_the_graph(items):
-    labels = predict_cube(load_cube(repeat(items, 200), AREA_L2A))
+@pytest.mark.slow
+def test_nothing_large_is_in_the_graph(labels_of_200):
+    labels = labels_of_200
     size = len(cloudpickle.dumps(labels.__dask_graph__()))
     assert size < 200 * 5000  # bytes; 2 % of one date's pixels
     assert size < weights_of(load_model("default", "L2A").entry).path.stat().st_size
@@ -98,6 +100,7 @@ def test_work_arrives_as_it_was():
     assert np.array_equal(arrived.values, labels.values)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_processes_gives_the_same_labels_and_loads_the_network_once_each(items):
     distributed = pytest.importorskip("distributed")
     labels = predict_cube(load_cube(items[:6], AREA_L2A))

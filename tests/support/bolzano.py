@@ -35,59 +35,38 @@ def write_catalog(
         for scene in sorted(scenes.iterdir())
         if scene.is_dir()
     ]
-    root = {"rel": "root", "href": "../catalog.json", "type": "application/json"}
     below = folder / collection
+    collections, catalog = below / "collection.json", folder / "catalog.json"
     for item in items:
         path = below / item["id"] / f"{item['id']}.json"
-        path.parent.mkdir(parents=True)
-        up = "../collection.json"
-        item["links"] = [
-            {"rel": "root", "href": "../../catalog.json", "type": "application/json"},
-            {"rel": "parent", "href": up, "type": "application/json"},
-            {"rel": "collection", "href": up, "type": "application/json"},
-        ]
-        path.write_text(json.dumps(item))
+        item["links"] = [link("root", "../../catalog.json")]
+        item["links"] += [link(rel, "../collection.json") for rel in ("parent", "collection")]
+        write_json(path, item)
     west, south, east, north = BBOX
-    children = [
-        {"rel": "item", "href": f"./{item['id']}/{item['id']}.json", "type": "application/geo+json"}
-        for item in items
-    ]
-    (below / "collection.json").write_text(
-        json.dumps(
-            {
-                "type": "Collection",
-                "stac_version": "1.0.0",
-                "id": collection,
-                "description": "Bolzano, June 2022",
-                "license": "proprietary",
-                "extent": {
-                    "spatial": {"bbox": [[west - 0.1, south - 0.1, east + 0.1, north + 0.1]]},
-                    "temporal": {"interval": [["2022-06-01T00:00:00Z", "2022-07-01T00:00:00Z"]]},
-                },
-                "links": [root, {**root, "rel": "parent"}, *children],
-            }
-        )
-    )
-    catalog = folder / "catalog.json"
-    catalog.write_text(
-        json.dumps(
-            {
-                "type": "Catalog",
-                "stac_version": "1.0.0",
-                "id": "bolzano",
-                "description": "Bolzano, June 2022",
-                "links": [
-                    {**root, "href": "./catalog.json"},
-                    {
-                        "rel": "child",
-                        "href": f"./{collection}/collection.json",
-                        "type": "application/json",
-                    },
-                ],
-            }
-        )
-    )
+    said = {"stac_version": "1.0.0", "description": "Bolzano, June 2022"}
+    extent = {
+        "spatial": {"bbox": [[west - 0.1, south - 0.1, east + 0.1, north + 0.1]]},
+        "temporal": {"interval": [["2022-06-01T00:00:00Z", "2022-07-01T00:00:00Z"]]},
+    }
+    up = [link(rel, "../catalog.json") for rel in ("root", "parent")]
+    down = [link("item", f"./{item['id']}/{item['id']}.json") for item in items]
+    whole = {"type": "Collection", "id": collection, "license": "proprietary", "extent": extent}
+    write_json(collections, whole | said | {"links": up + down})
+    links = [link("root", "./catalog.json"), link("child", f"./{collection}/collection.json")]
+    write_json(catalog, {"type": "Catalog", "id": "bolzano"} | said | {"links": links})
     return catalog
+
+
+def link(rel: str, href: str) -> dict:
+    """Link one document with another."""
+    kind = "application/geo+json" if rel == "item" else "application/json"
+    return {"rel": rel, "href": href, "type": kind}
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Write a document, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
 
 
 def make_item(

@@ -24,12 +24,12 @@ def make_chip(name="a", kind="clear", size=64, bands=NAMES, label=Label.CLEAR, s
     return Chip(name, dn, labels, **fields)
 
 
-def write_raster(path, layers, descriptions=()):
-    """Write (band, y, x) as GeoTIFF."""
+def write_raster(path, layers, descriptions=(), **options):
+    """Write (band, y, x) as GeoTIFF, or as the options of rasterio say."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = layers.shape
-    options = {"driver": "GTiff", "height": height, "width": width, "count": count}
-    with rasterio.open(path, "w", dtype=layers.dtype, **options) as target:
+    shape = {"height": height, "width": width, "count": count, "dtype": layers.dtype}
+    with rasterio.open(path, "w", **({"driver": "GTiff"} | shape | options)) as target:
         target.write(layers)
         for index, name in enumerate(descriptions, start=1):
             target.set_band_description(index, name)
@@ -37,14 +37,20 @@ def write_raster(path, layers, descriptions=()):
 
 def write_chip_folder(folder, splits=("train", "train", "val", "train"), size=64):
     """Write a folder of clear chips c0, c1, ...; the last one has no label kind."""
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, split in enumerate(splits):
+        chip = make_chip(f"c{number}", seed=number, size=size)
+        kind = "none" if number == len(splits) - 1 else "clear"
+        rows.append([f"{chip.name}.tif", split, kind, "L1C", 10])
+        write_raster(folder / f"{chip.name}.tif", chip.dn, NAMES)
+        write_raster(folder / f"{chip.name}_label.tif", chip.label[None])
+    write_table(folder, rows)
+    return folder
+
+
+def write_table(folder, rows):
+    """Write `chips.csv`."""
     with (folder / "chips.csv").open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file", "split", "label_kind", "level", "resolution_m"])
-        for number, split in enumerate(splits):
-            chip = make_chip(f"c{number}", seed=number, size=size)
-            kind = "none" if number == len(splits) - 1 else "clear"
-            writer.writerow([f"{chip.name}.tif", split, kind, "L1C", 10])
-            write_raster(folder / f"{chip.name}.tif", chip.dn, NAMES)
-            write_raster(folder / f"{chip.name}_label.tif", chip.label[None])
-    return folder
+        writer.writerows(rows)

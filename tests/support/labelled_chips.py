@@ -1,12 +1,11 @@
 """A few tiny labelled chips, laid out as in ../shared/data, for tests of `evaluate`."""
 
-import csv
-
 import numpy as np
-import rasterio
 
 from kappamask.base.bands import NAMES
 from kappamask.train.chips import SLOT, Chip
+from support.chip_files import write_raster as write
+from support.chip_files import write_table
 
 TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 FOUR = ("B02", "B03", "B04", "B08")
@@ -36,15 +35,10 @@ def make_chip(name="a", *, kind="human", level="L2A", bands=FOUR, codes=(1, 4), 
 def write_chips(folder):
     """Write `chips.csv`, the chips and their labels; return the chips by name."""
     chips = {}
-    (folder / "chips").mkdir(parents=True)
-    with (folder / "chips.csv").open("w", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(["file", "split", "label_kind", "level", "resolution_m"])
-        for name, split, kind, level, bands, codes in ROWS:
-            writer.writerow([f"chips/{name}.tif", split, kind, level, 10])
-            chip = make_chip(name, kind=kind, level=level, bands=bands, codes=codes)
-            write_chip(folder / "chips", chip)
-            chips[name] = chip
+    for name, _, kind, level, bands, codes in ROWS:
+        chips[name] = make_chip(name, kind=kind, level=level, bands=bands, codes=codes)
+        write_chip(folder / "chips", chips[name])
+    write_table(folder, [[f"chips/{name}.tif", *rest, 10] for name, *rest, _, _ in ROWS])
     return chips
 
 
@@ -57,17 +51,6 @@ def write_chip(folder, chip):
         scl = np.full_like(scl, 255)
     layers = np.stack([chip.label, scl, chip.label, chip.label])
     write(folder / f"{chip.name}_label.tif", layers, ("label", "scl", "net", "net_confidence"))
-
-
-def write(path, layers, names=(), *, driver="GTiff"):
-    """Write layers (band, y, x) with their descriptions."""
-    count, height, width = layers.shape
-    with rasterio.open(
-        path, "w", driver=driver, count=count, height=height, width=width, dtype=layers.dtype
-    ) as target:
-        target.write(layers)
-        for index, name in enumerate(names, start=1):
-            target.set_band_description(index, name)
 
 
 def codes_at_20m(label):

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from support import bolzano
+from support.chip_files import write_raster
 
 BANDS = ("B02", "B03", "B04", "B08")
 DATES = ("20220602", "20220620", "20220705")
 EPSG, LEFT, TOP = 32632, 680000, 5150000
 HEIGHT, WIDTH = 150, 130  # pixels of 10 m
+GRID = from_origin(LEFT, TOP, 10, 10)
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,10 @@ def write(folder: Path) -> Synthetic:
     scenes = folder / "scenes"
     for index, date in enumerate(DATES):
         place = scenes / f"S2_L2A_{date}"
-        place.mkdir(parents=True)
         for band, values in zip(BANDS, stored[index], strict=True):
-            write_tif(place / f"{band}.tif", values)
-        write_tif(place / "SCL.tif", classes[index])
+            write_raster(place / f"{band}.tif", values[None], nodata=0, crs=EPSG, transform=GRID)
+        scl = classes[index][None]
+        write_raster(place / "SCL.tif", scl, nodata=0, crs=EPSG, transform=GRID)
     catalog = bolzano.write_catalog(folder / "catalog", scenes)
     dn = np.where(stored == 0, np.nan, stored.astype(np.float32) - 1000)
     return Synthetic(catalog, dn.astype(np.float32), classes)
-
-
-def write_tif(path: Path, values: np.ndarray) -> None:
-    """Write one band."""
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=WIDTH,
-        height=HEIGHT,
-        count=1,
-        dtype=values.dtype,
-        nodata=0,
-        crs=EPSG,
-        transform=from_origin(LEFT, TOP, 10, 10),
-    ) as target:
-        target.write(values, 1)
