@@ -1,6 +1,6 @@
 """What is tried again, when, how often: files on servers that fail, catalogues, dates of a job.
 
-Imports `errors` only.
+Imports nothing of the package.
 
 GDAL says little of what a server answered. So a server whose file could not be read is asked
 for one byte of it: what it says decides whether, and when, the read is tried again.
@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from kappamask.base.errors import ReadError
-
-T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be others a little later
 _REMOTE = re.compile(r"^(?:/vsi(?!mem|zip|tar)\w+[/?]|(?!file:)\w{2,}://)")
 # For what strangers name: makes the adapter, of sessions of requests, that checks each connection.
@@ -38,12 +34,15 @@ class Patience:
     def wait(self, tried: int, asked: float | None = None) -> float:
         """Seconds to wait after so many tries, where a server may ask for so many.
 
+        Up to half as long again, so that many readers do not come back at once.
+
         Examples
         --------
         >>> 2 <= Patience(tries=3, wait_s=1).wait(2) <= 3
         True
         """
-        return max(spread(self.wait_s * 2 ** (tried - 1)), min(asked or 0, self.longest_wait_s))
+        usual = self.wait_s * 2.0 ** (tried - 1) * random.uniform(1, 1.5)  # noqa: S311  no secret
+        return max(usual, min(asked or 0, self.longest_wait_s))
 
 
 # All that is tried again: whatever reads or asks has no tries of its own beside these.
@@ -115,17 +114,6 @@ def without_query(text: str) -> str:
     return re.sub(r"(?<=\w)\?[\w.~%&=+:/;,-]*=[^\s'\"]*", "", text)
 
 
-def spread(seconds: float) -> float:
-    """Lengthen a wait by up to half, so that many readers do not come back at once.
-
-    Examples
-    --------
-    >>> 2 <= spread(2) <= 3
-    True
-    """
-    return seconds * random.uniform(1, 1.5)  # noqa: S311  no secret
-
-
 def ask(href: str, *, proxy: str | None = None) -> Answer:
     """Ask the server of a file for one byte of it, once; `proxy` "" is none, None the usual one.
 
@@ -172,66 +160,7 @@ def seconds_asked(retry_after: str | None) -> float | None:
         return None
 
 
-def read_patiently(
-    read: Callable[[], T],
-    href: str,
-    *,
-    name: str,
-    forget: Callable[[bool], object],
-    errors: tuple[type[Exception], ...] = (RuntimeError, OSError),
-    proxy: str | None = None,
-) -> T:
-    """Read from a file, again if its server may recover; files of this machine once.
-
-    Parameters
-    ----------
-    read
-        Reads; called up to `FILES.tries` times.
-    href
-        Where the file lies.
-    name
-        What it is, for the message; the address is added.
-    forget
-        Called before it is read again: closes the file and, if True is passed, drops what is
-        remembered of it. Else the server was only busy, and would be asked once more for that.
-    errors
-        What `read` raises where it cannot.
-    proxy
-        What the server is asked through.
-
-    Raises
-    ------
-    ReadError
-        If it cannot be read in the end; names file and reason. One that `read` raises
-        is not tried again.
-
-    Examples
-    --------
-    >>> def read():
-    ...     raise OSError("no such file")
-    >>> read_patiently(read, "/data/B02.tif", name="band B02", forget=print)
-    Traceback (most recent call last):
-    kappamask.base.errors.ReadError: cannot read band B02 at /data/B02.tif: no such file; ...
-    """
-    for tried in range(1, FILES.tries + 1):
-        try:
-            return read()
-        except ReadError:
-            raise  # it can be read and is not what it should be
-        except errors as error:
-            answer = ask(href, proxy=proxy)
-            if tried == FILES.tries or not answer.may_change:
-                raise ReadError(
-                    f"cannot read {name} at {without_query(href)}: "
-                    f"{_reason(error, answer)}{answer.remedy(tried)}"
-                ) from error
-            wait = FILES.wait(tried, answer.retry_after_s)
-        forget(answer.may_be_cached)
-        time.sleep(wait)
-    raise AssertionError("there is at least one try")
-
-
-def _reason(error: BaseException, answer: Answer) -> str:
+def reason_of(error: BaseException, answer: Answer) -> str:
     """Say in one line, without secrets, what was wrong: the first cause knows best."""
     if answer.status is not None and answer.status >= 400:
         return ""  # that says it

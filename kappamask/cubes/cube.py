@@ -20,7 +20,7 @@ from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Scene, overlap
+from kappamask.scenes.scene import Bounds, Scene, overlap, rounded
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
@@ -138,10 +138,13 @@ def choose_bands(scenes: Sequence[Scene], bands: Sequence[str] | None, level: st
     return [name for name in NAMES if any(name in scene.files for scene in scenes)]
 
 
-def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float, crs: Any) -> Grid:
+def choose_grid(
+    scenes: Sequence[Scene], area: Any, *, resolution: float, crs: Any = None, within: bool = False
+) -> Grid:
     """Settle CRS, origin and size of the cube; edges lie on the items' own pixel edges.
 
-    The CRS is, in this order: 1. the caller's; 2. the one of most items.
+    The CRS is, in this order: 1. the caller's; 2. the one of most items. `within` leaves out
+    what of the area's rectangle lies outside the scenes.
     """
     if not resolution > 0:
         raise InputError(f"resolution is metres per pixel, above 0, got {resolution!r}")
@@ -156,9 +159,12 @@ def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float, crs: A
         if reach and not any(overlap(bounds, wanted) for bounds in reach):
             raise NoItemsError(
                 f"the area lies outside all {len(scenes)} items ({scenes[0].id}...): "
-                f"got {_rounded(wanted)}, the items cover {_rounded(_union(reach))} "
+                f"got {rounded(wanted)}, the items cover {rounded(_union(reach))} "
                 f"in EPSG:{epsg}: search with the same area"
             )
+    if within and reach:
+        (west, south, east, north), (left, bottom, right, top) = wanted, _union(reach)
+        wanted = max(west, left), max(south, bottom), min(east, right), min(north, top)
     anchor = reach[0] if reach else (0.0, 0.0, 0.0, 0.0)
     return Grid.covering(wanted, epsg=epsg, resolution=resolution, anchor=(anchor[0], anchor[3]))
 
@@ -201,10 +207,6 @@ def _commonest_crs(scenes: Sequence[Scene]) -> int:
 def _union(all_bounds: Sequence[Bounds]) -> Bounds:
     left, bottom, right, top = zip(*all_bounds, strict=True)
     return min(left), min(bottom), max(right), max(top)
-
-
-def _rounded(bounds: Bounds) -> tuple[int, ...]:
-    return tuple(round(value) for value in bounds)
 
 
 def apply_offsets(dn: da.Array, scenes: Sequence[Scene], names: Sequence[str]) -> da.Array:

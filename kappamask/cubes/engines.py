@@ -176,13 +176,10 @@ def stackstac_reader(access: Access, **arguments: Any) -> Any:
             return super()._open()
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return _remake_reader, (access.only(self.url), self.__getstate__())
+            state: Any = self.__getstate__()
+            return partial(stackstac_reader, access.only(self.url), **state), ()
 
     return PatientReader(**arguments)
-
-
-def _remake_reader(access: Access, state: dict[str, Any]) -> Any:
-    return stackstac_reader(access, **state)
 
 
 def odc_driver(access: Access) -> Any:

@@ -7,6 +7,7 @@ and wrong. Imports `scenes` and `base`.
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,12 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from kappamask.base import retry
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.pixels import average_dn, repeat_pixels
-from kappamask.base.retry import GUARD, is_remote, read_patiently, without_query
+from kappamask.base.retry import GUARD, is_remote, without_query
 from kappamask.base.windows import Grid
-from kappamask.scenes.scene import BandFile, Bounds, Scene
+from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
 
 T = TypeVar("T")
 # GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,
@@ -98,8 +100,8 @@ class Access:
                 broken = f"is in EPSG:{file.epsg} as its item says, got EPSG:{code}"
             if not broken and bounds and _are_apart(raster, bounds):
                 broken = (
-                    f"lies at {_rounded(bounds)} as its item says (proj:transform, proj:shape), "
-                    f"{got} at {_rounded(raster.bounds)}"
+                    f"lies at {rounded(bounds)} as its item says (proj:transform, proj:shape), "
+                    f"{got} at {rounded(raster.bounds)}"
                 )
             if broken:
                 raise ReadError(
@@ -108,16 +110,34 @@ class Access:
                 )
 
     def read(self, read: Callable[[], T], href: str, *, forget: Callable[[bool], object]) -> T:
-        """Read from a file with patience: `read_patiently`."""
-        return read_patiently(
-            read,
-            href,
-            name=self.name(href),
-            forget=forget,
+        """Read from a file, again if its server may recover; files of this machine once.
+
+        `forget` is called before it is read again: it closes the file and, if True is passed,
+        drops what is remembered of it. Else the server was only busy, and would be asked once
+        more for that.
+
+        Raises
+        ------
+        ReadError
+            If it cannot be read in the end; names file and reason. One that `read` raises is
+            not tried again.
+        """
+        for tried in range(1, retry.FILES.tries + 1):
+            try:
+                return read()
+            except ReadError:
+                raise  # it can be read and is not what it should be
             # Attributes: stackstac takes it that a file has a CRS; one that is cut short has none.
-            errors=(RasterioError, RuntimeError, OSError, AttributeError),
-            proxy=self.options.get("GDAL_HTTP_PROXY"),
-        )
+            except (RasterioError, RuntimeError, OSError, AttributeError) as error:
+                answer = retry.ask(href, proxy=self.options.get("GDAL_HTTP_PROXY"))
+                if tried == retry.FILES.tries or not answer.may_change:
+                    raise ReadError(
+                        f"cannot read {self.name(href)} at {without_query(href)}: "
+                        f"{retry.reason_of(error, answer)}{answer.remedy(tried)}"
+                    ) from error
+            forget(answer.may_be_cached)
+            time.sleep(retry.FILES.wait(tried, answer.retry_after_s))
+        raise AssertionError("there is at least one try")
 
     def forget(self, href: str) -> None:
         """Drop what GDAL remembers of a file on a server: that it is absent, and its bytes."""
@@ -140,10 +160,6 @@ def _are_apart(raster: Any, bounds: Bounds) -> bool:
     """Tell whether a file lies a pixel or more from where its item says."""
     off = np.abs(np.subtract(tuple(raster.bounds), bounds)).max()
     return bool(off > max(map(abs, raster.res)))
-
-
-def _rounded(bounds: Bounds) -> tuple[int, ...]:
-    return tuple(round(edge) for edge in bounds)
 
 
 def find_place(href: str) -> str:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.windows import LATTICE, Grid, snap_chunks
-from kappamask.cubes.cube import build_cube
+from kappamask.cubes.cube import build_cube, choose_grid
 from kappamask.cubes.rasters import BandOnGrid, FileReader
-from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.safe import read_product
 from kappamask.scenes.scene import Scene
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["choose_grid", "open_safe", "read_product"]
+__all__ = ["open_safe", "read_product"]
 
 
 def open_safe(  # noqa: PLR0913  the public contract fixes the first five
@@ -106,7 +105,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         resolution=resolution, bands=bands, area=area, tile=tile, dn_offset=dn_offset
     )
     names = list(scenes[0].files)
-    grid = choose_grid(scenes, area, resolution=resolution)
+    grid = choose_grid(scenes, area, resolution=resolution, within=True)
     cube = build_cube(read_lazily(scenes, names, grid, chunks), [scenes], names, grid)
     metadata, used = product.metadata, {scene.tile for scene in scenes}
     tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
@@ -121,20 +120,6 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         tile=("time", [" ".join(tile.tile for tile in tiles)]),
         sun_zenith=("time", [np.mean([tile.sun_zenith for tile in tiles])]),
         sun_azimuth=("time", [np.mean([tile.sun_azimuth for tile in tiles])]),
-    )
-
-
-def choose_grid(scenes: Sequence[Scene], area: Any, *, resolution: float) -> Grid:
-    """Settle the pixels: those of the granules, as far as they meet the area's rectangle."""
-    lefts, bottoms, rights, tops = zip(*(scene.bounds for scene in scenes), strict=True)
-    left, bottom, right, top = min(lefts), min(bottoms), max(rights), max(tops)
-    anchor, epsg = (left, top), scenes[0].epsg or 0
-    if area is not None:
-        west, south, east, north = project_bounds(parse_area(area), epsg)
-        left, bottom = max(left, west), max(bottom, south)
-        right, top = min(right, east), min(top, north)
-    return Grid.covering(
-        (left, bottom, right, top), epsg=epsg, resolution=resolution, anchor=anchor
     )
 
 

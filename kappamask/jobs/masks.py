@@ -23,7 +23,7 @@ from rasterio.crs import CRS
 
 from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_folder
-from kappamask.base.retry import is_remote, spread
+from kappamask.base.retry import DATES, is_remote
 from kappamask.base.windows import Grid
 from kappamask.cubes.cube import (
     check_scenes,
@@ -62,8 +62,10 @@ class MaskOptions:
     pictures: bool = True  # of items; of a product there is none
     title: str | None = None  # of the pictures
     overwrite: bool = False  # False keeps what is complete and the same
-    retries: int = 2  # rounds in which dates that could not be read are tried again
-    retry_wait: float = 5.0  # seconds before the first round, twice that before the next; or
+    retries: int = DATES.tries - 1  # rounds in which dates that could not be read are tried again
+    retry_wait: float = (
+        DATES.wait_s
+    )  # seconds before the first round, twice that before the next; or
     # up to half as much more
 
     @property
@@ -164,7 +166,7 @@ def run(
 
     for attempt in range(1 + options.retries):
         if attempt and any(dates[index].remote for index in waiting):
-            time.sleep(spread(options.retry_wait * 2 ** (attempt - 1)))
+            time.sleep(replace(DATES, wait_s=options.retry_wait).wait(attempt))
             dates = reopen()
         work = {index: partial(dates[index].make, folder, options) for index in waiting}
         results, errors = try_each(work, on_tried=tell)

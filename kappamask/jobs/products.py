@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kappamask.cubes.safe import choose_grid, read_product
+from kappamask.cubes.cube import choose_grid
+from kappamask.cubes.safe import read_product
 from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed
@@ -122,11 +123,7 @@ def mask_product(
     )
     dates = []
     for scene in scenes:
-        grid = choose_grid(
-            [scene],
-            area,
-            resolution=options.resolution,
-        )
+        grid = choose_grid([scene], area, resolution=options.resolution, within=True)
         task = make_task(
             tuple(scene.files), level=str(scene.level), model=options.model, output="labels"
         )

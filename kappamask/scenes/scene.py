@@ -128,3 +128,8 @@ def overlap(one: Bounds, other: Bounds) -> bool:
     (True, False)
     """
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def rounded(bounds: Bounds) -> tuple[int, ...]:
+    """Give a rectangle in whole metres, as messages show it."""
+    return tuple(round(edge) for edge in bounds)

@@ -14,7 +14,7 @@ from kappamask.base.errors import CatalogError, InputError, ItemError, KappaMask
 from kappamask.scenes.area import cut_at_antimeridian
 from kappamask.scenes.catalogs import profile_of, resolve_assets
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.scene import NO_TIME, BandFile, Scene
+from kappamask.scenes.scene import NO_TIME, BandFile, Scene, rounded
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,7 +153,7 @@ def _check_place(scene: Scene) -> None:
     if not (left - FAR <= x <= right + FAR and bottom - FAR <= y <= top + FAR):
         raise ItemError(
             f"item {scene.id}: its pixels must lie where its geometry does, got EPSG:{scene.epsg} "
-            f"{tuple(map(round, bounds))} and a geometry around longitude {point.x:.2f}, latitude "
+            f"{rounded(bounds)} and a geometry around longitude {point.x:.2f}, latitude "
             f"{point.y:.2f}: correct the item (proj:code, proj:transform) or leave it out"
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from faults.server import Trouble, serve
 from kappamask import load_cube
 from kappamask.base import retry
 from kappamask.base.errors import ReadError
-from kappamask.base.retry import Answer, ask, read_patiently
+from kappamask.base.retry import Answer, ask
 from kappamask.cubes.rasters import Access, FileReader
 from kappamask.scenes.scene import BandFile, Scene
 from kappamask.scenes.sources import renew, scene_of
@@ -70,14 +71,16 @@ def test_the_server_says_what_ails_a_file_and_how_long(world):
 def test_waits_grow_are_spread_and_end(monkeypatch):
     waits, answers = [], iter([Answer(500), Answer(429, 3600.0), Answer(200)])
     monkeypatch.setattr(retry, "ask", lambda href, proxy: next(answers))  # noqa: ARG005
-    monkeypatch.setattr(retry.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
 
     def read():
         raise OSError("https://host/x.tif?se=1&sig=SECRET is broken")
 
     with pytest.raises(ReadError) as caught:
-        read_patiently(read, "https://host/x.tif?sig=SECRET", name="it", forget=lambda _: None)
-    assert str(caught.value).startswith("cannot read it at https://host/x.tif: https://host/x.tif")
+        Access({}, {}).read(read, "https://host/x.tif?sig=SECRET", forget=lambda _: None)
+    assert str(caught.value).startswith(
+        "cannot read a file at https://host/x.tif: https://host/x.tif"
+    )
     assert "SECRET" not in str(caught.value)
     assert 1 <= waits[0] <= 1.5
     assert waits[1] == retry.FILES.longest_wait_s
@@ -85,7 +88,7 @@ def test_waits_grow_are_spread_and_end(monkeypatch):
 
 
 def test_waits_of_many_readers_differ():
-    assert len({retry.spread(1.0) for _ in range(20)}) == 20
+    assert len({retry.FILES.wait(1) for _ in range(20)}) == 20
 
 
 def test_what_a_scene_says_of_its_files_travels_to_other_processes(world):
