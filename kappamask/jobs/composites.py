@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from kappamask.base.errors import ItemError, ReadError
+from kappamask.base.errors import ReadError
 from kappamask.base.legend import Label
 from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
@@ -99,10 +99,7 @@ def compose_items(
     options = options or CompositeOptions()
     folder = Path(folder)
     check_recipe(options.method, options.period, options.buffer_m)
-    scenes, unreadable = read_items(items, options)
-    for scene in scenes:
-        if absent := [name for name in options.bands or () if name not in scene.files]:
-            raise ItemError(f"item {scene.id}: no asset for {', '.join(absent)}: leave it out")
+    scenes, unreadable = read_items(items, options, also=options.bands or ())
     cube = _load(scenes, area, options)
     check_method(options.method, [str(name) for name in cube["band"].values])
     plain = replace(options, pictures=False)

@@ -291,11 +291,11 @@ def mask_items(
 
 
 def read_items(
-    items: Sequence[Any], options: MaskOptions
+    items: Sequence[Any], options: MaskOptions, *, also: Sequence[str] = ()
 ) -> tuple[list[Scene], dict[str, KappaMaskError]]:
     """Read each item once, or none if it is a scene; tell why those cannot be read that cannot."""
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    return read_scenes(items, options.network_bands, resolve=resolve)
+    return read_scenes(items, options.network_bands, also=also, resolve=resolve)
 
 
 def dates_of(

@@ -28,7 +28,11 @@ Resolve = Callable[..., dict[str, BandFile]]
 
 
 def scene_of(
-    item: Any, bands: Sequence[str] | None = None, *, resolve: Resolve = resolve_assets
+    item: Any,
+    bands: Sequence[str] | None = None,
+    *,
+    also: Sequence[str] = (),
+    resolve: Resolve = resolve_assets,
 ) -> Scene:
     """Read all that is needed of an item, without opening any file; a scene is returned as it is.
 
@@ -38,6 +42,8 @@ def scene_of(
         pystac.Item, the dict of one, or a scene.
     bands
         Canonical names; None: every reflectance band that the item holds.
+    also
+        Names of bands that it has to hold too, such as ``AOT``.
     resolve
         Finds files and offsets: `resolve_assets`, with arguments of its own where a
         `functools.partial` holds them, or a function that takes its place.
@@ -45,7 +51,8 @@ def scene_of(
     Raises
     ------
     ItemError
-        If the item cannot be read as Sentinel-2, or contradicts itself; the message names it.
+        If the item cannot be read as Sentinel-2, lacks a band, or contradicts itself; the
+        message names it.
     InputError, UnknownNameError
         If it is no item, or a band is unknown.
 
@@ -59,14 +66,18 @@ def scene_of(
     ('34TER', 'L2A', 0)
     """
     if isinstance(item, Scene):
+        if absent := [name for name in (*(bands or ()), *also) if name not in item.files]:
+            raise ItemError(
+                f"item {item.id}: no asset for {', '.join(absent)} was read, got "
+                f"{', '.join(item.files) or 'none'}: leave the band out, or read the item with it"
+            )
         return item
-    return _scene_of_view(view_of(item), bands, resolve)
-
-
-def _scene_of_view(view: View, bands: Sequence[str] | None, resolve: Resolve) -> Scene:
+    view = item if isinstance(item, View) else view_of(item)
     # What is viewed already is not looked into again; a function of the user's own gets the item.
     own = getattr(resolve, "func", resolve) is resolve_assets
     held = resolve(view if own else view.item, bands)
+    if also:
+        held |= resolve(view if own else view.item, also)
     files = {band: replace(file, **view.place(file.key)) for band, file in held.items()}
     codes = {file.epsg for file in files.values()}
     if len(codes) > 1:
@@ -159,7 +170,11 @@ def _check_place(scene: Scene) -> None:
 
 
 def read_scenes(
-    items: Iterable[Any], bands: Sequence[str] | None = None, *, resolve: Resolve = resolve_assets
+    items: Iterable[Any],
+    bands: Sequence[str] | None = None,
+    *,
+    also: Sequence[str] = (),
+    resolve: Resolve = resolve_assets,
 ) -> tuple[list[Scene], dict[str, KappaMaskError]]:
     """Read items that a network can work with, apart from those that cannot be read.
 
@@ -167,7 +182,7 @@ def read_scenes(
 
     Parameters
     ----------
-    items, bands, resolve
+    items, bands, also, resolve
         As `scene_of` takes them.
 
     Returns
@@ -186,7 +201,7 @@ def read_scenes(
     for item in items:
         view = item if isinstance(item, Scene) else view_of(item)
         try:
-            scene = view if isinstance(view, Scene) else _scene_of_view(view, bands, resolve)
+            scene = scene_of(view, bands, also=also, resolve=resolve)
             if bands is None:
                 _check_held(scene)
             scenes.append(scene)

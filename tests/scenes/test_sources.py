@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from shapely.geometry import box, mapping
 from support.labels import SOURCE, derived_from, make_item, make_labels, random_codes
+from support.real_items import make_item as make_asset_item
 
 from kappamask import load_cube, search
 from kappamask.base.errors import InputError, ItemError
@@ -12,7 +14,7 @@ from kappamask.jobs.masks import MaskOptions, mask_items
 from kappamask.outputs.masks import write_mask
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes import items
-from kappamask.scenes.sources import source_of
+from kappamask.scenes.sources import read_scenes, scene_of, source_of
 
 # --- sources --------------------------------------------------------------------------------
 
@@ -121,3 +123,16 @@ def test_no_item_is_read_twice(tmp_path, monkeypatch):
     viewed.clear()
     mask_items(found, AREA_L2A, tmp_path, options=MaskOptions(pictures=False))
     assert sorted(viewed) == ids
+
+
+def test_a_scene_is_read_with_all_that_is_asked_of_it():
+    item = make_asset_item(["red", "blue", "aot"], **{"s2:processing_baseline": "05.09"})
+    item["geometry"] = mapping(box(11, 46, 12, 47))
+    assert list(scene_of(item).files) == ["B02", "B04"]
+    scene = scene_of(item, also=["AOT"])
+    assert set(scene.files) == {"B02", "B04", "AOT"}
+    assert scene_of(scene, ["B02"], also=["AOT"]) is scene
+    with pytest.raises(ItemError, match="no asset for B05 was read, got B02, B04, AOT"):
+        load_cube([scene], bands=["B05"])
+    with pytest.raises(ItemError, match="no asset for WVP"):
+        read_scenes([item], ["B04"], also=["WVP"])
