@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 from rasterio import Affine
 from rasterio.crs import CRS
 
@@ -40,7 +41,7 @@ from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import Progress, is_complete, try_each, write_record
 from kappamask.predict.array import make_task
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Scene
+from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
 if TYPE_CHECKING:
@@ -324,7 +325,12 @@ def dates_of(
 
         return predict_cube(cube(), model=task.model)
 
-    near = [scene for scene in scenes if _reaches(scene, grid)]
+    bounds = [scene.bounds_in(grid.epsg) for scene in scenes]
+    near = [
+        scene
+        for scene, there in zip(scenes, bounds, strict=True)
+        if there is None or overlap(there, grid.bounds)
+    ]
     groups = [[near[place] for place in group] for group in group_by_solar_day(near)]
     streams = [_streamable(group, names, grid, options) for group in groups]
     if not all(streams):
@@ -335,11 +341,11 @@ def dates_of(
     elif len(near) < len(scenes):
         LOG.warning("left out %d items that miss the area", len(scenes) - len(near))
 
-    def labels_of(index: int) -> Any:
-        return labels()[index].data
+    def labels_at(time: np.datetime64) -> Any:
+        return labels().sel(time=time).data
 
-    def scene_at(index: int) -> xr.DataArray:
-        return cube()[index]
+    def scene_at(time: np.datetime64) -> xr.DataArray:
+        return cube().sel(time=time)
 
     return [
         Date(
@@ -347,11 +353,11 @@ def dates_of(
             record=record_of(group, grid, task),
             pixels=partial(stream_labels, own, grid, task, progress=on_window)
             if own
-            else partial(labels_of, index),
-            scene=partial(scene_at, index),
+            else partial(labels_at, group[0].time),
+            scene=partial(scene_at, group[0].time),
             remote=any(is_remote(file.href) for one in group for file in one.files.values()),
         )
-        for index, (group, own) in enumerate(zip(groups, streams, strict=True))
+        for group, own in zip(groups, streams, strict=True)
     ]
 
 
@@ -370,15 +376,6 @@ def record_of(sources: Sequence[Scene], grid: Grid, task: Any) -> MaskRecord:
         model_sha256=task.model.entry.sha256,
         sources=tuple(sources),
     )
-
-
-def _reaches(scene: Scene, grid: Grid) -> bool:
-    """Tell whether a scene meets the grid; `load_cube` leaves out those that do not."""
-    bounds = scene.bounds_in(grid.epsg)
-    if bounds is None:
-        return True
-    left, bottom, right, top = grid.bounds
-    return bounds[0] < right and left < bounds[2] and bounds[1] < top and bottom < bounds[3]
 
 
 def _streamable(

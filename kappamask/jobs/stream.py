@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import groupby, product
+from itertools import chain, groupby, product, zip_longest
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,27 @@ Cell = tuple[str, int, int]  # band, row and column of the cell in the band's fi
 
 
 def stream_labels(
-    scene: Scene, grid: Grid, task: Task, *, progress: Progress | None = None
+    scene: Scene,
+    grid: Grid,
+    task: Task,
+    *,
+    reader: Reader | None = None,
+    progress: Progress | None = None,
 ) -> Strips:
-    """Say how the labels of a scene are made; nothing is read yet.
+    """Label a scene from top to bottom, one strip of windows at a time; nothing is read yet.
+
+    Equal to ``predict_cube`` of the whole, bit for bit: same windows, same pixels.
 
     Parameters
     ----------
     scene
-        Its files.
+        Its files; holds all bands of `task`.
     grid
         The pixels to be labelled, in the scene's CRS.
     task
-        What `make_task` gave for bands of the scene.
+        What `make_task` gave.
+    reader
+        Reads the files, several threads at once; None: GDAL.
     progress
         Called after each window with the scene's id, windows done, windows in all.
 
@@ -56,64 +65,31 @@ def stream_labels(
             f"a scene is labelled in its own CRS, got EPSG:{scene.epsg} and a grid in "
             f"EPSG:{grid.epsg}: use load_cube, which warps"
         )
-
-    def strips() -> Generator[np.ndarray]:
-        with FileReader(scene.files) as files:
-            yield from label_strips(scene, grid, task, files, progress=progress)
-
-    return Strips(strips(), np.dtype(np.uint8))
-
-
-def label_strips(
-    scene: Scene,
-    grid: Grid,
-    task: Task,
-    reader: Reader,
-    *,
-    progress: Progress | None = None,
-) -> Generator[np.ndarray]:
-    """Yield the labels of a scene from top to bottom, one strip of windows at a time.
-
-    Equal to ``predict_cube`` of the whole, bit for bit: same windows, same pixels.
-
-    Parameters
-    ----------
-    scene
-        The files; holds all bands of `task`.
-    grid
-        The pixels to be labelled.
-    task
-        Model and bands.
-    reader
-        Reads the files; several threads at once.
-    progress
-        Called after each window with the scene's id, windows done, windows in all.
-
-    Yields
-    ------
-    numpy.ndarray
-        (rows, grid.width) uint8.
-    """
     bands = {name: BandOnGrid.fit(scene.files[name], grid) for name in task.bands}
     lattice = task.model.entry.lattice
     windows = list(plan_windows(grid.height, grid.width, origin=grid.origin, lattice=lattice))
-    threads = ThreadPoolExecutor(available_threads(), thread_name_prefix="kappamask-decode")
-    try:
-        cells = Cells(reader, bands, windows, threads)
+
+    def strips() -> Generator[np.ndarray]:
+        threads = ThreadPoolExecutor(available_threads(), thread_name_prefix="kappamask-decode")
         done = 0
-        for rows, strip in groupby(windows, key=lambda window: window.rows):
-            labels = np.empty((rows.stop - rows.start, grid.width), np.uint8)
-            for window in strip:
-                for coming in windows[done : done + 1 + AHEAD]:
-                    cells.prefetch(coming)
-                labels[:, window.columns.core] = label_window(task, bands, cells, window)
-                cells.release(window)
-                done += 1
-                if progress is not None:
-                    progress(scene.id, done, len(windows))
-            yield labels
-    finally:
-        threads.shutdown(cancel_futures=True)
+        with FileReader(scene.files) as files:
+            try:
+                cells = Cells(reader or files, bands, windows, threads)
+                for rows, strip in groupby(windows, key=lambda window: window.rows):
+                    labels = np.empty((rows.stop - rows.start, grid.width), np.uint8)
+                    for window in strip:
+                        for coming in windows[done : done + 1 + AHEAD]:
+                            cells.prefetch(coming)
+                        labels[:, window.columns.core] = label_window(task, bands, cells, window)
+                        cells.release(window)
+                        done += 1
+                        if progress is not None:
+                            progress(scene.id, done, len(windows))
+                    yield labels
+            finally:
+                threads.shutdown(cancel_futures=True)  # before the files are closed
+
+    return Strips(strips(), np.dtype(np.uint8))
 
 
 def label_window(
@@ -140,19 +116,7 @@ def is_empty(task: Task, bands: Mapping[str, BandOnGrid], reader: Reader, window
 
 
 class Cells:
-    """A reader of windows that are planned beforehand.
-
-    Parameters
-    ----------
-    reader
-        Where DN come from; used by several threads at once.
-    bands
-        Bands and how they lie on the grid.
-    windows
-        All windows that will be read, in order. `release` each when it is done.
-    threads
-        Decode.
-    """
+    """A reader of windows that are planned beforehand: `release` each when it is done."""
 
     def __init__(
         self,
@@ -177,18 +141,14 @@ class Cells:
     def needs(self, window: Window) -> Iterator[Cell]:
         """Yield the cells of a window, neighbours together: bands are decoded side by side."""
         by_band = [
-            [
-                (name, row, column)
-                for row, column in product(
-                    _touched(band.rows.native(window.rows.read), self.shapes[name][0]),
-                    _touched(band.columns.native(window.columns.read), self.shapes[name][1]),
-                )
-            ]
+            product(
+                [name],
+                _touched(band.rows.native(window.rows.read), self.shapes[name][0]),
+                _touched(band.columns.native(window.columns.read), self.shapes[name][1]),
+            )
             for name, band in self.bands.items()
         ]
-        longest = max(map(len, by_band))
-        for place in range(longest):
-            yield from (cells[place] for cells in by_band if place < len(cells))
+        yield from filter(None, chain.from_iterable(zip_longest(*by_band)))
 
     def prefetch(self, window: Window) -> None:
         """Begin to decode what a window needs."""

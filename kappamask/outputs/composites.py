@@ -13,7 +13,6 @@ import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 
-from kappamask import __version__
 from kappamask.base.bands import BY_NAME, check_level
 from kappamask.base.errors import InputError
 from kappamask.base.files import check_folder
@@ -77,18 +76,10 @@ class CompositeRecord(Record):
         return "_".join(["kappamask", *days, *tile, self.level, self.recipe["method"]])
 
     @property
-    def span(self) -> tuple[str, str]:
-        """First and last moment as RFC 3339 wants them."""
-        first, last = (
-            f"{np.datetime_as_string(moment, unit='ms')}Z" for moment in (self.start, self.end)
-        )
-        return first, last
-
-    @property
-    def credit(self) -> str:
-        """The sentence that the Copernicus licence asks for."""
-        years = sorted({moment[:4] for moment in self.span})
-        return f"Contains modified Copernicus Sentinel data {'-'.join(years)}"
+    def moments(self) -> tuple[str, ...]:
+        """First and last moment."""
+        both = (self.start, self.end)
+        return tuple(f"{np.datetime_as_string(moment, unit='ms')}Z" for moment in both)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -105,8 +96,8 @@ class CompositeRecord(Record):
         recipe = {f"kappamask:{name}": value for name, value in self.recipe.items()}
         return {
             "datetime": None,
-            "start_datetime": self.span[0],
-            "end_datetime": self.span[1],
+            "start_datetime": self.moments[0],
+            "end_datetime": self.moments[1],
             **grid_fields(self.placement),
             **told(self.optional | recipe),
         }
@@ -120,16 +111,8 @@ class CompositeRecord(Record):
             da.asarray(pixels[name].transpose("y", "x").data)[None]
             for name in ("observations", "date")
         )
-        tags = {
-            "TIFFTAG_SOFTWARE": f"kappamask {__version__}",
-            "TIFFTAG_COPYRIGHT": self.credit,
-            "start_datetime": self.span[0],
-            "end_datetime": self.span[1],
-            "level": self.level,
-            "model": self.model or "",
-            **{name: str(value) for name, value in self.recipe.items()},
-            "source_items": " ".join(source.id for source in self.sources),
-        }
+        span = dict(zip(("start_datetime", "end_datetime"), self.moments, strict=True))
+        tags = self.tags(span, {name: str(value) for name, value in self.recipe.items()})
         return [
             Layer(
                 self.file_name("reflectance"),
@@ -174,17 +157,16 @@ class CompositeRecord(Record):
     def properties(self, found: Coverage) -> dict[str, Any]:
         """Say the record and its coverage in the words of STAC."""
         recipe = self.recipe
-        about, processing = self.describe(
-            f"Cloud-free composite {self.span[0][:10]} to {self.span[1][:10]}",
-            self.credit,
+        lineage = (
             f"{recipe['method']} of Sentinel-2 {self.level} reflectance where "
             f"{self.model or 'an unnamed model'} says clear, {recipe['buffer_cloud_m']:g} m from "
-            f"clouds and {recipe['buffer_shadow_m']:g} m from shadows, by kappamask {__version__}",
+            f"clouds and {recipe['buffer_shadow_m']:g} m from shadows,"
         )
+        first, last = (moment[:10] for moment in self.moments)
         return {
             **self.identity,
-            **about,
-            **processing,
+            **self.about(f"Cloud-free composite {first} to {last}"),
+            **self.processing(lineage),
             "kappamask:never_clear": found.never_clear,
             "kappamask:never_clear_percentage": round(100 * found.never_clear / found.pixels, 4),
             "kappamask:mean_observations": found.mean,

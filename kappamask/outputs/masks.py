@@ -14,7 +14,6 @@ from xml.sax.saxutils import escape
 import numpy as np
 import xarray as xr
 
-from kappamask import __version__
 from kappamask.base.errors import InputError
 from kappamask.base.files import check_folder
 from kappamask.base.legend import LEGEND, Label
@@ -61,9 +60,9 @@ class MaskRecord(Record):
         return f"{np.datetime_as_string(self.time, unit='us')}Z"
 
     @property
-    def credit(self) -> str:
-        """The sentence that the Copernicus licence asks for."""
-        return f"Contains modified Copernicus Sentinel data {self.timestamp[:4]}"
+    def moments(self) -> tuple[str, ...]:
+        """The sensing time."""
+        return (self.timestamp,)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -74,15 +73,7 @@ class MaskRecord(Record):
         """Say how class codes are stored: with palette, class names and tags."""
         import dask.array as da
 
-        tags = {
-            "TIFFTAG_SOFTWARE": f"kappamask {__version__}",
-            "TIFFTAG_COPYRIGHT": self.credit,
-            "datetime": self.timestamp,
-            "level": self.level,
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-            "source_items": " ".join(source.id for source in self.sources),
-        }
+        own = {"datetime": self.timestamp}, {"model_sha256": self.model_sha256 or ""}
         return [
             Layer(
                 self.file_name("mask"),
@@ -90,7 +81,7 @@ class MaskRecord(Record):
                 ("label",),
                 nodata=NODATA,
                 resampling="MODE",  # a class code has no mean
-                tags={name: value for name, value in tags.items() if value},
+                tags={name: value for name, value in self.tags(*own).items() if value},
                 band_tags={
                     "flag_values": ", ".join(str(int(entry.label)) for entry in LEGEND),
                     "flag_meanings": " ".join(entry.name for entry in LEGEND),
@@ -117,11 +108,9 @@ class MaskRecord(Record):
         platforms = {source.platform for source in self.sources}
         seen = found.sum() - found[Label.MISSING]
         cloudy = found[[Label.CLOUD, Label.SEMI_TRANSPARENT]].sum()
-        about, processing = self.describe(
-            f"Cloud mask of {self.timestamp[:10]}",
-            self.credit,
+        lineage = (
             f"Sentinel-2 {self.level} reflectance labelled pixel by pixel with "
-            f"{self.model or 'an unnamed model'} by kappamask {__version__}",
+            f"{self.model or 'an unnamed model'}"
         )
         optional = {
             "platform": platforms.pop() if len(platforms) == 1 else None,
@@ -130,9 +119,9 @@ class MaskRecord(Record):
         }
         return {
             "datetime": self.timestamp,
-            **about,
+            **self.about(f"Cloud mask of {self.timestamp[:10]}"),
             **grid_fields(self.placement),
-            **processing,
+            **self.processing(lineage),
             **told(optional),
         }
 

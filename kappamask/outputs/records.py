@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -34,7 +35,6 @@ from kappamask.outputs.cog import (
     BlockError,
     Layer,
     Placement,
-    Strips,
     describe_file,
     write_layers,
 )
@@ -73,6 +73,11 @@ class Record(ABC):
     @abstractmethod
     def name(self) -> str:
         """Of the files, without suffix; also the item's id."""
+
+    @property
+    @abstractmethod
+    def moments(self) -> tuple[str, ...]:
+        """When it was seen, or from when to when, as RFC 3339 wants it."""
 
     @property
     @abstractmethod
@@ -115,6 +120,24 @@ class Record(ABC):
         return tiles.pop() if len(tiles) == 1 else None
 
     @property
+    def credit(self) -> str:
+        """The sentence that the Copernicus licence asks for."""
+        years = sorted({moment[:4] for moment in self.moments})
+        return f"Contains modified Copernicus Sentinel data {'-'.join(years)}"
+
+    def tags(self, before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+        """Tags of the files: those of every record, with its own before and after its model."""
+        return {
+            "TIFFTAG_SOFTWARE": f"kappamask {__version__}",
+            "TIFFTAG_COPYRIGHT": self.credit,
+            **before,
+            "level": self.level,
+            "model": self.model or "",
+            **after,
+            "source_items": " ".join(source.id for source in self.sources),
+        }
+
+    @property
     def optional(self) -> dict[str, Any]:
         """Properties of the item that some records lack."""
         return {
@@ -123,21 +146,22 @@ class Record(ABC):
             "kappamask:model_sha256": self.model_sha256,
         }
 
-    def describe(self, title: str, credit: str, lineage: str) -> list[dict[str, Any]]:
-        """Say in STAC's words what every output of kappamask is, in two groups."""
-        return [
-            {
-                "title": title,
-                "description": credit,
-                "constellation": "sentinel-2",
-                "instruments": ["msi"],
-            },
-            {
-                "processing:level": self.level,
-                "processing:software": {"kappamask": __version__},
-                "processing:lineage": lineage,
-            },
-        ]
+    def about(self, title: str) -> dict[str, Any]:
+        """Say in STAC's words what every output of kappamask is."""
+        return {
+            "title": title,
+            "description": self.credit,
+            "constellation": "sentinel-2",
+            "instruments": ["msi"],
+        }
+
+    def processing(self, lineage: str) -> dict[str, Any]:
+        """Say in STAC's words how it was made."""
+        return {
+            "processing:level": self.level,
+            "processing:software": {"kappamask": __version__},
+            "processing:lineage": f"{lineage} by kappamask {__version__}",
+        }
 
 
 def grid_fields(placement: Placement) -> dict[str, Any]:
@@ -174,8 +198,6 @@ def write_record(
 
     Parameters
     ----------
-    record
-        What it is.
     pixels
         What ``record.layers`` takes; lazy, they are computed block by block.
     folder
@@ -184,11 +206,6 @@ def write_record(
         False keeps the output if it is complete, and computes nothing.
     progress
         Called after each block with the record's name, blocks done, blocks in all.
-
-    Returns
-    -------
-    Path
-        Of the file of the first part.
 
     Raises
     ------
@@ -204,11 +221,15 @@ def write_record(
     if not overwrite and is_complete(record, folder):
         return folder / names[0]
     layers = record.layers(pixels)
+    done = count(1)
+
+    def on_block() -> None:
+        if progress is not None:
+            progress(record.name, next(done), getattr(layers[0].pixels, "npartitions", 0))
+
     try:
         with limits_named(), staging(folder, names[0]) as aside:
-            paths = write_layers(
-                layers, aside, record.placement, on_block=_count(record, layers[0], progress)
-            )
+            paths = write_layers(layers, aside, record.placement, on_block=on_block)
             item = build_item(record, paths, folder=folder)
             text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
             texts = {**record.companions(), f"{record.name}.json": text}
@@ -223,14 +244,6 @@ def write_record(
     return folder / names[0]
 
 
-def _count(record: Record, layer: Layer, progress: Progress | None) -> Callable[[], object] | None:
-    if progress is None or isinstance(layer.pixels, Strips):
-        return None
-    blocks = layer.pixels.npartitions
-    done = iter(range(1, blocks + 1))
-    return lambda: progress(record.name, next(done), blocks)
-
-
 def try_each(
     work: Mapping[Key, Callable[[], Result]],
     *,
@@ -239,14 +252,7 @@ def try_each(
 ) -> tuple[dict[Key, Result], dict[Key, KappaMaskError]]:
     """Do one work after another; keep the error of one that fails, and go on with the others.
 
-    Parameters
-    ----------
-    work
-        Of a date, a period, a tile each.
-    stop
-        Errors that all others would meet too, beside `ResourceError`: these end it.
-    on_tried
-        Called after each.
+    Errors that all others would meet too end it: `ResourceError` and those of `stop`.
 
     Returns
     -------
@@ -330,16 +336,8 @@ def build_item(record: Record, paths: Sequence[Path], *, folder: Path) -> dict[s
     """Describe one output as a STAC 1.1 item.
 
     ``created`` and ``updated`` are left out on purpose: the same pixels give the
-    same bytes on any day.
-
-    Parameters
-    ----------
-    record
-        What it is.
-    paths
-        Files of its parts, as they will be.
-    folder
-        Where the item will lie: local source items are linked relative to it.
+    same bytes on any day. `paths` are the files of its parts, and local source items are
+    linked relative to the folder where it will lie.
     """
     found = record.measure(paths)
     geometry, bbox = footprint(record.placement)

@@ -29,10 +29,9 @@ from kappamask.cubes.rasters import BandOnGrid, FileReader
 from kappamask.cubes.safe import read_product
 from kappamask.jobs import MaskOptions, mask_files, mask_items, mask_product, stream
 from kappamask.jobs.masks import record_of
-from kappamask.jobs.stream import Cells, label_strips, stream_labels
+from kappamask.jobs.stream import Cells, stream_labels
 from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
-from kappamask.outputs.cog import Strips
 from kappamask.outputs.records import write_record
 from kappamask.predict.array import make_task
 from kappamask.scenes.scene import BandFile, Scene
@@ -157,7 +156,7 @@ def test_every_pixel_is_decoded_once_and_only_those_of_the_area(product, model, 
     grid = choose_grid([scene], area, resolution=10, within=True)
     task = make_task(tuple(scene.files), level="L1C", model=model, output="labels")
     with CountingReader(scene.files) as reader:
-        strips = list(label_strips(scene, grid, task, reader))
+        strips = list(stream_labels(scene, grid, task, reader=reader).rows)
     assert sum(map(len, strips)) == grid.height
     for name, counts in reader.decoded.items():
         band = BandOnGrid.fit(scene.files[name], grid)
@@ -212,7 +211,7 @@ def test_memory_does_not_grow_with_the_height_of_a_scene(model, monkeypatch, tmp
     for height in (60 * 8, 60 * 32):
         scene, grid = empty_scene(height)
         tracemalloc.start()
-        strips = Strips(label_strips(scene, grid, task, ZeroReader()), np.dtype(np.uint8))
+        strips = stream_labels(scene, grid, task, reader=ZeroReader())
         write_record(record_of([scene], grid, task), strips, tmp_path / f"{height}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
