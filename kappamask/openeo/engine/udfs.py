@@ -158,8 +158,11 @@ def _run_window(
         part = part.isel(t=date, drop=True)
         part.attrs["t"] = pd.Timestamp(scene["t"].to_numpy()[date]).to_pydatetime()
     cube = part.compute(scheduler="synchronous")
+    given = UdfData(datacube_list=[XarrayDataCube(cube)], user_context=call.context or {})
     try:
-        values = _check(run_chunk(cube, call.udf, call.context, log=call.log), cube, returned)
+        with _ONE, logging_to(call.log):
+            result = run_udf_code(code=call.udf, data=given)
+        values = _check(result.get_datacube_list() or [], cube, returned)
     except (MemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:  # client code may raise anything, SystemExit included
@@ -169,8 +172,11 @@ def _run_window(
     return layers[..., rows[1], columns[1]]
 
 
-def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.ndarray:
+def _check(results: list[XarrayDataCube], cube: xr.DataArray, returned: list[str]) -> np.ndarray:
     """Check what a UDF returns of a chunk; gives float32 (t, bands, y, x) as far as it has them."""
+    if len(results) != 1:
+        raise GraphError(f"a UDF returns one data cube, got {len(results)}")
+    result: xr.DataArray = results[0].get_array()
     if returned and "bands" not in result.dims:
         raise GraphError(f"a UDF returns a cube with the dimension bands, got {result.dims}")
     if not returned and "bands" in result.dims:
@@ -239,30 +245,6 @@ def check_udf(udf: str, runtime: str = RUNTIME) -> str:
             "inline it, as openeo.UDF.from_file(...) does"
         )
     return udf
-
-
-def run_chunk(cube: xr.DataArray, udf: str, context: Any, *, log: Log | None) -> xr.DataArray:
-    """Run a UDF on one chunk held in memory.
-
-    Parameters
-    ----------
-    cube
-        float32 (bands, y, x) with ``attrs["t"]``, or (t, bands, y, x); NaN = no data.
-    udf
-        Source text.
-    context
-        What the UDF gets as its context.
-    log
-        Receives level and message of what it inspects.
-    """
-    given = UdfData(datacube_list=[XarrayDataCube(cube)], user_context=context or {})
-    with _ONE, logging_to(log):
-        result = run_udf_code(code=udf, data=given)
-    cubes = result.get_datacube_list() or []
-    if len(cubes) != 1:
-        raise GraphError(f"a UDF returns one data cube, got {len(cubes)}")
-    returned: xr.DataArray = cubes[0].get_array()
-    return returned
 
 
 def name_bands(udf: str, context: Any, bands: Sequence[str]) -> list[str]:
