@@ -40,24 +40,19 @@ def mask(data: xr.DataArray, mask: xr.DataArray, replacement: Any = None) -> xr.
             code="DimensionMismatch",
         )
     mask = mask.reset_coords(drop=True)
-    for dim in mask.dims:
-        mask = _align(data, mask, str(dim))
+    for dim in mask.dims:  # the pixel grid may differ, dates and bands may not
+        ours, theirs = data[dim].to_numpy(), mask[dim].to_numpy()
+        if dim in ("x", "y"):
+            if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-3):
+                mask = LIBRARY["resample_cube_spatial"](mask, data).reset_coords(drop=True)
+        elif not np.array_equal(ours, theirs):
+            raise GraphError(
+                f"needs a mask with the labels of the data along {dim}, got {theirs.tolist()} for "
+                f"{ours.tolist()}",
+                code="LabelMismatch",
+            )
+        mask = mask.assign_coords({dim: data[dim]})
     return data.where(mask == 0, np.nan if replacement is None else replacement)
-
-
-def _align(data: xr.DataArray, mask: xr.DataArray, dim: str) -> xr.DataArray:
-    """Give a mask the labels of the data; the pixel grid may differ, dates and bands may not."""
-    ours, theirs = data[dim].to_numpy(), mask[dim].to_numpy()
-    if dim in ("x", "y"):
-        if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-3):
-            mask = LIBRARY["resample_cube_spatial"](mask, data).reset_coords(drop=True)
-    elif not np.array_equal(ours, theirs):
-        raise GraphError(
-            f"needs a mask with the labels of the data along {dim}, got {theirs.tolist()} for "
-            f"{ours.tolist()}",
-            code="LabelMismatch",
-        )
-    return mask.assign_coords({dim: data[dim]})
 
 
 def apply(

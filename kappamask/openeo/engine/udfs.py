@@ -28,7 +28,7 @@ from openeo.metadata import Band, BandDimension, CubeMetadata, SpatialDimension,
 from openeo.udf import UdfData, XarrayDataCube
 from openeo.udf.run_code import load_module_from_string, run_udf_code
 
-from kappamask.base.windows import LATTICE, Span, Window
+from kappamask.base.windows import LATTICE
 from kappamask.openeo.engine.evaluate import Callback
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError, error_at
 
@@ -67,9 +67,9 @@ class Call:
     @classmethod
     def of(cls, process: Any, context: Any, log: Log | None) -> Call | None:
         """Make it of a child graph that is one `run_udf`; None of any other."""
-        held = (
-            process.only_node("run_udf", context=context) if isinstance(process, Callback) else None
-        )
+        if not isinstance(process, Callback):
+            return None
+        held = process.only_node("run_udf", context=context)
         if held is None:
             return None
         udf = check_udf(held.get("udf", ""), held.get("runtime", ""))
@@ -99,22 +99,33 @@ def run_in_windows(data: xr.DataArray, call: Call, frame: Frame) -> xr.DataArray
     coords |= {"bands": bands} if "bands" in scene.dims else {}
     plain = xr.DataArray(values.astype(np.float32), coords, scene.dims)
     returned = name_bands(call.udf, call.context, bands)
-    rows, columns = (
-        cut(length, size=min(size, -(-length // STRIDE) * STRIDE), overlap=overlap)
-        for length, size, overlap in zip(plain.shape[-2:], frame.size, frame.overlap, strict=True)
-    )
+    windows, pads, centres = [], {}, {}
+    for dim, asked, overlap in zip(("y", "x"), frame.size, frame.overlap, strict=True):
+        length = plain.sizes[dim]
+        size = min(asked, -(-length // STRIDE) * STRIDE)
+        pads[dim] = overlap, overlap + -length % size
+        centres[dim] = _centres(coords[dim], pads[dim])
+        # What each window reads of the padded axis, and where its core lies in that.
+        windows.append(
+            [
+                (
+                    slice(start, start + size + 2 * overlap),
+                    slice(overlap, overlap + min(size, length - start)),
+                )
+                for start in range(0, length, size)
+            ]
+        )
+    padded = plain.pad(pads, constant_values=np.nan).assign_coords(centres)
     count = plain.sizes.get("t", 1)
     by_date = frame.per_date and "t" in plain.dims
     dates: Sequence[int | None] = range(count) if by_date else [None]
-    work = partial(_run_window, plain, call, returned)
-    token = f"udf-{tokenize(plain, call, frame, returned)}"
+    work = partial(_run_window, padded, call, returned)
+    token = f"udf-{tokenize(padded, call, frame, returned)}"
     graph = {
-        (token, t, 0, i, j): (work, date, Window(row, column))
-        for (t, date), (i, row), (j, column) in product(
-            enumerate(dates), enumerate(rows), enumerate(columns)
-        )
+        (token, t, 0, i, j): (work, date, rows, columns)
+        for (t, date), (i, rows), (j, columns) in product(*map(enumerate, (dates, *windows)))
     }
-    lengths = (tuple(span.stop - span.start for span in spans) for spans in (rows, columns))
+    lengths = (tuple(core.stop - core.start for _, core in axis) for axis in windows)
     chunks = ((count // len(dates),) * len(dates), (max(1, len(returned)),), *lengths)
     layer = HighLevelGraph.from_collections(token, graph, dependencies=[])
     computed = da.Array(layer, token, chunks, dtype=np.float32)
@@ -125,45 +136,47 @@ def run_in_windows(data: xr.DataArray, call: Call, frame: Frame) -> xr.DataArray
     return result.assign_coords(kept).transpose(*data.dims, ..., missing_dims="ignore")
 
 
+def _centres(told: np.ndarray, pads: tuple[int, int]) -> np.ndarray:
+    """Continue the coordinates of an axis over its padding; back ends have them in float32."""
+    told = told.astype(float)
+    step = (told[-1] - told[0]) / (told.size - 1) if told.size > 1 else 1.0
+    centres: np.ndarray = told[0] + step * np.arange(-pads[0], told.size + pads[1])
+    return centres.astype(np.float32)
+
+
 def _run_window(
-    scene: xr.DataArray, call: Call, returned: list[str], date: int | None, window: Window
+    scene: xr.DataArray,
+    call: Call,
+    returned: list[str],
+    date: int | None,
+    rows: tuple[slice, slice],
+    columns: tuple[slice, slice],
 ) -> np.ndarray:
-    """Read one window of one date, or of all (None), and run the UDF: (t, layer, y, x)."""
-    part = scene.isel(y=window.rows.read, x=window.columns.read)
+    """Read one window of one date, or of all (None), run the UDF, crop: (t, layer, y, x)."""
+    part = scene.isel(y=rows[0], x=columns[0])
     if date is not None:
         part = part.isel(t=date, drop=True)
+        part.attrs["t"] = pd.Timestamp(scene["t"].to_numpy()[date]).to_pydatetime()
     cube = part.compute(scheduler="synchronous")
-    spans = {"y": window.rows, "x": window.columns}
-    pads = {dim: (span.pad_before, span.pad_after) for dim, span in spans.items()}
-    cube = cube.pad(pads, constant_values=np.nan)
-    cube = cube.assign_coords({dim: _centres(scene[dim], span) for dim, span in spans.items()})
-    if date is not None:
-        cube.attrs["t"] = pd.Timestamp(scene["t"].to_numpy()[date]).to_pydatetime()
+    given = UdfData(datacube_list=[XarrayDataCube(cube)], user_context=call.context or {})
     try:
-        values = _check(run_chunk(cube, call.udf, call.context, log=call.log), cube, returned)
+        with _ONE, logging_to(call.log):
+            result = run_udf_code(code=call.udf, data=given)
+        values = _check(result.get_datacube_list() or [], cube, returned)
     except (MemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:  # client code may raise anything, SystemExit included
         kind = error if isinstance(error, Exception) else RuntimeError(repr(error))
         raise error_at(call.path, "run_udf", kind) from error
-    rows, columns = (
-        slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
-        for span in spans.values()
-    )
-    return values.reshape(cube.sizes.get("t", 1), -1, *values.shape[-2:])[..., rows, columns]
+    layers = values.reshape(cube.sizes.get("t", 1), -1, *values.shape[-2:])
+    return layers[..., rows[1], columns[1]]
 
 
-def _centres(axis: xr.DataArray, span: Span) -> np.ndarray:
-    """Continue the coordinates of an axis over the padding; back ends have them in float32."""
-    told = axis.to_numpy().astype(float)
-    step = (told[-1] - told[0]) / (told.size - 1) if told.size > 1 else 1.0
-    numbers = np.arange(span.read_start - span.pad_before, span.read_stop + span.pad_after)
-    centres: np.ndarray = (told[0] + step * numbers).astype(np.float32)
-    return centres
-
-
-def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.ndarray:
+def _check(results: list[XarrayDataCube], cube: xr.DataArray, returned: list[str]) -> np.ndarray:
     """Check what a UDF returns of a chunk; gives float32 (t, bands, y, x) as far as it has them."""
+    if len(results) != 1:
+        raise GraphError(f"a UDF returns one data cube, got {len(results)}")
+    result: xr.DataArray = results[0].get_array()
     if returned and "bands" not in result.dims:
         raise GraphError(f"a UDF returns a cube with the dimension bands, got {result.dims}")
     if not returned and "bands" in result.dims:
@@ -177,24 +190,6 @@ def _check(result: xr.DataArray, cube: xr.DataArray, returned: list[str]) -> np.
         )
     values: np.ndarray = result.transpose(*dims).to_numpy().astype(np.float32)
     return values
-
-
-def cut(length: int, *, size: int, overlap: int) -> list[Span]:
-    """Cut an axis into windows of `size`, each padded to ``size + 2 * overlap``."""
-    spans = []
-    for start in range(0, length, size):
-        read_start, read_stop = max(0, start - overlap), min(length, start + size + overlap)
-        spans.append(
-            Span(
-                start=start,
-                stop=min(start + size, length),
-                read_start=read_start,
-                read_stop=read_stop,
-                pad_before=read_start - (start - overlap),
-                pad_after=start + size + overlap - read_stop,
-            )
-        )
-    return spans
 
 
 # --- the Python runtime ----------------------------------------------------------------------
@@ -252,30 +247,6 @@ def check_udf(udf: str, runtime: str = RUNTIME) -> str:
     return udf
 
 
-def run_chunk(cube: xr.DataArray, udf: str, context: Any, *, log: Log | None) -> xr.DataArray:
-    """Run a UDF on one chunk held in memory.
-
-    Parameters
-    ----------
-    cube
-        float32 (bands, y, x) with ``attrs["t"]``, or (t, bands, y, x); NaN = no data.
-    udf
-        Source text.
-    context
-        What the UDF gets as its context.
-    log
-        Receives level and message of what it inspects.
-    """
-    given = UdfData(datacube_list=[XarrayDataCube(cube)], user_context=context or {})
-    with _ONE, logging_to(log):
-        result = run_udf_code(code=udf, data=given)
-    cubes = result.get_datacube_list() or []
-    if len(cubes) != 1:
-        raise GraphError(f"a UDF returns one data cube, got {len(cubes)}")
-    returned: xr.DataArray = cubes[0].get_array()
-    return returned
-
-
 def name_bands(udf: str, context: Any, bands: Sequence[str]) -> list[str]:
     """Tell the bands that a UDF returns: as its `apply_metadata` says, else those it gets.
 
@@ -292,12 +263,7 @@ def name_bands(udf: str, context: Any, bands: Sequence[str]) -> list[str]:
             "the UDF mentions apply_metadata but does not define it: back ends refuse that, "
             "define it or take the word out"
         )
-    metadata = CubeMetadata(
-        dimensions=[
-            SpatialDimension(name="x", extent=[]),
-            SpatialDimension(name="y", extent=[]),
-            TemporalDimension(name="t", extent=[]),
-            BandDimension(name="bands", bands=[Band(name=name) for name in bands]),
-        ]
-    )
+    axes = [SpatialDimension(name=name, extent=[]) for name in "xy"]
+    held = BandDimension(name="bands", bands=[Band(name=name) for name in bands])
+    metadata = CubeMetadata(dimensions=[*axes, TemporalDimension(name="t", extent=[]), held])
     return [str(name) for name in change(metadata, context or {}).band_names]

@@ -97,7 +97,7 @@ def _faults_of(
             if referred not in known:
                 cause = f"parameter {referred!r} has no value"
                 yield GraphError(cause, code="ProcessParameterMissing")
-        if is_constant(value) and not fits(value, schemas):
+        if is_constant(value) and not any(Draft7Validator(s).is_valid(value) for s in schemas):
             shown = str(value)[:80]
             yield ArgumentError(
                 f"argument {name!r} is of another kind than the process takes, got {shown!r}"
@@ -105,8 +105,13 @@ def _faults_of(
         offered = {inner["name"] for schema in schemas for inner in _callback_parameters(schema)}
         found = (each["process_graph"] for each in objects(value) if "process_graph" in each)
         children += [(child, offered) for child in found]
-    if node["process_id"] == "load_collection":
-        yield from _collection_faults(arguments)
+    if node["process_id"] == "load_collection" and isinstance(arguments.get("id"), str):
+        bands = arguments.get("bands")
+        told = bands if isinstance(bands, list) and is_constant(bands) else None
+        try:
+            check_bands(told, level_of(arguments["id"]))
+        except GraphError as error:
+            yield error
 
 
 def _listed(schema: Any) -> list[Any]:
@@ -135,24 +140,9 @@ def _plain_schema(schema: Any) -> dict[str, Any]:
     return {**plain, "parameters": named}
 
 
-def _collection_faults(arguments: Mapping[str, Any]) -> Iterator[GraphError]:
-    name, bands = arguments.get("id"), arguments.get("bands")
-    if isinstance(name, str):
-        try:
-            level = level_of(name)
-            check_bands(bands if isinstance(bands, list) and is_constant(bands) else None, level)
-        except GraphError as error:
-            yield error
-
-
 def is_constant(value: Any) -> bool:
     """Tell whether a value holds no reference and no child graph."""
     return not any((REFERENCES | {"process_graph"}) & each.keys() for each in objects(value))
-
-
-def fits(value: Any, schemas: list[Any]) -> bool:
-    """Tell whether a constant meets one of several JSON schemas."""
-    return any(Draft7Validator(schema).is_valid(value) for schema in schemas)
 
 
 def _callback_parameters(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
