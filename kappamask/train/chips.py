@@ -158,14 +158,12 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     label_path = path.with_name(f"{path.stem}_label.tif")
     try:
         with rasterio.open(path) as image:
-            layers = dict(zip(image.descriptions, image.read(), strict=True))
-        if row["label_kind"] in WITHOUT_FILE:
-            dn = stack(layers)
-            label, scl = (dn.any(0) & (kind == "clear")).astype(np.uint8), None
-        else:
+            dn = stack(dict(zip(image.descriptions, image.read(), strict=True)))
+        label: np.ndarray = (dn.any(0) & (kind == "clear")).astype(np.uint8)
+        scl = None
+        if row["label_kind"] not in WITHOUT_FILE:
             with rasterio.open(label_path) as labels:
-                dn, label = stack(layers), labels.read(1)
-                second = labels.descriptions[1:2]
+                label, second = labels.read(1), labels.descriptions[1:2]
                 scl = labels.read(2) if second and second != ("as_drawn",) else None
     except rasterio.errors.RasterioError as error:
         raise ReadError(f"chip {path} cannot be read ({error}): write it again") from error
