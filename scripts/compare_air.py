@@ -2,7 +2,7 @@
 
     python scripts/compare_air.py --data ../shared/data
 
-Prints the tables of docs/training.md. The air is measured where one date is there at both
+Prints the table of docs/training.md. The air is measured where one date is there at both
 levels: L1C = path + slope x L2A, pixel by pixel. Real clear ground and real clouds are those of
 the pairs and of the series of 13 bands; made ones come from clear L2A scenes of the same bands.
 """
@@ -53,17 +53,22 @@ def make(ground: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor, t
     return clear, *simulate(clear, rng, level="L1C", resolution=10)
 
 
-def table(title: str, rows: dict[str, list[str]]) -> None:
-    """Print one table, bands along."""
-    print(f"\n| {title} | {' | '.join(NAMES)} |\n|{'---|' * (len(NAMES) + 1)}")
-    for name, cells in rows.items():
-        print(f"| {name} | {' | '.join(cells)} |")
+def table(columns: dict[str, list[str]]) -> None:
+    """Print one table, bands down."""
+    print(f"| band | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for band, cells in zip(NAMES, zip(*columns.values(), strict=True), strict=True):
+        print(f"| {band} | {' | '.join(cells)} |".replace("nan (nan-nan)", "").replace("nan", ""))
 
 
 def spread(values: np.ndarray) -> list[str]:
     """Median and range per band of (n, 13)."""
     low, middle, high = np.percentile(values, RANGE, axis=0)  # NaN where a band is absent
     return [f"{m:.3f} ({a:.3f}-{b:.3f})" for a, m, b in zip(low, middle, high, strict=True)]
+
+
+def medians(scene: torch.Tensor) -> np.ndarray:
+    """Median of each band: (13,)."""
+    return scene.flatten(1).nanmedian(1).values.numpy()
 
 
 def tops(scene: torch.Tensor) -> np.ndarray:
@@ -85,32 +90,26 @@ def main() -> None:
     below = read(data / PUNJAB.format("L2A"), "L2A")
     path, slope = fit(read(data / PUNJAB.format("L1C"), "L1C"), below)
     made = [fit(to_top_of_atmosphere(below, np.random.default_rng(n)), below) for n in range(DRAWS)]
-    rows = {"path, real": [f"{value:.3f}" for value in path]}
-    rows["path, made"] = spread(np.stack([one for one, _ in made]))
-    rows["slope, real"] = [f"{value:.2f}" for value in slope]
-    rows["slope, made"] = spread(np.stack([one for _, one in made]))
-    table("air", rows)
+    columns = {
+        "path, real": [f"{value:.3f}" for value in path],
+        "made": spread(np.stack([one for one, _ in made])),
+        "slope, real": [f"{value:.2f}" for value in slope],
+        "made ": spread(np.stack([one for _, one in made])),
+    }
     grounds = [read(data / name, "L2A") for name in GROUND]
     scenes = [make(grounds[n % len(grounds)], n) for n in range(DRAWS)]
     files = sorted(data.glob("pairs/*/*.tif")) + sorted(data.glob("series/lazio_p0/*.tif"))
     real = [read(file, "L1C") for file in files]
     clear = [scene for scene, file in zip(real, files, strict=True) if file.stem == "clear"]
     clear = [scene for scene in clear if scene[CIRRUS].median() < CIRRUS_FREE_TO]
-    table(
-        "clear ground, medians of scenes",
-        {
-            "real": spread(np.stack([scene.flatten(1).nanmedian(1).values for scene in clear])),
-            "made": spread(np.stack([one.flatten(1).nanmedian(1).values for one, *_ in scenes])),
-        },
-    )
     clouds = [seen for _, seen, label in scenes if (label == Label.CLOUD).any()]
-    table(
-        "tops of cloud relative to B02; B02 and B10 as they are",
-        {
-            "real": spread(np.concatenate([tops(scene) for scene in real])),
-            "made": spread(np.concatenate([tops(scene) for scene in clouds])),
-        },
-    )
+    columns |= {
+        "clear ground, real": spread(np.stack([medians(scene) for scene in clear])),
+        "made  ": spread(np.stack([medians(scene) for scene, *_ in scenes])),
+        "tops, real": spread(np.concatenate([tops(scene) for scene in real])),
+        "made   ": spread(np.concatenate([tops(scene) for scene in clouds])),
+    }
+    table(columns)
 
 
 if __name__ == "__main__":

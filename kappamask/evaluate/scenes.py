@@ -17,18 +17,20 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, THREE, Dataset
 from kappamask.sample import catalog_path
-from kappamask.train.chips import SLOT, Chip, read_chips
+from kappamask.train.chips import (
+    COMMON_BAND_SETS,
+    SLOT,
+    Chip,
+    read_bands,
+    read_bolzano_date,
+    read_chips,
+)
 from kappamask.train.series import judge
 from kappamask.train.simulate import simulate
 
 SPLITS = ("val", "test")
 SIZE = 256  # pixels per side of a simulated scene
-# What users have: the four 10 m bands, with SWIR, without 60 m bands.
-BAND_SETS = (
-    ("B02", "B03", "B04", "B08"),
-    ("B02", "B03", "B04", "B08", "B11", "B12"),
-    ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
-)
+BAND_SETS = tuple(bands for bands in COMMON_BAND_SETS if "B08" in bands)
 TEN_BANDS = BAND_SETS[-1]
 # Dates of Bolzano on which nothing but ground is seen; other dates were trained on.
 CLEAR_DATES = ("20220612", "20220620", "20220627", "20220630")
@@ -111,37 +113,12 @@ def bright_set(folder: Path) -> Dataset:
 
 
 def read_date(folder: Path, name: str) -> Chip | None:
-    """Read one date of Bolzano as clear ground (four bands, stored with +1000)."""
-    import rasterio
-
+    """Read one date of Bolzano as clear ground."""
     date = folder / "bolzano" / name
     if not (date / "B02.tif").is_file():
         return None
-    layers = {}
-    for band in ("B02", "B03", "B04", "B08"):
-        with rasterio.open(date / f"{band}.tif") as source:
-            stored = source.read(1).astype(np.int32)
-        # Reflectance <= 0 was stored as DN 1000: dark, not missing (as `read_bolzano`).
-        layers[band] = np.where(stored > 0, np.maximum(stored - 1000, 1), 0)
-    return make_chip(name, layers, level="L2A", kind="clear")
-
-
-def make_chip(
-    name: str, layers: dict[str, np.ndarray], *, level: str, kind: str, resolution: float = 10.0
-) -> Chip:
-    """Put bands of DN x 10000 into their slots; the label is clear throughout.
-
-    Examples
-    --------
-    >>> chip = make_chip("a", {"B02": np.ones((2, 3))}, level="L2A", kind="clear")
-    >>> chip.dn.shape, chip.bands, int(chip.label[0, 0])
-    ((13, 2, 3), ('B02',), 1)
-    """
-    shape = next(iter(layers.values())).shape
-    dn = np.zeros((len(NAMES), *shape), np.uint16)
-    for band, values in layers.items():
-        dn[SLOT[band]] = values
-    return Chip(name, dn, np.full(shape, Label.CLEAR, np.uint8), level, resolution, kind)
+    dn = read_bolzano_date(date)
+    return Chip(name, dn, np.full(dn.shape[1:], Label.CLEAR, np.uint8), "L2A", 10.0, "clear")
 
 
 # --- whole scenes ----------------------------------------------------------------------------
@@ -155,14 +132,10 @@ def read_germany() -> Chip:
     >>> read_germany().dn.shape
     (13, 768, 1536)
     """
-    import rasterio
-
     folder = catalog_path().parent / "sentinel-2-l1c" / GERMANY
-    layers = {}
-    for band in NAMES:
-        with rasterio.open(folder / f"{band}.tif") as source:
-            layers[band] = source.read(1, out_shape=(768, 1536))  # nearest: whole pixels repeated
-    return make_chip("T33UUU 2017-02-16", layers, level="L1C", kind="none")
+    dn = read_bands({name: folder / f"{name}.tif" for name in NAMES}, shape=(768, 1536))
+    label = np.full(dn.shape[1:], Label.CLEAR, np.uint8)
+    return Chip("T33UUU 2017-02-16", dn, label, "L1C", 10.0, "none")
 
 
 def show_scenes(folder: Path) -> list[Chip]:
@@ -246,8 +219,8 @@ def mirror(chip: Chip) -> Chip:
 
     Examples
     --------
-    >>> chip = make_chip("a", {"B02": np.arange(4).reshape(2, 2)}, level="L2A", kind="clear")
-    >>> mirror(chip).dn[1, 0, :6].tolist()
+    >>> dn = np.broadcast_to(np.arange(4, dtype=np.uint16).reshape(2, 2), (13, 2, 2))
+    >>> mirror(Chip("a", dn, dn[0].astype(np.uint8), "L2A", 10.0, "clear")).dn[1, 0, :6].tolist()
     [0, 1, 1, 0, 0, 1]
     """
     height, width = chip.label.shape

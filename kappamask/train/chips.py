@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,13 @@ SLOT = {name: slot for slot, name in enumerate(NAMES)}
 BLUE = SLOT["B02"]
 DATED = re.compile(r"(.+?)[_-]?(\d{4}-\d\d-\d\d|\d{8})")
 PAIRED = re.compile(r"(.+)_(?:cloudy|clear)")
+# What users have: the four 10 m bands, with SWIR, without 60 m bands.
+COMMON_BAND_SETS = (
+    ("B02", "B03", "B04", "B08"),
+    ("B02", "B03", "B04", "B08", "B11", "B12"),
+    ("B02", "B03", "B04", "B8A", "B11", "B12"),
+    ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
+)
 STRIP = 600  # pixels per side of a piece of T32UPV; a multiple of 6, for 60 m bands
 SCL_CLOUD, SCL_NONE = (8, 9, 10), 255
 COLUMNS = ("file", "split", "label_kind", "level", "resolution_m")  # of chips.csv
@@ -151,14 +158,12 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     label_path = path.with_name(f"{path.stem}_label.tif")
     try:
         with rasterio.open(path) as image:
-            layers = dict(zip(image.descriptions, image.read(), strict=True))
-        if row["label_kind"] in WITHOUT_FILE:
-            dn = stack(layers)
-            label, scl = (dn.any(0) & (kind == "clear")).astype(np.uint8), None
-        else:
+            dn = stack(dict(zip(image.descriptions, image.read(), strict=True)))
+        label: np.ndarray = (dn.any(0) & (kind == "clear")).astype(np.uint8)
+        scl = None
+        if row["label_kind"] not in WITHOUT_FILE:
             with rasterio.open(label_path) as labels:
-                dn, label = stack(layers), labels.read(1)
-                second = labels.descriptions[1:2]
+                label, second = labels.read(1), labels.descriptions[1:2]
                 scl = labels.read(2) if second and second != ("as_drawn",) else None
     except rasterio.errors.RasterioError as error:
         raise ReadError(f"chip {path} cannot be read ({error}): write it again") from error
@@ -177,7 +182,7 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     return distrust(chip) if kind in ALGORITHMIC else chip
 
 
-def stack(layers: dict[str, np.ndarray], *, offset: int = 0) -> np.ndarray:
+def stack(layers: Mapping[str, np.ndarray], *, offset: int = 0) -> np.ndarray:
     """Put DN by band into their slots: (13, y, x) uint16, 0 where a band is absent or unknown.
 
     Reflectance of 0 or less is dark, not missing: a pixel that holds data in any band gets at
@@ -213,17 +218,29 @@ def distrust(chip: Chip) -> Chip:
     return replace(chip, label=label)
 
 
+def read_bands(
+    paths: Mapping[str, Path], *, offset: int = 0, shape: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Read one file per band into their slots, see `stack`; to `shape`, pixels are repeated."""
+    layers = {}
+    for name, path in paths.items():
+        with rasterio.open(path) as source:
+            layers[name] = source.read(1, out_shape=shape)
+    return stack(layers, offset=offset)
+
+
+def read_bolzano_date(folder: Path) -> np.ndarray:
+    """Read one date of the Bolzano scene: (13, y, x), four 10 m bands, stored with +1000."""
+    return read_bands({name: folder / f"{name}.tif" for name in COMMON_BAND_SETS[0]}, offset=-1000)
+
+
 def read_bolzano(folder: Path) -> list[Chip]:
-    """Read the labelled dates of the Bolzano scene (four 10 m bands, stored with +1000)."""
+    """Read the labelled dates of the Bolzano scene."""
     chips = []
     for label_path in sorted(folder.glob("*/label.tif")):
         with rasterio.open(label_path) as source:
             label, scl = source.read((1, 2))
-        layers = {}
-        for name in ("B02", "B03", "B04", "B08"):
-            with rasterio.open(label_path.with_name(f"{name}.tif")) as source:
-                layers[name] = source.read(1)
-        dn = stack(layers, offset=-1000)
+        dn = read_bolzano_date(label_path.parent)
         chip = Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net", scl)
         chips.append(distrust(chip))
     return chips
@@ -231,14 +248,14 @@ def read_bolzano(folder: Path) -> list[Chip]:
 
 def read_safe_blocks(folder: Path) -> list[Chip]:
     """Read the labelled 610 x 610 blocks of the 60 m product T29UNU (offset -1000)."""
-    layers = {}
-    for name in NAMES:
-        for path in folder.glob(f"*T29UNU*/GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2"):
-            with rasterio.open(path) as source:
-                layers[name] = source.read(1)
-    if not layers:
+    paths = {
+        name: path
+        for name in NAMES
+        for path in folder.glob(f"*T29UNU*/GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2")
+    }
+    if not paths:
         return []
-    dn = stack(layers, offset=-1000)
+    dn = read_bands(paths, offset=-1000)
     chips = []
     for label_path in sorted(folder.glob("labels_T29UNU/*_label.tif")):
         row, column = (int(digit) * 610 for digit in label_path.stem.split("_")[1])

@@ -13,19 +13,11 @@ from torch.utils.data import IterableDataset
 
 from kappamask.base.bands import NAMES, NEAR_INFRARED, REQUIRED
 from kappamask.train.air import fill_bands, to_top_of_atmosphere
-from kappamask.train.chips import SLOT, Chip
+from kappamask.train.chips import COMMON_BAND_SETS, SLOT, Chip
 from kappamask.train.ground import WOODED, dress_ground
 from kappamask.train.outlines import Outline
 from kappamask.train.simulate import put_clouds
 from kappamask.train.targets import CLEAR, one_hot, settle, target_of
-
-# What users have: the four 10 m bands, with SWIR, without 60 m bands, everything.
-COMMON_BAND_SETS = (
-    ("B02", "B03", "B04", "B08"),
-    ("B02", "B03", "B04", "B08", "B11", "B12"),
-    ("B02", "B03", "B04", "B8A", "B11", "B12"),
-    ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
-)
 
 
 @dataclass(frozen=True)
