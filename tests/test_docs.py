@@ -9,10 +9,9 @@ import shlex
 import tomllib
 import warnings
 from dataclasses import dataclass, replace
-from importlib import util
-from pathlib import Path
 
 import pytest
+from support.scripts import ROOT, load_script
 
 from kappamask.cli import main, make_parser
 from kappamask.sample import AREA_L2A, catalog_path
@@ -20,7 +19,6 @@ from kappamask.scenes import catalogs
 from kappamask.scenes.catalogs import Holding
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Pages that come with what they describe (training runs, benchmarks...): options and names only.
@@ -269,15 +267,8 @@ def test_reasons_are_reasons():
     assert not loose  # a mark that stands above no example marks nothing
 
 
-def load_tool(name):
-    spec = util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_figures_on_pages_are_those_of_the_manifest():
-    figures = load_tool("figures")
+    figures = load_script("docs/tools/figures.py")
     table = figures.figures_table(figures.read_registry())
     for page in figures.PAGES:
         text = page.read_text("utf-8")
@@ -285,7 +276,7 @@ def test_figures_on_pages_are_those_of_the_manifest():
 
 
 def test_figures_follow_the_manifest():
-    figures = load_tool("figures")
+    figures = load_script("docs/tools/figures.py")
     metrics = {"ukis_ref_dice": {"clear": 0.9, "cloud_shadow": 0.81}, "new_one": [0.5, 1.0]}
     registry = {"default": {"L2A": "b"}, "models": {"b": {"metrics": metrics}}}
     table = figures.figures_table(registry)
