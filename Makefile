@@ -20,7 +20,7 @@ quick: $(INSTALLED)  ## run what is not marked slow: a minute and a half on two 
 	$(BIN)/python -m pytest $(BESIDE) --no-cov -m "not slow"
 
 fuzz: $(INSTALLED)  ## hostile input, 10 000 cases of each kind: half an hour on two idle cores
-	KAPPAMASK_FUZZ=$(FUZZ_CASES) $(BIN)/python -m pytest --no-cov tests/fuzz
+	KAPPAMASK_FUZZ=$(FUZZ_CASES) $(BIN)/python -m pytest $(BESIDE) --no-cov tests/fuzz
 
 check: $(INSTALLED)  ## lint, format, types, rooms
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ settings.load_profile("kappamask")
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
-SLOW_FOLDERS = (HERE / "doors", HERE / "faults", HERE / "fuzz")
+APART = (HERE / "faults", HERE / "fuzz")
+SLOW = (*APART, HERE / "doors")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,11 +30,12 @@ def pytest_collection_modifyitems(config, items):
 
     Marked `apart`, its tests are shared among the processes one by one.
     """
-    shared_out = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if any(folder in item.path.parents for folder in SLOW_FOLDERS):
+        if any(folder in item.path.parents for folder in SLOW):
             item.add_marker("slow")
-        if shared_out and not item.get_closest_marker("apart"):
+        if any(folder in item.path.parents for folder in APART):
+            item.add_marker("apart")
+        if config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("apart"):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE.parent).as_posix()))
 
 

@@ -1,15 +1,17 @@
 """Every example of the README and the pages runs, or says visibly why not and is checked."""
 
+import ast
 import contextlib
+import importlib
 import io
 import re
+import shlex
 import tomllib
 import warnings
-from dataclasses import replace
-from importlib import util
+from dataclasses import dataclass, replace
 
 import pytest
-from support.doc_examples import ROOT, SHELLS, check_names, read_examples
+from support.scripts import ROOT, load_script
 
 from kappamask.cli import main, make_parser
 from kappamask.sample import AREA_L2A, catalog_path
@@ -38,6 +40,87 @@ STAND_INS = {
     '["2022-06-01", "2022-07-01"]': '["2019-07-11", "2019-08-01"]',
 }
 SERVED = "http://127.0.0.1:8080"
+
+
+# --- examples of a page ------------------------------------------------------------------------
+
+FENCE = re.compile(
+    r"(?:^\*Not run by the tests: (?P<reason>[^*]+)\*\n\n)?"
+    r"^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+SHELLS = ("console", "bash", "sh", "shell")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One fenced block."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    reason: str | None  # why it is not run
+
+    @property
+    def commands(self):
+        """Words of each command, without prompt and comment; lines that go on are joined."""
+        joined = self.text.replace("\\\n", " ").splitlines()
+        lines = [line for line in joined if line.strip()]
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def read_examples(path):
+    """Find the fenced blocks of a page that hold commands or Python."""
+    text = path.read_text("utf-8")
+    return [
+        Example(
+            path.relative_to(ROOT).as_posix(),
+            text[: found.start("language")].count("\n") + 1,
+            found["language"],
+            found["text"],
+            " ".join(found["reason"].split()) if found["reason"] else None,
+        )
+        for found in FENCE.finditer(text)
+        if found["language"] in (*SHELLS, "python")
+    ]
+
+
+def check_names(text):
+    """Compile Python; whatever it says of kappamask exists."""
+    tree = ast.parse(text)
+    known = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "kappamask":
+                    importlib.import_module(alias.name)
+                    known[alias.asname or "kappamask"] = importlib.import_module(
+                        alias.name if alias.asname else "kappamask"
+                    )
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kappamask":
+            for alias in node.names:
+                module = importlib.import_module(node.module)
+                known[alias.asname or alias.name] = getattr(module, alias.name)
+    known.setdefault("km", importlib.import_module("kappamask"))  # imported further up a page
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            _resolve(node, known)
+
+
+def _resolve(node, known):
+    """Look up `km.a.b`; None for anything else."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = _resolve(node.value, known)
+        return None if owner is None else getattr(owner, node.attr)
+    return None
+
+
+# --- a reader ---------------------------------------------------------------------------------
 
 
 def every_example():
@@ -184,15 +267,8 @@ def test_reasons_are_reasons():
     assert not loose  # a mark that stands above no example marks nothing
 
 
-def load_tool(name):
-    spec = util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_figures_on_pages_are_those_of_the_manifest():
-    figures = load_tool("figures")
+    figures = load_script("docs/tools/figures.py")
     table = figures.figures_table(figures.read_registry())
     for page in figures.PAGES:
         text = page.read_text("utf-8")
@@ -200,7 +276,7 @@ def test_figures_on_pages_are_those_of_the_manifest():
 
 
 def test_figures_follow_the_manifest():
-    figures = load_tool("figures")
+    figures = load_script("docs/tools/figures.py")
     metrics = {"ukis_ref_dice": {"clear": 0.9, "cloud_shadow": 0.81}, "new_one": [0.5, 1.0]}
     registry = {"default": {"L2A": "b"}, "models": {"b": {"metrics": metrics}}}
     table = figures.figures_table(registry)

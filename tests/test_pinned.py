@@ -56,6 +56,8 @@ COMMANDS = (
     "udf build",
 )
 
+pytestmark = pytest.mark.apart
+
 
 def digest(content):
     return sha256(content).hexdigest()

@@ -61,6 +61,7 @@ def test_plot_gives_a_picture_that_a_notebook_shows(pair, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["both.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use", "registered"),
     [

@@ -113,6 +113,7 @@ def test_the_geometric_median_has_the_least_sum_of_distances():
         assert total(got) <= best.fun + 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 17), st.integers(1, 17)),

@@ -131,6 +131,7 @@ def test_coarse_bands_are_repeated_exactly(tmp_path, engine):
     assert cube.y.values[0] == TOP - 5
 
 
+@pytest.mark.slow
 @odc_warns
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 @pytest.mark.parametrize("resolution", [10, 20])

@@ -51,6 +51,7 @@ def degrees(left, bottom, right, top):
     return shapely.transform(inner, there.transform, interleaved=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("level", ["L1C", "L2A"])

@@ -218,6 +218,7 @@ def data(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_report_names_every_mask_and_holds_its_pictures(data, tmp_path, monkeypatch):
     scene = cut(read_germany(), *GERMANY_CLEAR[0])  # the whole one takes long
     monkeypatch.setattr(run, "show_scenes", lambda _: [scene])

@@ -1,23 +1,17 @@
 """docs/reliability.md has a row for every fault, all survived; codecs notice what it says."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from support.scripts import ROOT, load_script
 
 from faults.flips import CODECS, count_flips
 from faults.table import FAULTS
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("reliability", ROOT / "docs/tools/reliability.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/tools/reliability.py")
 
 
 def test_every_fault_has_its_row_and_nothing_was_lost(tool):

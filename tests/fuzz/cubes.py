@@ -147,19 +147,16 @@ def band_names(draw, level):
         st.sampled_from(["no"] * 9 + ["drop", "twice", "unknown", "level", "nir", "layer"])
     )
     at = draw(st.integers(0, len(names) - 1))
-    if wrong == "drop":
-        names.pop(at)
-    elif wrong == "twice":
-        names[at] = names[at - 1]
-    elif wrong == "unknown":
+    if wrong == "unknown":
         names[at] = draw(st.sampled_from(["b04", "B4", "", "SCL", "red", "B99", None, 4, " B04"]))
-    elif wrong == "level":
-        names.append("B10")
-    elif wrong == "nir":
-        names = ["B8A" if name == "B08" else name for name in names]
-    elif wrong == "layer":
-        names.append("AOT")
-    return names
+    changed = {
+        "drop": [*names[:at], *names[at + 1 :]],
+        "twice": [*names[:at], names[at - 1], *names[at + 1 :]],
+        "level": [*names, "B10"],
+        "nir": ["B8A" if name == "B08" else name for name in names],
+        "layer": [*names, "AOT"],
+    }
+    return changed.get(wrong, names)
 
 
 SPOILS = ["none"] * 3 + [
@@ -180,20 +177,17 @@ def spoil(values, how, rng):
         "pixels": np.nan, "inf": np.inf, "minus inf": -np.inf, "negative": -0.4, "zero": 0.0,
         "high": 10.5, "huge": 1e30, "huge optional": 9.97e36, "fill": -9999.0, "optional": np.nan,
     }  # fmt: skip
-    if how in marks:
-        band = bands - 1 if how in ("optional", "huge optional") else band
-        with np.errstate(over="ignore"):
+    parts = {
+        "band": np.s_[band], "all": np.s_[:], "stripe": np.s_[:, :, width // 2 :],
+        "corner": np.s_[:, height // 2 :, : width // 2 + 1],
+    }  # fmt: skip
+    with np.errstate(over="ignore"):
+        if how in marks:
+            band = bands - 1 if how in ("optional", "huge optional") else band
             values[band][some] = np.asarray(marks[how]).astype(values.dtype)
-    elif how == "band":
-        values[band] = np.nan
-    elif how == "all":
-        values[:] = np.nan
-    elif how == "stripe":
-        values[:, :, width // 2 :] = np.nan
-    elif how == "corner":
-        values[:, height // 2 :, : width // 2 + 1] = np.nan
-    elif how == "dn":
-        with np.errstate(over="ignore"):
+        elif how in parts:
+            values[parts[how]] = np.nan
+        elif how == "dn":
             values *= 10000
 
 
@@ -210,15 +204,14 @@ def scenes(draw, bands, *, sizes=SIZES):
     for how in draw(st.lists(st.sampled_from(SPOILS), min_size=1, max_size=2)):
         spoil(values, how, rng)
     layout = draw(st.sampled_from(["C", "C", "F", "flip", "step", "read-only"]))
-    if layout == "F":
-        values = np.asfortranarray(values)
-    elif layout == "flip":
-        values = values[:, ::-1, ::-1]
-    elif layout == "step":
-        values = np.repeat(values, 2, axis=2)[:, :, ::2]
-    elif layout == "read-only":
+    if layout == "read-only":
         values.flags.writeable = False
-    return values
+    laid_out = {
+        "F": np.asfortranarray,
+        "flip": lambda values: values[:, ::-1, ::-1],
+        "step": lambda values: np.repeat(values, 2, axis=2)[:, :, ::2],
+    }
+    return laid_out[layout](values) if layout in laid_out else values
 
 
 @st.composite
@@ -271,16 +264,15 @@ def axis(draw, size, *, down):
     how = draw(st.sampled_from(["even"] * 8 + ["jump", "nan", "same", "shuffled", "inf"]))
     if size < 3 or how == "even":
         return centres, True
-    if how == "jump":
-        centres[size // 2 :] += step * 5
-    elif how == "nan":
-        centres[size // 2] = np.nan
-    elif how == "same":
-        centres[:] = first
-    elif how == "shuffled":
-        centres[[0, 1]] = centres[[1, 0]]
-    elif how == "inf":
-        centres[-1] = np.inf
+    half = size // 2
+    places, there = {
+        "jump": (np.s_[half:], centres[half:] + step * 5),
+        "nan": (half, np.nan),
+        "same": (np.s_[:], first),
+        "shuffled": ([0, 1], centres[[1, 0]]),
+        "inf": (-1, np.inf),
+    }[how]
+    centres[places] = there
     return centres, False
 
 
@@ -327,18 +319,16 @@ def cube_cases(draw, *, sizes=SIZES):
     if count == 1 and draw(st.booleans()):
         cube = cube.isel(time=0, drop=draw(st.booleans()))
     wrong = draw(st.sampled_from(["no"] * 9 + ["integers", "dim", "names", "level", "x", "extra"]))
-    if wrong == "integers":
-        cube, refused = (cube * 0).fillna(0).astype("u2"), True
-    elif wrong == "dim":
-        cube, refused = cube.rename(band="bands"), True
-    elif wrong == "names":
-        cube, refused = cube.drop_vars("band"), True
-    elif wrong == "level":
-        cube.attrs["level"], refused = draw(st.sampled_from([None, "", "L3", 1])), True
-    elif wrong == "x" and values.shape[3]:
-        cube, refused = cube.drop_vars("x"), True
-    elif wrong == "extra":
-        cube, refused = cube.expand_dims("run"), True
+    changes = {
+        "integers": lambda: (cube * 0).fillna(0).astype("u2"),
+        "dim": lambda: cube.rename(band="bands"),
+        "names": lambda: cube.drop_vars("band"),
+        "level": lambda: cube.assign_attrs(level=draw(st.sampled_from([None, "", "L3", 1]))),
+        "x": lambda: cube.drop_vars("x"),
+        "extra": lambda: cube.expand_dims("run"),
+    }
+    if wrong in changes and not (wrong == "x" and not values.shape[3]):
+        cube, refused = changes[wrong](), True
     cube = cube.transpose(*draw(st.permutations(cube.dims)))
     if draw(st.booleans()) and 0 not in cube.shape:
         part = st.integers(1, 70)

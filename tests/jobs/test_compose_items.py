@@ -88,6 +88,7 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
     assert json.loads(known["kappamask:ranking"])["target"] == "2019-07-15"
 
 
+@pytest.mark.slow
 def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkeypatch, capsys):
     write_record = masks.write_record
 

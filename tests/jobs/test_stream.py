@@ -84,6 +84,7 @@ AREA = degrees(LEFT + 330, TOP - 2030, LEFT + 2990, TOP - 90)  # begins inside c
 # --- the same masks -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area", [None, AREA], ids=["whole", "area"])
 @pytest.mark.parametrize("resolution", [10, 20])
 def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path, resolution, area):
@@ -97,6 +98,7 @@ def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path,
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_real_strip_gets_the_same_labels(shared_data, model, tmp_path):
     (folder,) = shared_data.glob("safe/S2A_MSIL1C_*.SAFE")
@@ -353,6 +355,7 @@ def write_item(folder, day, *, left=LEFT, bands=("B02", "B03", "B04", "B08", "B1
 BEYOND = degrees(LEFT + 2000, TOP - 2600, LEFT + 4500, TOP - 1500)  # half of it without files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area", [None, AREA, BEYOND], ids=["whole", "area", "beyond"])
 def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypatch):
     items = [write_item(tmp_path, day, seed=seed) for seed, day in enumerate(("05-01", "05-11"))]
@@ -399,6 +402,7 @@ def test_a_file_that_lies_elsewhere_than_its_item_says_is_refused(tmp_path, mode
         mask_files([item], tmp_path / "stream", options=MaskOptions(model=model))
 
 
+@pytest.mark.slow
 def test_dates_that_cannot_be_streamed_are_read_by_load_cube(tmp_path, model):
     items = [
         write_item(tmp_path, "05-01"),

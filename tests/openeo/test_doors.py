@@ -86,6 +86,7 @@ def run_udf(place, coords=("y", "x"), dtype=np.float32):
     return result.get_array().to_numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_udf_agrees(place, dtype):
     assert place.agreement(run_udf(place, dtype=dtype)) == 1  # one chunk, the same windows

@@ -154,6 +154,7 @@ def sample_labels(sample_cube):
     return predict_cube(sample_cube).to_numpy()
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_predict_cube_bit_for_bit_on_one_window(
     connection, sample_labels, tmp_path
 ):
@@ -354,6 +355,7 @@ def test_the_client_logs_in_and_works(tmp_path):
 # --- the command ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_interrupted(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "kappamask.cli", "serve", "--port", "0"]
     command += ["--catalog", str(catalog_path()), "--workdir", str(tmp_path / "work")]

@@ -343,6 +343,7 @@ def test_a_series_shows_each_date_with_its_share_and_reads_it_once(tmp_path, fig
     assert inside(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (13, 2, 90), (2, 90, 2), (3, 300, 300)])
 def test_a_series_of_any_shape_keeps_its_words_apart(tmp_path, figures, shape):
     km.plot.plot_series(*make_pair(np.zeros(shape)), tmp_path / "series.png")

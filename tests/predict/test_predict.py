@@ -68,6 +68,7 @@ def test_any_chunking_gives_the_same_labels_bit_for_bit(chunks):
     np.testing.assert_array_equal(labels.values[0], expected)
 
 
+@pytest.mark.slow
 def test_several_dates_in_one_chunk_keep_their_order():
     scene = np.stack([make_scene(FOUR, 140, 150, seed) for seed in range(3)])
     model = in_small_windows()
@@ -291,11 +292,13 @@ def shifted_agreement(cube, shift):
     return (one[inner] == other[inner]).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [(1, 1), (37, 201)])
 def test_a_shifted_area_agrees_on_99_9_percent(real_scene, shift):
     assert shifted_agreement(real_scene, shift) >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("shift", [(17, 90), (32, 3)])
 def test_a_shifted_area_agrees_on_99_9_percent_of_a_cloudy_scene(shared_data, shift):
@@ -303,6 +306,7 @@ def test_a_shifted_area_agrees_on_99_9_percent_of_a_cloudy_scene(shared_data, sh
     assert shifted_agreement(load_cube([item]).isel(time=0).compute(), shift) >= 0.999
 
 
+@pytest.mark.slow
 def test_other_windows_with_an_overlap_of_128_px_agree_on_99_8_percent(real_scene):
     """What an openEO back end does: chunks of 512 px, each with 128 px around it."""
     whole = predict_cube(real_scene).values

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import rasterio
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.warp import transform_bounds
 from rio_cogeo.cogeo import cog_validate
+from support.scripts import load_script
 from support.stac_schemas import validate
 
 from kappamask import sample
@@ -23,7 +22,6 @@ from kappamask.base import bands
 from kappamask.base.errors import CatalogError, InputError
 
 FOLDER = sample.catalog_path().parent
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_sample.py"
 ITEMS = sorted(FOLDER.glob("*/*/*.json"), key=lambda path: path.stem.split("_")[2])
 L1C, *L2A = [json.loads(path.read_text("utf-8")) for path in ITEMS]
 
@@ -204,14 +202,7 @@ def test_scene_refuses_swapped_corners():
 
 @pytest.fixture(scope="module")
 def make_sample():
-    if not SCRIPT.is_file():
-        pytest.skip("needs scripts/make_sample.py: a clone, not an installation")
-    spec = importlib.util.spec_from_file_location("make_sample", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("scripts/make_sample.py")
 
 
 def test_rebuilt_sample_has_the_same_bytes(make_sample, tmp_path):

@@ -153,6 +153,7 @@ def test_the_shipped_sample_is_found():
         assert all(resolve_assets(item) for item in items)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
 def test_a_static_catalogue_of_real_items(shared_data, tmp_path):

@@ -205,6 +205,7 @@ def test_series_is_true_or_false(tmp_path):
         open_dataset(Source("chips", tmp_path, options={"series": "no"}))
 
 
+@pytest.mark.slow
 def test_a_real_summer_shows_veils_that_no_label_has(shared_data):
     chips = {chip.name: chip for chip in judge(list(ChipFolder(shared_data).chips("val")))}
     hazy, clear = (chips[f"wcereal_C91C_{day}"] for day in ("2018-10-28", "2019-04-21"))

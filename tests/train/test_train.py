@@ -292,6 +292,7 @@ def read_log(out):
         return list(csv.DictReader(log))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(config, tmp_path):
     lines = []
     for run in ("one", "two"):
