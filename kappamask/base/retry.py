@@ -54,7 +54,7 @@ DATES = Patience(tries=3, wait_s=5.0)  # rounds of a job over the dates that cou
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a server says of a file that could not be read."""
 
     status: int | None = None  # of HTTP; None: it cannot be asked, or gives no answer
@@ -114,19 +114,19 @@ def without_query(text: str) -> str:
     return re.sub(r"(?<=\w)\?[\w.~%&=+:/;,-]*=[^\s'\"]*", "", text)
 
 
-def ask(href: str, *, proxy: str | None = None) -> Answer:
+def ask(href: str, *, proxy: str | None = None) -> Reply:
     """Ask the server of a file for one byte of it, once; `proxy` "" is none, None the usual one.
 
     Examples
     --------
     >>> ask("/data/B02.tif")
-    Answer(status=None, retry_after_s=None, remote=False, silent=False)
+    Reply(status=None, retry_after_s=None, remote=False, silent=False)
     """
     if not is_remote(href):
-        return Answer(remote=False)
+        return Reply(remote=False)
     address = href.removeprefix("/vsicurl/")
     if not address.startswith(("http://", "https://")):
-        return Answer()  # a bucket: its protocol is GDAL's matter
+        return Reply()  # a bucket: its protocol is GDAL's matter
     import requests
 
     try:
@@ -142,9 +142,9 @@ def ask(href: str, *, proxy: str | None = None) -> Answer:
             )
             response.close()
             asked = response.headers.get("Retry-After")
-            return Answer(response.status_code, seconds_asked(asked))
+            return Reply(response.status_code, seconds_asked(asked))
     except (requests.RequestException, OSError):
-        return Answer(silent=True)
+        return Reply(silent=True)
 
 
 def seconds_asked(retry_after: str | None) -> float | None:
@@ -160,7 +160,7 @@ def seconds_asked(retry_after: str | None) -> float | None:
         return None
 
 
-def reason_of(error: BaseException, answer: Answer) -> str:
+def reason_of(error: BaseException, answer: Reply) -> str:
     """Say in one line, without secrets, what was wrong: the first cause knows best."""
     if answer.status is not None and answer.status >= 400:
         return ""  # that says it

@@ -23,7 +23,7 @@ from kappamask.scenes.area import cut_at_antimeridian, parse_area
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import parse_dates
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.stac import Query, Source
+from kappamask.scenes.stac import Catalogue, Query
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,11 @@ def search(
     query = Query(parse_area(area), parse_dates(dates), check_level(level), max_cloud_cover)
     location, profile = _locate(catalog, level)
     sign = profile.find_signer() if profile else None
-    source = Source(location, profile)
-    kept, told = _sift(source.items(query), query, profile)
-    if not kept and source.has_filter and max_cloud_cover is not None:
+    opened = Catalogue(location, profile)
+    kept, told = _sift(opened.items(query), query, profile)
+    if not kept and opened.has_filter and max_cloud_cover is not None:
         # The server has left cloudy items out: look at them to say how cloudy they are.
-        kept, told = _sift(source.items(replace(query, max_cloud_cover=None)), query, profile)
+        kept, told = _sift(opened.items(replace(query, max_cloud_cover=None)), query, profile)
     if not kept:
         note = f"; {profile.note}" if profile and profile.note else ""
         raise NoItemsError(

@@ -52,7 +52,7 @@ class Query:
     max_cloud_cover: float | None  # percent
 
 
-class Source:
+class Catalogue:
     """A STAC API or a static catalogue, opened.
 
     Raises

@@ -11,9 +11,11 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
+from shapely.geometry import box, mapping
 from support import bolzano
 
 from kappamask import load_cube
+from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import (
     InputError,
     ItemError,
@@ -28,6 +30,8 @@ from kappamask.scenes.catalogs import Holding, Profile, resolve_assets
 from kappamask.scenes.search import search
 
 LEFT, TOP = 600000, 5000040
+PLACE = {"left": LEFT, "top": TOP, "epsg": 32632}
+BBOX = (10.27, 45.13, 10.29, 45.15)  # of the scenes made here
 SIZE = 60  # 10 m pixels per side of the scenes made here
 # odc's own warp makes in-memory rasters and warns that they have no place on the ground
 odc_warns = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -35,75 +39,38 @@ odc_warns = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 
 def write_raster(path, dn, step, *, left=LEFT, top=TOP, epsg=32632):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        dtype="uint16",
-        count=1,
-        height=dn.shape[0],
-        width=dn.shape[1],
-        crs=f"EPSG:{epsg}",
-        transform=Affine(step, 0, left, 0, -step, top),
-        nodata=0,
-    ) as target:
+    shape = {"height": dn.shape[0], "width": dn.shape[1], "count": 1, "dtype": "uint16"}
+    place = {"crs": f"EPSG:{epsg}", "transform": Affine(step, 0, left, 0, -step, top)}
+    with rasterio.open(path, "w", driver="GTiff", nodata=0, **shape, **place) as target:
         target.write(dn, 1)
 
 
-def make_item(
-    folder,
-    name,
-    *,
-    bands=("B02", "B03", "B04", "B08"),
-    time="2022-06-02T10:16:00Z",
-    baseline="02.09",
-    left=LEFT,
-    top=TOP,
-    epsg=32632,
-    seed=0,
-    size=SIZE,
-    shift=0,
-):
+def make_item(folder, name, *, bands=("B02", "B03", "B04", "B08"), baseline="02.09", **how):
     """An Earth Search style item over rasters of seeded random DN at native resolution."""
-    rng = np.random.default_rng(seed)
-    common = {
-        "B02": "blue",
-        "B03": "green",
-        "B04": "red",
-        "B08": "nir",
-        "B11": "swir16",
-        "B01": "coastal",
-        "AOT": "aot",
-    }
-    native = {"B11": 20, "B01": 60}
+    place = {key: how.get(key, usual) for key, usual in PLACE.items()}
+    rng = np.random.default_rng(how.get("seed", 0))
     assets = {}
     for band in bands:
-        step = native.get(band, 10)
-        dn = rng.integers(1, 4000, (size * 10 // step,) * 2).astype(np.uint16) + np.uint16(shift)
+        step = BY_NAME[band].gsd
+        dn = rng.integers(1, 4000, (SIZE * 10 // step,) * 2).astype(np.uint16)
         path = folder / name / f"{band}.tif"
-        write_raster(path, dn, step, left=left, top=top, epsg=epsg)
-        assets[common[band]] = {
+        write_raster(path, dn + np.uint16(how.get("shift", 0)), step, **place)
+        assets[BY_NAME[band].common_name] = {
             "href": str(path),
-            "proj:transform": [step, 0, left, 0, -step, top],
+            "proj:transform": [step, 0, place["left"], 0, -step, place["top"]],
             "proj:shape": list(dn.shape),
         }
-    edge = {
-        "type": "Polygon",
-        "coordinates": [
-            [[10.27, 45.13], [10.29, 45.13], [10.29, 45.15], [10.27, 45.15], [10.27, 45.13]]
-        ],
-    }
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
         "id": name,
-        "geometry": edge,
-        "bbox": [10.27, 45.13, 10.29, 45.15],
+        "geometry": mapping(box(*BBOX)),
+        "bbox": list(BBOX),
         "links": [],
         "assets": assets,
         "properties": {
-            "datetime": time,
-            "proj:epsg": epsg,
+            "datetime": how.get("time", "2022-06-02T10:16:00Z"),
+            "proj:epsg": place["epsg"],
             "s2:product_type": "S2MSI2A",
             "s2:processing_baseline": baseline,
         },

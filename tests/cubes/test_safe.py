@@ -289,9 +289,8 @@ def test_a_real_l2a_product_of_60_m_files(shared_data):
     assert cube.shape == (1, 11, 1830, 1830)
     part = cube[0, :, 900:960, 700:800].sel(band=["B02", "B12"])
     for name in part.band.values:
-        with rasterio.open(
-            next(folder.glob(f"GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2"))
-        ) as raster:
+        (path,) = folder.glob(f"GRANULE/*/IMG_DATA/R60m/*_{name}_60m.jp2")
+        with rasterio.open(path) as raster:
             dn = raster.read(1, window=((900, 960), (700, 800))).astype(float)
         np.testing.assert_allclose(part.sel(band=name), (dn - 1000) / 1e4, rtol=1e-5)
     with pytest.raises(InputError, match="pass resolution=60"):
@@ -346,45 +345,37 @@ def test_xml_with_entities_is_refused_before_any_is_looked_up(doctype, entity, m
     assert opened == []
 
 
+def edited(*changes):
+    """Damage the product's own metadata: each text of a pair becomes the other one."""
+    return lambda folder: [edit(metadata_of(folder), *pair) for pair in changes]
+
+
+def nameless(folder):
+    """Leave nothing that tells the baseline."""
+    edited((">02.05<", ">99.99<"), (f"{folder.stem}.SAFE", "mine.SAFE"))(folder)
+
+
+LEVEL = "<PROCESSING_LEVEL>Level-1"
 DAMAGE = {
     "no metadata": (lambda f: metadata_of(f).unlink(), InputError, "holds MTD_MSIL1C.xml or"),
     "no XML": (lambda f: metadata_of(f).write_text("{}"), ReadError, "must be XML"),
     "entities": (entities, ReadError, "without document type and entities"),
     "no granule": (
-        lambda f: next(f.glob("GRANULE/*/MTD_TL.xml")).unlink(),
-        ReadError,
-        "must hold granules",
+        lambda f: next(f.glob("GRANULE/*/MTD_TL.xml")).unlink(), ReadError, "must hold granules",
     ),
     "no band file": (lambda f: image(f, "B05").unlink(), ReadError, "T32UPV_20170430T103021_B05"),
-    "another level": (
-        lambda f: edit(metadata_of(f), "<PROCESSING_LEVEL>Level-1C", "<PROCESSING_LEVEL>Level-1B"),
-        ItemError,
-        "got Level-1B",
-    ),
-    "unknown baseline": (
-        lambda f: [
-            edit(metadata_of(f), ">02.05<", ">99.99<"),
-            edit(metadata_of(f), f"{f.stem}.SAFE", "mine.SAFE"),
-        ],
-        ItemError,
-        "baseline is unknown.*pass dn_offset",
-    ),
+    "another level": (edited((f"{LEVEL}C", f"{LEVEL}B")), ItemError, "got Level-1B"),
+    "unknown baseline": (nameless, ItemError, "baseline is unknown.*pass dn_offset"),
     "no offsets at 04.00": (
-        lambda f: edit(metadata_of(f), ">02.05<", ">04.00<"),
-        ItemError,
-        "got none of B01 at baseline 04.00",
+        edited((">02.05<", ">04.00<")), ItemError, "got none of B01 at baseline 04.00",
     ),
     "no number": (
-        lambda f: edit(metadata_of(f), ">10000<", ">ten<"),
-        ItemError,
-        "QUANTIFICATION_VALUE is a number, got 'ten'",
+        edited((">10000<", ">ten<")), ItemError, "QUANTIFICATION_VALUE is a number, got 'ten'",
     ),
     "no time": (
-        lambda f: edit(metadata_of(f), "2017-04-30T10:30:21.026Z", "noon"),
-        ItemError,
-        "is a time, got 'noon'",
+        edited(("2017-04-30T10:30:21.026Z", "noon")), ItemError, "is a time, got 'noon'",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -400,8 +391,7 @@ def test_a_bad_product_says_what_and_where(tmp_path, case):
 def test_the_offset_can_be_given_where_the_metadata_do_not_tell(tmp_path):
     folder = write_safe(tmp_path, Recipe(shape=(60, 60)))
     plain = open_safe(folder).compute()
-    edit(metadata_of(folder), ">02.05<", ">99.99<")
-    edit(metadata_of(folder), f"{folder.stem}.SAFE", "mine.SAFE")
+    nameless(folder)
     np.testing.assert_array_equal(open_safe(folder, dn_offset=0).values, plain.values)
     np.testing.assert_allclose(open_safe(folder, dn_offset=-1000), plain - 0.1, atol=1e-6)
 
@@ -431,9 +421,7 @@ def test_a_jp2_of_another_size_is_refused(tmp_path):
         open_safe(folder, bands=["B08"]).compute()
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.xml", "/etc/evil.xml", "a/../../evil.xml", "C:/evil.xml"]
-)
+@pytest.mark.parametrize("name", ["../x.xml", "/etc/x.xml", "a/../../x.xml", "C:/x.xml"])
 def test_a_zip_whose_names_leave_it_is_refused(tmp_path, name):
     packed = zip_safe(write_safe(tmp_path, Recipe(shape=(60, 60))))
     with zipfile.ZipFile(packed, "a") as archive:

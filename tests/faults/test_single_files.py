@@ -13,7 +13,7 @@ from faults.server import Trouble, serve
 from kappamask import load_cube
 from kappamask.base import retry
 from kappamask.base.errors import ReadError
-from kappamask.base.retry import Answer, ask
+from kappamask.base.retry import Reply, ask
 from kappamask.cubes.rasters import Access, FileReader
 from kappamask.scenes.scene import BandFile, Scene
 from kappamask.scenes.sources import renew, scene_of
@@ -61,15 +61,15 @@ def test_a_file_of_another_size_is_refused_every_time(world):
 def test_the_server_says_what_ails_a_file_and_how_long(world):
     world.troubles = [Trouble(PATH, "status", status=503, headers={"Retry-After": "7"})]
     url = world.url + world.place + PATH
-    assert ask(url) == Answer(503, 7.0)
+    assert ask(url) == Reply(503, 7.0)
     assert ask(f"/vsicurl/{url}").status == 206
     world.troubles = [Trouble(PATH, "reset", times=None)]
-    assert ask(url) == Answer(silent=True)
-    assert ask("s3://eodata/B02.jp2") == Answer()
+    assert ask(url) == Reply(silent=True)
+    assert ask("s3://eodata/B02.jp2") == Reply()
 
 
 def test_waits_grow_are_spread_and_end(monkeypatch):
-    waits, answers = [], iter([Answer(500), Answer(429, 3600.0), Answer(200)])
+    waits, answers = [], iter([Reply(500), Reply(429, 3600.0), Reply(200)])
     monkeypatch.setattr(retry, "ask", lambda href, proxy: next(answers))  # noqa: ARG005
     monkeypatch.setattr(time, "sleep", waits.append)
 
