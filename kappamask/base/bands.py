@@ -1,4 +1,4 @@
-"""The one band table: Sentinel-2 MSI. Row 0: imports only `errors`."""
+"""The one band table: Sentinel-2 MSI. Imports `errors` only."""
 
 from __future__ import annotations
 

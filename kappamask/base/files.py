@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all. Row 1: imports `errors` only."""
+"""Files that appear whole or not at all. Imports `errors` only."""
 
 from __future__ import annotations
 

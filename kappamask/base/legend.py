@@ -1,4 +1,4 @@
-"""The one class table: codes, names, colours. Row 0: imports nothing of the package."""
+"""The one class table: codes, names, colours. Imports nothing of the package."""
 
 from __future__ import annotations
 

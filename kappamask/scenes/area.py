@@ -1,4 +1,4 @@
-"""An area of interest in any usual form, as one geometry in degrees. Row 1: errors, shapely."""
+"""An area of interest in any usual form, as one geometry in degrees. Imports `base`, shapely."""
 
 from __future__ import annotations
 

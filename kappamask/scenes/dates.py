@@ -1,4 +1,4 @@
-"""A span of time in any usual form, as one interval in UTC. Row 1: imports `errors` only."""
+"""A span of time in any usual form, as one interval in UTC. Imports `base` only."""
 
 from __future__ import annotations
 

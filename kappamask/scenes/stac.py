@@ -227,9 +227,7 @@ class _PatientIO(StacApiIO):  # type: ignore[misc]
             try:
                 return str(super().request(*arguments, **options))
             except APIError as error:
-                lost = isinstance(
-                    error.__context__, LostConnection | Timeout | ChunkedEncodingError
-                )
+                lost = isinstance(error.__context__, _LOST)
                 passing = lost or getattr(error, "status_code", None) in PASSING
                 if tried == CATALOGUES.tries or not passing:
                     raise
