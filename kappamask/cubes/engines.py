@@ -8,7 +8,7 @@ offset, a bbox broken at the antimeridian) can reach them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,32 +154,42 @@ def _read_odc(
 
 
 def stackstac_reader(access: Access, **arguments: Any) -> Any:
-    """Make one of stackstac's readers, whose class is known only once that is imported."""
+    """Make one of stackstac's readers that reads with patience."""
+    reader = _patient_reader()(**arguments)
+    reader.access = access
+    return reader
+
+
+@cache
+def _patient_reader() -> Any:
+    """Make the class of these readers, which is known only once stackstac is imported."""
     import rasterio
     from stackstac.rio_reader import AutoParallelRioReader
 
     class PatientReader(AutoParallelRioReader):  # type: ignore[misc]
+        access: Access
+
         def read(self, window: Any, **options: Any) -> np.ndarray:
             read = super().read
-            return access.read(lambda: read(window, **options), self.url, forget=self._forget)
+            return self.access.read(lambda: read(window, **options), self.url, forget=self._forget)
 
         def _forget(self, cached: bool) -> None:
             self.close()
             if cached:
                 with self.gdal_env.open:
-                    access.forget(self.url)
+                    self.access.forget(self.url)
 
         def _open(self) -> Any:
             # The header is read once: GDAL remembers it for stackstac's own opening.
             with self.gdal_env.open, rasterio.open(self.url, sharing=False) as raster:
-                access.check(raster, self.url)
+                self.access.check(raster, self.url)
             return super()._open()
 
         def __reduce__(self) -> tuple[Any, ...]:
             state: Any = self.__getstate__()
-            return partial(stackstac_reader, access.only(self.url), **state), ()
+            return partial(stackstac_reader, self.access.only(self.url), **state), ()
 
-    return PatientReader(**arguments)
+    return PatientReader
 
 
 def odc_driver(access: Access) -> Any:

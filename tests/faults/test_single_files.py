@@ -14,6 +14,7 @@ from kappamask import load_cube
 from kappamask.base import retry
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import Reply, ask
+from kappamask.cubes.engines import stackstac_reader
 from kappamask.cubes.rasters import Access, FileReader
 from kappamask.scenes.scene import BandFile, Scene
 from kappamask.scenes.sources import renew, scene_of
@@ -93,11 +94,13 @@ def test_waits_of_many_readers_differ():
 
 def test_what_a_scene_says_of_its_files_travels_to_other_processes(world):
     scene = scene_of(world.items[0])
-    access = Access.to([scene])
-    there = pickle.loads(pickle.dumps(access))  # noqa: S301  packed on this line
-    assert there == access
-    href = scene.files["B02"].href
-    assert list(there.only(href).claims) == [href]
+    access, href = Access.to([scene]), scene.files["B02"].href
+    settings = dict.fromkeys(("spec", "resampling", "dtype", "fill_value", "scale_offset"))
+    reader = stackstac_reader(access, url=href, **settings)
+    there = pickle.loads(pickle.dumps(reader))  # noqa: S301  packed on this line
+    assert there.url == href
+    assert there.access.claims == {href: access.claims[href]}
+    assert there.access.options == access.options
 
 
 def test_what_nobody_signs_is_not_renewed(world):
@@ -142,3 +145,9 @@ def test_files_of_strangers_are_read_without_the_proxy_of_the_environment(
     assert np.isfinite(cube.compute()).any()
     with pytest.raises(ReadError, match="B02"):
         load_cube(world.items[1:2], bands=["B02"], engine=engine).compute()
+
+
+def test_a_cube_travels_to_other_processes_with_its_readers(world):
+    cube = load_cube(world.items[:1], bands=["B02"])
+    there = pickle.loads(pickle.dumps(cube))  # noqa: S301  packed on this line
+    np.testing.assert_array_equal(there.compute(), cube.compute())
