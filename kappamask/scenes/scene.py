@@ -88,15 +88,12 @@ class Scene:
 
     @property
     def bounds(self) -> Bounds | None:
-        """The area that every file covers, from the grids of the files that tell theirs.
+        """Where its pixels lie, as the first of its files says that tells.
 
         Never from the bbox of an item, which is broken at the antimeridian.
         """
-        edges = [file.bounds for file in self.files.values() if file.bounds]
-        if not edges or not self.epsg:
-            return None
-        left, bottom, right, top = zip(*edges, strict=True)
-        return max(left), max(bottom), min(right), min(top)
+        edges = (file.bounds for file in self.files.values())
+        return next((bounds for bounds in edges if bounds), None) if self.epsg else None
 
     def bounds_in(self, epsg: int) -> Bounds | None:
         """`bounds` in another CRS."""
