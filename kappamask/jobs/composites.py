@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,14 @@ from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
 from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.cube import load_cube
-from kappamask.jobs.masks import MaskOptions, Report, mask_items, read_items
+from kappamask.jobs.masks import MaskOptions, Report, mask_items
 from kappamask.outputs.composites import write_composite
 from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
+from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Scene
+from kappamask.scenes.sources import read_scenes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +102,9 @@ def compose_items(
     options = options or CompositeOptions()
     folder = Path(folder)
     check_recipe(options.method, options.period, options.buffer_m)
-    scenes, unreadable = read_items(items, options, also=options.bands or ())
+    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
+    # Once, with all bands they hold, whatever the network takes.
+    scenes, unreadable = read_scenes(items, also=options.bands or (), resolve=resolve)
     cube = _load(scenes, area, options)
     check_method(options.method, [str(name) for name in cube["band"].values])
     plain = replace(options, pictures=False)

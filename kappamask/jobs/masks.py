@@ -72,8 +72,9 @@ class MaskOptions:
     @property
     def network_bands(self) -> tuple[str, ...] | None:
         """That the model needs; None if it takes any."""
-        named = self.model if isinstance(self.model, str) else str(self.model.entry.name)
-        return bands_of_model(named)
+        return (
+            bands_of_model(self.model) if isinstance(self.model, str) else self.model.bands or None
+        )
 
 
 @dataclass
@@ -279,7 +280,8 @@ def mask_items(
     ['.tif', '.png']
     """
     options = options or MaskOptions()
-    scenes, unreadable = read_items(items, options)
+    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
+    scenes, unreadable = read_scenes(items, options.network_bands, resolve=resolve)
     report, _ = run(
         dates_of(scenes, area, options),
         Path(folder),
@@ -289,14 +291,6 @@ def mask_items(
     )
     why = {name: str(error) for name, error in unreadable.items()} | report.failed
     return replace(report, failed=dict(sorted(why.items())))
-
-
-def read_items(
-    items: Sequence[Any], options: MaskOptions, *, also: Sequence[str] = ()
-) -> tuple[list[Scene], dict[str, KappaMaskError]]:
-    """Read each item once, or none if it is a scene; tell why those cannot be read that cannot."""
-    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    return read_scenes(items, options.network_bands, also=also, resolve=resolve)
 
 
 def dates_of(

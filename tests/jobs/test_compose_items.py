@@ -110,6 +110,20 @@ def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkey
     assert len(json.loads(item.read_text())["links"]) == 6 + 1  # it was made again
 
 
+def test_a_network_of_few_bands_masks_an_image_of_all(tmp_path, monkeypatch):
+    """And a date whose item lacks one of them fails, the others are composed."""
+    items, cube = items_and_cube()
+    monkeypatch.setattr(CompositeOptions, "network_bands", ("B02", "B03", "B04", "B08"))
+    del items[1].assets["nir"]
+    report = compose_items(
+        items, AREA_L2A, tmp_path, options=CompositeOptions(pictures=False, retries=0)
+    )
+    assert len(report.masks) == len(items) - 1
+    assert "no asset for B08" in str(report.failed)
+    with rasterio.open(report.images[0]) as raster:
+        assert list(raster.descriptions) == cube.band.values.tolist()
+
+
 def test_large_stacks_are_loaded_in_small_chunks(monkeypatch):
     items, cube = items_and_cube()
     monkeypatch.setattr(composites, "CHUNKS", (96, 64, 32))
