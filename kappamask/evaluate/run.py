@@ -24,6 +24,7 @@ from kappamask.evaluate.scenes import (
     SPLITS,
     ablation_sets,
     bright_set,
+    drawn_sets,
     people_sets,
     series_set,
     show_scenes,
@@ -100,7 +101,8 @@ def evaluate(
     Parameters
     ----------
     data
-        Folder with `chips.csv`; Bolzano and SAFE products in it are used where they are.
+        Folder with `chips.csv`; Bolzano, SAFE products and `people/` in it are used where they
+        are.
     options
         What is scored, and how; the shipped network against every mask by default.
     progress
@@ -189,6 +191,8 @@ def find_sets(data: Path, options: Options) -> list[Dataset]:
     """Make the sets of the chosen splits that hold any chip."""
     sets: list[Dataset] = []
     splits = options.chosen_splits()
+    for split in splits:
+        sets += drawn_sets(data, split)
     if "test" in splits:
         sets += people_sets(data)
     if "val" in splits:
