@@ -33,7 +33,7 @@ from kappamask.evaluate.scenes import (
 )
 from kappamask.evaluate.scores import Answers, Progress, Results, score_all
 from kappamask.evaluate.scoring import Dataset
-from kappamask.train import simulate
+from kappamask.train import air, noise, simulate
 from kappamask.train.chips import Chip
 
 PUBLISHED_MODELS = ("kappamask-2021-l2a", "kappamask-2021-l1c")
@@ -152,7 +152,9 @@ def evaluate(
         plates=tuple(draw_plates(find_pictures(data, masks, sets, cut), answers))
         if options.pictures
         else (),
-        simulation=hashlib.sha256(inspect.getsource(simulate).encode()).hexdigest()[:12],
+        simulation=hashlib.sha256(
+            "".join(inspect.getsource(module) for module in (simulate, air, noise)).encode()
+        ).hexdigest()[:12],
     )
 
 
