@@ -24,6 +24,7 @@ from kappamask.evaluate.scenes import (
     SPLITS,
     ablation_sets,
     bright_set,
+    drawn_sets,
     people_sets,
     series_set,
     show_scenes,
@@ -32,7 +33,7 @@ from kappamask.evaluate.scenes import (
 )
 from kappamask.evaluate.scores import Answers, Progress, Results, score_all
 from kappamask.evaluate.scoring import Dataset
-from kappamask.train import simulate
+from kappamask.train import air, noise, simulate
 from kappamask.train.chips import Chip
 
 PUBLISHED_MODELS = ("kappamask-2021-l2a", "kappamask-2021-l1c")
@@ -100,7 +101,8 @@ def evaluate(
     Parameters
     ----------
     data
-        Folder with `chips.csv`; Bolzano and SAFE products in it are used where they are.
+        Folder with `chips.csv`; Bolzano, SAFE products and `people/` in it are used where they
+        are.
     options
         What is scored, and how; the shipped network against every mask by default.
     progress
@@ -150,7 +152,9 @@ def evaluate(
         plates=tuple(draw_plates(find_pictures(data, masks, sets, cut), answers))
         if options.pictures
         else (),
-        simulation=hashlib.sha256(inspect.getsource(simulate).encode()).hexdigest()[:12],
+        simulation=hashlib.sha256(
+            "".join(inspect.getsource(module) for module in (simulate, air, noise)).encode()
+        ).hexdigest()[:12],
     )
 
 
@@ -189,6 +193,8 @@ def find_sets(data: Path, options: Options) -> list[Dataset]:
     """Make the sets of the chosen splits that hold any chip."""
     sets: list[Dataset] = []
     splits = options.chosen_splits()
+    for split in splits:
+        sets += drawn_sets(data, split)
     if "test" in splits:
         sets += people_sets(data)
     if "val" in splits:

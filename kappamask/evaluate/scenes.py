@@ -15,7 +15,7 @@ import torch
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED, Label
-from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, THREE, Dataset
+from kappamask.evaluate.scoring import CLOUD, CLOUD_WIDENED, FOUR, SHADOW, THREE, Dataset
 from kappamask.sample import catalog_path
 from kappamask.train.chips import (
     COMMON_BAND_SETS,
@@ -41,6 +41,13 @@ GERMANY = "S2A_T33UUU_20170216T102101_L1C"
 GERMANY_CLEAR = ((0, 0), (0, 256), (256, 0), (400, 1040), (300, 820), (60, 1270))
 WRIGHT, WRIGHT_CLEAR = "wright_clear", ((0, 0), (154, 154))
 SMALL_CLEAR = 6  # small clear chips of `val` that are mirrored to a whole scene
+# People's labels by the prefix of their names: what was drawn, and what is scored for it.
+DRAWN = (
+    ("l8b", "clear, shadow, thin and thick cloud, snow among it (L8 Biome)", (FOUR, CLOUD)),
+    ("layton", "shadow drawn, cloud not (Alberta)", (SHADOW,)),
+    ("ocnx", "cloud drawn generously, shadow not (On-Cloud-N)", (CLOUD_WIDENED, CLOUD)),
+    ("c38", "cloud drawn, shadow not (38-Cloud)", (CLOUD,)),
+)
 ALGORITHMIC = frozenset({"scl", "ukis-csmask"})  # what the labels of `val` were made from
 
 
@@ -68,6 +75,20 @@ def people_sets(folder: Path) -> list[Dataset]:
             (THREE,), each=True,
         ),
     ]  # fmt: skip
+
+
+def drawn_sets(folder: Path, split: str) -> list[Dataset]:
+    """Make the sets of `DRAWN` from one split of `people/`, where that is there."""
+    table = folder / "people" / "people.csv"
+    chips = read_chips(table.parent, split, table=table) if table.is_file() else []
+    sets = []
+    for prefix, what, scorings in DRAWN:
+        drawn = tuple(chip for chip in chips if chip.name.startswith(f"{prefix}_"))
+        title = f"{split.capitalize()}: {what}"
+        sets.append(
+            Dataset(f"{split}_{prefix}", title, "drawn by people", drawn, scorings, each=True)
+        )
+    return sets
 
 
 def val_set(folder: Path) -> Dataset:

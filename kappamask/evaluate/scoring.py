@@ -99,6 +99,12 @@ THREE = Scoring(
     _groups(clear=(Label.CLEAR,), cloud_shadow=(Label.CLOUD_SHADOW,), cloud=_CLOUDY),
     ("clear", "cloud_shadow", "cloud"),
 )
+SHADOW = Scoring(
+    "shadow",
+    "clear and cloud shadow; cloud is not scored",
+    THREE.groups,
+    ("clear", "cloud_shadow"),
+)
 CLOUD = Scoring(
     "cloud",
     "cloud against the rest; semi-transparent counts as cloud",
@@ -112,7 +118,7 @@ CLOUD_WIDENED = Scoring(
     ("cloud",),
     widen_m=40.0,
 )
-SCORINGS = {scoring.name: scoring for scoring in (FOUR, THREE, CLOUD, CLOUD_WIDENED)}
+SCORINGS = {scoring.name: scoring for scoring in (FOUR, THREE, SHADOW, CLOUD, CLOUD_WIDENED)}
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     try:
         with rasterio.open(path) as image:
             dn = stack(dict(zip(image.descriptions, image.read(), strict=True)))
-        label: np.ndarray = (dn.any(0) & (kind == "clear")).astype(np.uint8)
-        scl = None
+        label, scl = np.zeros(dn.shape[1:], np.uint8), None
+        label[dn.any(0)] = kind == "clear"
         if row["label_kind"] not in WITHOUT_FILE:
             with rasterio.open(label_path) as labels:
                 label, second = labels.read(1), labels.descriptions[1:2]

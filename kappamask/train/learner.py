@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Learner:
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network,
-            multi_avg_fn=get_ema_multi_avg_fn(settings.ema),  # type: ignore[no-untyped-call]
+            multi_avg_fn=partial(keep_share, settings.ema),
             use_buffers=True,
         )
         self.optimizer = torch.optim.AdamW(
@@ -86,6 +87,18 @@ class Learner:
         """Go back to where `state` was taken."""
         for part in PARTS:
             getattr(self, part).load_state_dict(state[part])
+
+
+def keep_share(
+    share: float, average: list[Tensor], latest: list[Tensor], steps: Tensor | int
+) -> None:
+    """Move an average towards the latest weights; it keeps less than `share` in the first steps.
+
+    Or the random weights that a run begins with would stay in it for thousands of steps.
+    """
+    at_first = (1 + int(steps)) / (10 + int(steps))
+    move = get_ema_multi_avg_fn(min(share, at_first))  # type: ignore[no-untyped-call]
+    move(average, latest, steps)
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:

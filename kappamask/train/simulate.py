@@ -200,7 +200,8 @@ def put_clouds(
         scene = render(scene, field, rng, level=level)
         label = over(label, label_field(field))
     scene = coarsen(scene, resolution)
-    shown = scene[CIRRUS] - surface[CIRRUS]  # NaN without B10: no comparison holds
+    # What the layers add in B10; without B10 it is NaN, and no comparison holds.
+    shown = scene[CIRRUS] - coarsen(surface, resolution)[CIRRUS]
     weak = (label == Label.UNDEFINED) | (label == Label.CLEAR) | (label == Label.CLOUD_SHADOW)
     label[weak & (shown > CIRRUS_FREE_TO)] = Label.UNDEFINED
     label[weak & (shown > CIRRUS_FROM)] = FAINT

@@ -107,8 +107,8 @@ def validate(
         if of_kind:
             weights.append((float(np.mean(list(of_kind.values()))), KINDS[kind]))
             scores |= {f"{kind}_{name}": value for name, value in of_kind.items()}
-    means, shares_of = zip(*weights, strict=True)
-    return {"mean": float(np.average(means, weights=shares_of))} | scores
+    means, of_kinds = ([pair[part] for pair in weights] for part in (0, 1))
+    return {"mean": float(np.average(means, weights=of_kinds)) if means else 0.0} | scores
 
 
 def _predict(network: nn.Module, normalise: Normalisation, example: Example, device: str) -> Tensor:

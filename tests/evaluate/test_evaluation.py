@@ -218,6 +218,26 @@ def data(tmp_path):
     return folder
 
 
+def test_peoples_labels_of_all_kinds_are_sets_of_their_own_where_they_are_there(data):
+    options = Options(peers=(), splits=("val",), simulated=0, pictures=False, draws=0)
+    before = [dataset.name for dataset in run.find_sets(data, options)]
+    people = data / "people"
+    people.mkdir()
+    rows = ["file,split,label_kind,level,resolution_m,source"]
+    for name, split in (("l8b_a", "val"), ("l8b_b", "test"), ("layton_c", "val")):
+        write_chip(people, make_chip(name, codes=(1, 2, 3, 4)))
+        rows.append(f"{name}.tif,{split},human,L2A,30,people")
+    (people / "people.csv").write_text("\n".join(rows))
+    sets = {dataset.name: dataset for dataset in run.find_sets(data, options)}
+    assert set(sets) == {*before, "val_l8b", "val_layton"}
+    assert [chip.name for chip in sets["val_l8b"].chips] == ["l8b_a"]
+    scores = Lookup(evaluate(data, options).results.scores)
+    shipped = find_entry("default", "L2A").name
+    assert 0 <= scores.get("val_l8b", "four", shipped, "semi_transparent").value <= 1
+    assert 0 <= scores.get("val_layton", "shadow", shipped, "cloud_shadow").value <= 1
+    assert scores.get("val_layton", "shadow", shipped, "cloud") is None
+
+
 @pytest.mark.slow
 def test_the_report_names_every_mask_and_holds_its_pictures(data, tmp_path, monkeypatch):
     scene = cut(read_germany(), *GERMANY_CLEAR[0])  # the whole one takes long

@@ -245,6 +245,16 @@ def test_absent_bands_stay_absent_and_l1c_gets_its_cirrus_band():
     assert toa[1].mean() > 0.13  # blue sky light
 
 
+def test_ice_that_b10_sees_is_no_cirrus(monkeypatch):
+    empty = make_field(size=64, vapour=0.0)
+    monkeypatch.setattr(room, "draw_cloud_field", lambda *_, **__: empty)
+    ice = torch.full((13, 64, 64), 0.8)
+    ice[B10] = 0.002
+    ice[B10, 5:40, 7:33] = 0.15  # its border lies inside pixels of 60 m
+    _, label = put_clouds(ice, np.random.default_rng(0), level="L1C", resolution=10)
+    assert (label == Label.CLEAR).all()
+
+
 def test_dressing_the_ground_adds_things_but_never_cloud_or_darkness_below_zero():
     ground = torch.full((13, 64, 64), 0.15)
     changed = 0

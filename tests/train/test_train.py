@@ -357,6 +357,21 @@ def test_a_resumed_run_has_the_state_that_it_was_left_in(config, tmp_path):
         assert torch.equal(again["optimizer"]["state"][number]["exp_avg"], moments["exp_avg"])
 
 
+def test_the_average_forgets_where_a_run_began():
+    settings = Settings(**{**vars(TINY), "ema": 0.999})
+    learner = fit_room.Learner(settings)
+    learner.average.update_parameters(learner.network)  # the first takes them as they are
+    before = {key: value.clone() for key, value in learner.average.module.state_dict().items()}
+    with torch.no_grad():
+        for weights in learner.network.parameters():
+            weights.add_(1.0)
+    for _ in range(100):
+        learner.average.update_parameters(learner.network)
+    after = learner.average.module.state_dict()
+    moved = after["head.weight"] - before["head.weight"]
+    assert float(moved.min()) > 0.99  # a plain average would have moved by a tenth
+
+
 def test_other_settings_and_a_pickle_are_refused(config, tmp_path):
     out = tmp_path / "run"
     fit(config, out)
