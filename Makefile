@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WORKERS ?= auto
-BESIDE := -n $(WORKERS) --dist loadgroup
+WORKERS ?= logical
+BESIDE := -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 FUZZ_CASES ?= 10000
 BENCH_SIZES ?= 2745 5490 10980
 

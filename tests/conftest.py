@@ -26,16 +26,16 @@ SLOW = (*APART, HERE / "doors")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Mark what `make quick` leaves out; a file stays in one process, and with it what it makes.
+    """Mark what `make quick` leaves out; keep a file in one process, and with it what it makes.
 
-    Marked `apart`, its tests are shared among the processes one by one.
+    Short cases that share nothing dear to make go to the processes one by one, when all files
+    are given out: so the processes end together.
     """
     for item in items:
         if any(folder in item.path.parents for folder in SLOW):
             item.add_marker("slow")
-        if any(folder in item.path.parents for folder in APART):
-            item.add_marker("apart")
-        if config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("apart"):
+        apart = any(folder in item.path.parents for folder in APART)
+        if config.pluginmanager.hasplugin("xdist") and not apart:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE.parent).as_posix()))
 
 

@@ -1,6 +1,5 @@
 """Help of every command has an example that parses; public names are documented and tried."""
 
-import argparse
 import doctest
 import importlib
 import inspect
@@ -9,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.commands import COMMANDS, HOLDING
 
 import kappamask as km
 from kappamask.cli import make_parser
@@ -95,22 +95,9 @@ def test_the_main_names_have_numpydoc_sections(name):
         assert re.search(rf"^(\w+, )*{parameter}(, \w+)*\n    ", said, re.MULTILINE), parameter
 
 
-def all_commands(parser=None, words=()):
-    """Yield words and parser of every command, those below others too."""
-    parser = parser or make_parser()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, below in action.choices.items():
-                yield (*words, name), below
-                yield from all_commands(below, (*words, name))
-
-
-@pytest.mark.parametrize(
-    ("words", "parser"), list(all_commands()), ids=[" ".join(words) for words, _ in all_commands()]
-)
-def test_help_of_every_command_ends_with_an_example_that_parses(words, parser):
-    if words == ("udf",):
-        pytest.skip("only holds `udf build`")
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - HOLDING))
+def test_help_of_every_command_ends_with_an_example_that_parses(name):
+    parser = COMMANDS[name]
     _, _, examples = (parser.epilog or "").partition("\n")
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     assert re.match(r"examples?:", parser.epilog or ""), "add an epilog"
@@ -120,5 +107,5 @@ def test_help_of_every_command_ends_with_an_example_that_parses(words, parser):
         assert program == "kappamask"
         options = make_parser().parse_args(rest)
         assert options.run
-    assert any(shlex.split(line)[1 : 1 + len(words)] == list(words) for line in lines)
+    assert any(f"{line} ".startswith(f"kappamask {name} ") for line in lines)
     assert parser.description

@@ -56,8 +56,6 @@ COMMANDS = (
     "udf build",
 )
 
-pytestmark = pytest.mark.apart
-
 
 def digest(content):
     return sha256(content).hexdigest()

@@ -49,28 +49,14 @@ GEOMETRIES = [
     {"type": "MultiPolygon", "coordinates": [[[[179, 0], [-179, 0], [-179, 1], [179, 0]]]]},
     {"type": "Polygon", "coordinates": "x"}, {"type": "Feature", "geometry": None},
 ]  # fmt: skip
+_BASELINES = (
+    "s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline",
+    "processing_baseline", "processing:version",
+)  # fmt: skip
 TARGETS = {
-    **dict.fromkeys(
-        (
-            "datetime",
-            "start_datetime",
-            "created",
-            "s2:generation_time",
-            "sentinel2:generation_time",
-            "processing:datetime",
-        ),
-        TIMES,
-    ),
-    **dict.fromkeys(
-        (
-            "s2:processing_baseline",
-            "sentinel2:processing_baseline",
-            "sentinel:processing_baseline",
-            "processing_baseline",
-            "processing:version",
-        ),
-        BASELINES,
-    ),
+    **dict.fromkeys(("datetime", "start_datetime", "created", "s2:generation_time",
+                     "sentinel2:generation_time", "processing:datetime"), TIMES),
+    **dict.fromkeys(_BASELINES, BASELINES),
     **dict.fromkeys(("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"), FLAGS),
     "proj:code": CODES,
     "proj:epsg": CODES,
@@ -134,10 +120,6 @@ def changed(documents):
 
 # --- a naive reading -----------------------------------------------------------------------
 
-_BASELINES = (
-    "s2:processing_baseline", "sentinel2:processing_baseline", "sentinel:processing_baseline",
-    "processing_baseline", "processing:version",
-)  # fmt: skip
 _NAMES = (
     "s2:product_uri", "sentinel:product_id", "s2:product_title", "sentinel2:product_title",
     "s2:tile_id",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 
 import numpy as np
-import rasterio
 
 from kappamask.base.bands import NAMES
 from kappamask.base.legend import Label
 from kappamask.train.chips import Chip
+from support.rasters import write_raster
 
 
 def make_chip(name="a", kind="clear", size=64, bands=NAMES, label=Label.CLEAR, seed=0, **other):
@@ -22,17 +22,6 @@ def make_chip(name="a", kind="clear", size=64, bands=NAMES, label=Label.CLEAR, s
     labels = np.full((size, size), label, np.uint8)
     fields = {"level": "L1C", "resolution": 10.0, "kind": kind} | other
     return Chip(name, dn, labels, **fields)
-
-
-def write_raster(path, layers, descriptions=(), **options):
-    """Write (band, y, x) as GeoTIFF, or as the options of rasterio say."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = layers.shape
-    shape = {"height": height, "width": width, "count": count, "dtype": layers.dtype}
-    with rasterio.open(path, "w", **({"driver": "GTiff"} | shape | options)) as target:
-        target.write(layers)
-        for index, name in enumerate(descriptions, start=1):
-            target.set_band_description(index, name)
 
 
 def write_chip_folder(folder, splits=("train", "train", "val", "train"), size=64):

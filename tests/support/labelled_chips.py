@@ -4,8 +4,8 @@ import numpy as np
 
 from kappamask.base.bands import NAMES
 from kappamask.train.chips import SLOT, Chip
-from support.chip_files import write_raster as write
 from support.chip_files import write_table
+from support.rasters import write_raster as write
 
 TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 FOUR = ("B02", "B03", "B04", "B08")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +130,8 @@ class Running:
         """Send a signal, once the command takes signals and unless it is over."""
         self.wait_for(self.catches)
         if self.process.is_alive():
-            os.kill(self.process.pid, number)
+            with suppress(ProcessLookupError):  # over by now
+                os.kill(self.process.pid, number)
 
     def catches(self) -> bool:
         """Tell whether the command has taken over: before, Python and the system answer."""

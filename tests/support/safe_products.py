@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from rasterio.transform import from_origin
 
 from kappamask.base.bands import BANDS, BY_NAME
+from support.rasters import write_raster
 
 HEIGHT, WIDTH = 180, 240  # pixels of 10 m
 EPSG, LEFT, TOP = 32632, 600000, 5500020
@@ -128,24 +128,10 @@ def image_name(recipe: Recipe, tile: str, band: str, gsd: int) -> str:
 
 def write_jp2(path: Path, dn: np.ndarray, epsg: int, transform, *, block: int) -> None:
     """Write one band without loss."""
-    height, width = dn.shape
-    with rasterio.open(
-        path,
-        "w",
-        driver="JP2OpenJPEG",
-        width=width,
-        height=height,
-        count=1,
-        dtype="uint16",
-        crs=epsg,
-        transform=transform,
-        QUALITY="100",
-        REVERSIBLE="YES",
-        BLOCKXSIZE=block,
-        BLOCKYSIZE=block,
-        RESOLUTIONS="2",
-    ) as raster:
-        raster.write(dn, 1)
+    exact = {"QUALITY": "100", "REVERSIBLE": "YES", "RESOLUTIONS": "2"}
+    tiles = {"BLOCKXSIZE": block, "BLOCKYSIZE": block}
+    grid = {"crs": epsg, "transform": transform}
+    write_raster(path, dn[None], driver="JP2OpenJPEG", **grid, **exact, **tiles)
 
 
 def product_xml(recipe: Recipe, listed: list[str]) -> str:

@@ -14,7 +14,7 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from support import bolzano
-from support.chip_files import write_raster
+from support.rasters import write_raster
 
 BANDS = ("B02", "B03", "B04", "B08")
 DATES = ("20220602", "20220620", "20220705")
