@@ -40,6 +40,12 @@ def repeat(items, count):
     return made
 
 
+@pytest.fixture(scope="module")
+def labels_of_200(items):
+    """The labels of 200 dates, not computed."""
+    return predict_cube(load_cube(repeat(items, 200), AREA_L2A))
+
+
 def make_zeros(dates, *, size=2100, chunks=700):
     """Zeros, of no size in a graph."""
     return make_cube(
