@@ -430,6 +430,42 @@ def test_what_an_implementation_raises_is_named_with_its_node():
     assert e.value.code == "ArrayElementNotAvailable"
 
 
+MAX, JUNE = child(m=("max", DATA)), ["2022-06-01", "2022-07-01"]
+
+
+@pytest.mark.parametrize(
+    ("process", "arguments", "cause"),
+    [
+        ("mask", {"mask": {"from_parameter": "wide"}}, "mask whose dimensions the data has"),
+        ("reduce_dimension", {"dimension": "z", "reducer": MAX}, "no dimension 'z'"),
+        ("apply_kernel", {"kernel": [[1, 1]]}, "rows of an odd length"),
+        ("run_udf", {"data": 3, "udf": udfs.ECHO, "runtime": "Python"}, "runs a UDF on a cube"),
+        ("run_udf", {"udf": udfs.ECHO, "runtime": "R"}, "in the runtime 'Python' here"),
+        ("aggregate_temporal_period", {"period": "moon", "reducer": MAX}, "of another kind"),
+        ("aggregate_temporal", {"intervals": [[None, JUNE[1]]], "reducer": MAX}, "need labels"),
+        (
+            "aggregate_temporal",
+            {"intervals": [JUNE], "labels": ["a", "b"], "reducer": MAX},
+            "one l",
+        ),
+        ("aggregate_temporal", {"intervals": [["2001", "2002"]], "reducer": MAX}, "widen them"),
+        ("apply_neighborhood", {"process": MAX, "size": pixels(1, 1)}, "as many values back"),
+    ],
+)
+def test_arguments_that_a_process_cannot_work_with_are_named(process, arguments, cause):
+    wide = given_cube().expand_dims("orbit")
+    with pytest.raises(GraphError, match=cause):
+        run(one_node(process, **arguments), cube=given_cube(), wide=wide)
+
+
+def test_udfs_run_on_whole_cubes_and_labels_name_intervals():
+    cube = given_cube()
+    udf = {"udf": udfs.ECHO, "runtime": "Python"}
+    np.testing.assert_array_equal(run(one_node("run_udf", **udf), cube=cube), cube)
+    graph = one_node("aggregate_temporal", intervals=[JUNE], labels=["June"], reducer=MAX)
+    assert run(graph, cube=cube).t.values.tolist() == ["June"]
+
+
 def test_errors_travel_between_processes():
     error = GraphError("no such band", node="ndvi1", process="ndvi", code="Internal")
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
