@@ -1,1 +1,1 @@
-"""openEO: process graphs, the archives a back end needs, a back end of your own. Row 6."""
+"""openEO: process graphs, the archives a back end needs, a back end of your own."""
