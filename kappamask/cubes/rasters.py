@@ -38,8 +38,10 @@ HTTP_OPTIONS = {
     "GDAL_HTTP_LOW_SPEED_TIME": "20",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-# OpenJPEG decodes the JP2 tiles that a window touches in so many threads.
-GDAL_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+# OpenJPEG decodes the JP2 tiles that a window touches in so many threads. Blocks of a GeoTIFF
+# are decoded by the thread that asks: where memory is short, GDAL waits for threads for ever.
+JP2_OPTIONS = GDAL_OPTIONS | {"GDAL_NUM_THREADS": "ALL_CPUS"}
 DTYPES = ("uint8", "uint16", "int16")  # that Sentinel-2 layers are stored in
 # A remote file of another format, such as VRT, may name files of this machine.
 REMOTE_FORMATS = ("COG", "GTiff", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG")
@@ -231,9 +233,10 @@ class FileReader:
     def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
         """Open and use a file, again if it lies on a server that may recover."""
         href = self.files[band].href
+        options = JP2_OPTIONS if href.lower().endswith(".jp2") else GDAL_OPTIONS
 
         def read() -> Any:
-            with rasterio.Env(**GDAL_OPTIONS, **self.access.options):
+            with rasterio.Env(**options, **self.access.options):
                 return use(self._opened(band))
 
         def forget(cached: bool) -> None:

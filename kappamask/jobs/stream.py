@@ -70,6 +70,13 @@ def stream_labels(
     windows = list(plan_windows(grid.height, grid.width, origin=grid.origin, lattice=lattice))
 
     def strips() -> Generator[np.ndarray]:
+        # What a window takes at the least, asked for at once: where memory is short, this is an
+        # error that can be told; in the C++ of decoders and networks it ends the process.
+        largest = max(
+            (w.rows.read.stop - w.rows.read.start) * (w.columns.read.stop - w.columns.read.start)
+            for w in windows
+        )
+        np.empty((2, len(bands), largest), np.float32)
         threads = ThreadPoolExecutor(available_threads(), thread_name_prefix="kappamask-decode")
         done = 0
         with FileReader(scene.files) as files:
