@@ -1,4 +1,4 @@
-"""Cubes, labels and composites as NetCDF and Zarr, in the words of CF. Row 5: no pictures.
+"""Cubes, labels and composites as NetCDF and Zarr, in the words of CF. Imports no pictures.
 
 Climate and Forecast conventions 1.11, https://cfconventions.org. What is written here comes
 back from `xarray.open_dataset(path, decode_coords="all")` as it was: classes as uint8 codes

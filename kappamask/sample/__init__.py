@@ -1,4 +1,4 @@
-"""The embedded sample: where it lies and what it shows. Row 1: imports only `errors`."""
+"""The embedded sample: where it lies and what it shows. Imports `base`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the back end is told at its start, and where it may listen. Row 6: imports rows 0 and 1."""
+"""What the back end is told at its start, and where it may listen. Imports `base`."""
 
 from __future__ import annotations
 
