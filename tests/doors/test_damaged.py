@@ -57,8 +57,11 @@ def test_a_damaged_file_is_named_and_mended_all_is_done(inputs, tmp_path, capsys
     kept = finished(tmp_path / "out")
     assert len([file for file in kept if file.endswith(".json")]) == left, kept
 
+    if name in ("report", "train"):  # they read all before they write anything
+        assert not contents(tmp_path / "out")
+        return
     path.write_bytes(whole)
     assert main(words) == 0
     now = finished(tmp_path / "out")
     assert kept.items() <= now.items() or name == "composite"  # made again, of one date more
-    assert contents(tmp_path / "out")
+    assert len(now) > len(kept)

@@ -7,11 +7,22 @@ from support.jobs import NAMES, counting_moves, finished
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SIGTERM = 128 + 15
 MOMENTS = {"first": 0, "middle": 0.5, "last": 1}  # of all moves but one
-ANEW = {"page.html", "log.csv"}  # what each run writes, with the same words
+CASES = [  # a report moves one file, weights two, a product three
+    *(("mask", moment) for moment in (*MOMENTS, "never")),
+    *(("mask PRODUCT", moment) for moment in (*MOMENTS, "never")),
+    *(("composite", moment) for moment in ("middle", "last", "never")),
+    ("report", "last"),
+    *(("train", moment) for moment in ("middle", "never")),
+    *(("models fetch", moment) for moment in ("first", "last", "never")),
+]
+ANEW = {"log.csv"}  # what each run writes, with the same words
 
 
-@pytest.mark.parametrize("moment", [*MOMENTS, "never"])
-@pytest.mark.parametrize("name", NAMES)
+def test_every_command_is_stopped():
+    assert {name for name, _ in CASES} == set(NAMES)
+
+
+@pytest.mark.parametrize(("name", "moment"), CASES)
 def test_a_command_stopped_between_two_moves_goes_on_when_it_is_repeated(
     jobs, tmp_path, capsys, name, moment
 ):
