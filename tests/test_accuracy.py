@@ -16,6 +16,7 @@ from kappamask import Label, predict_array
 
 pytestmark = [
     pytest.mark.shared,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Dataset has no geotransform"),
 ]
 CLOUDY = (Label.SEMI_TRANSPARENT, Label.CLOUD)
@@ -53,7 +54,7 @@ def test_cloud_on_on_cloud_n(chips, name, record_property):
     widened = dice(drawn == Label.CLOUD, binary_dilation(cloud, near), known)
     plain = dice(drawn == Label.CLOUD, cloud, known)
     print(f"{name}: cloud dice {widened:.3f} widened by 40 m, {plain:.3f} as it is")  # noqa: T201
-    record_property("dice", widened)
+    record_property("dice", float(widened))  # to another process, too
     assert widened >= 0.87
 
 
