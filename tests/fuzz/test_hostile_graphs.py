@@ -101,7 +101,7 @@ def test_a_graph_of_any_form_is_refused_or_runs(engine, graph):
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     limits = Limits(jobs=10**6, queued=10**6, processes=10**6)
-    settings = Settings(str(catalog_path()), tmp_path_factory.mktemp("work"), limits=limits)
+    settings = Settings(str(catalog_path()), tmp_path_factory.mktemp("work"), port=0, limits=limits)
     with serving(settings) as url, requests.Session() as session:
 
         def send(method, path, **content):
