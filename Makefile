@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= logical
-BESIDE := -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+BESIDE := -n $(WORKERS) --maxprocesses 8 --dist loadscope
 FUZZ_CASES ?= 10000
 BENCH_SIZES ?= 2745 5490 10980
 
