@@ -269,6 +269,17 @@ def test_a_remote_file_of_pixels_names_no_other_file(scene, outer):
             cube.compute(scheduler="synchronous")
 
 
+def test_errors_name_the_file_and_not_the_gateway_that_gives_it(scene, outer):
+    outer.content = {name: held for name, held in outer.content.items() if name[-4:] != ".tif"}
+    cube = confined("localhost").run(graph(f"{outer.url}/catalog/catalog.json", scene))
+    with pytest.raises(ReadError) as refused:
+        cube.compute(scheduler="synchronous")
+    assert f"{outer.url}/scenes/" in str(refused.value)
+    secret = urlsplit(open_gateway(frozenset({"localhost"}))).path.strip("/")
+    assert "gateway-" in secret
+    assert secret not in str(refused.value)
+
+
 def test_the_server_confines_by_default_and_opens_as_told(scene, outer, tmp_path):
     url = f"{outer.url}/catalog/catalog.json"
     for hosts, is_read in [((), False), (("Localhost",), True), (("*",), True)]:

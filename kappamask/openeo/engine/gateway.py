@@ -201,12 +201,13 @@ def through_gateway(url: str, hosts: frozenset[str]) -> str:
 def open_gateway(hosts: frozenset[str]) -> str:
     """Start the gateway of this process, once; returns its URL, on loopback.
 
-    A secret in it keeps out other users of the machine, and web pages.
+    A secret in it keeps out other users of the machine, and web pages; errors show the address
+    behind it instead (`kappamask.base.errors.redact`).
     """
     server = _Server(("127.0.0.1", 0), _Passage)
     certificates = os.environ.get("REQUESTS_CA_BUNDLE") or where()
     server.pool = checked_pool(hosts, maxsize=32, timeout=PATIENCE, ca_certs=certificates)
-    server.root = f"/{secrets.token_urlsafe(16)}/"
+    server.root = f"/gateway-{secrets.token_urlsafe(16)}/"
     threading.Thread(target=server.serve_forever, name="kappamask-gateway", daemon=True).start()
     return f"http://127.0.0.1:{server.server_address[1]}{server.root.rstrip('/')}"
 
