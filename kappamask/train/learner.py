@@ -23,7 +23,7 @@ PARTS = ("network", "average", "optimizer", "schedule")
 
 
 class Learner:
-    """A U-Net, its running average, AdamW and a one-cycle schedule, on a GPU where there is one.
+    """A U-Net, its running average, AdamW and a schedule, on a GPU where there is one.
 
     Parameters
     ----------
@@ -52,11 +52,8 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            settings.learning_rate,
-            settings.steps,
-            pct_start=min(settings.warm_up / settings.steps, 0.3),
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, partial(share_of_rate, settings)
         )
 
     def learn(
@@ -87,6 +84,23 @@ class Learner:
         """Go back to where `state` was taken."""
         for part in PARTS:
             getattr(self, part).load_state_dict(state[part])
+
+
+def share_of_rate(settings: Settings, step: int) -> float:
+    """Give the share of the highest rate: up in the warm-up, level, down to 0 in the cool-down.
+
+    As it is level in between, a run can be made longer or shorter until its cool-down begins.
+
+    Examples
+    --------
+    >>> settings = Settings(steps=100, warm_up=10, cool_down=20)
+    >>> [share_of_rate(settings, step) for step in (0, 4, 10, 80, 90, 100)]
+    [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    steps = settings.steps
+    up = (step + 1) / max(min(settings.warm_up, 0.3 * steps), 1)
+    down = (steps - step) / max(min(settings.cool_down, 0.5 * steps), 1)
+    return max(min(up, 1.0, down), 0.0)
 
 
 def keep_share(

@@ -27,7 +27,8 @@ from kappamask.networks.normalisation import Normalisation
 from kappamask.train.settings import Settings
 
 LOG, STATE, WEIGHTS, ENTRY = "log.csv", "last.pt", "best.safetensors", "best.toml"
-MAY_CHANGE = ("workers", "validate_every")  # settings that a resumed run may see otherwise
+# Settings that a resumed run may see otherwise: a run can be made longer, or end sooner.
+MAY_CHANGE = ("workers", "validate_every", "steps", "cool_down")
 
 
 def export(

@@ -35,7 +35,8 @@ class Settings:
     batch: int = 6  # crops per step
     size: int = 256  # pixels per side of a crop
     learning_rate: float = 2e-3  # the highest, reached when the warm-up ends
-    warm_up: int = 300  # steps, at most 30 % of all
+    warm_up: int = 300  # steps in which the rate rises, at most 30 % of all
+    cool_down: int = 3000  # last steps, in which it falls to 0, at most half of all
     weight_decay: float = 0.01
     ema: float = 0.998  # share of the averaged weights that survives a step
     validate_every: int = 500  # steps; the run can be taken up again from there
@@ -59,11 +60,12 @@ class Settings:
                 "size is a multiple of 32, what the network halves five times, and widths has "
                 f"a number per depth, got size {self.size} and widths {self.widths}: correct it"
             )
-        if not 0 <= self.ema < 1 or self.learning_rate <= 0 or min(self.warm_up, self.workers) < 0:
+        least = min(self.warm_up, self.cool_down, self.workers)
+        if not 0 <= self.ema < 1 or self.learning_rate <= 0 or least < 0:
             raise InputError(
-                "ema lies between 0 and 1, learning_rate is above 0, warm_up and workers are not "
-                f"below 0, got {self.ema}, {self.learning_rate}, {self.warm_up} and "
-                f"{self.workers}: correct it"
+                "ema lies between 0 and 1, learning_rate is above 0, warm_up, cool_down and "
+                f"workers are not below 0, got {self.ema}, {self.learning_rate}, {self.warm_up}, "
+                f"{self.cool_down} and {self.workers}: correct it"
             )
 
 

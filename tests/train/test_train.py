@@ -357,6 +357,17 @@ def test_a_resumed_run_has_the_state_that_it_was_left_in(config, tmp_path):
         assert torch.equal(again["optimizer"]["state"][number]["exp_avg"], moments["exp_avg"])
 
 
+def test_a_run_may_be_made_longer_before_its_cool_down(config, tmp_path):
+    out = tmp_path / "run"
+    fit(config, out)
+    longer = Config(config.data, Settings(**{**vars(TINY), "steps": 8}))
+    fit(longer, out)
+    assert [row["step"] for row in read_log(out)] == ["2", "4", "6", "8"]
+    learner = fit_room.Learner(longer.settings)
+    learner.restore(torch.load(out / "last.pt", weights_only=True))
+    assert learner.schedule.get_last_lr() == [0.0]
+
+
 def test_the_average_forgets_where_a_run_began():
     settings = Settings(**{**vars(TINY), "ema": 0.999})
     learner = fit_room.Learner(settings)
