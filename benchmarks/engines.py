@@ -81,7 +81,7 @@ def compiled(model: Model, layers: list[np.ndarray], window: Window) -> Run:
     import torch
 
     torch._inductor.config.freezing = True  # noqa: SLF001  no other way to say it
-    network, slots = torch.compile(model.network), model.runner.make_slots(*sizes(window))
+    network, slots = torch.compile(model.network), model.runner.make_slots(1, *sizes(window))
     flags = torch.tensor([FLAGS])
 
     def run() -> np.ndarray:
@@ -100,7 +100,7 @@ def in_openvino(model: Model, layers: list[np.ndarray], window: Window, precisio
     """Let OpenVINO run the ONNX graph; int8: weights and activations quantised, the head too."""
     import openvino
 
-    slots = model.runner.make_slots(*sizes(window))
+    slots = model.runner.make_slots(1, *sizes(window))
     model.entry.normalisation.fill(slots, layers, NAMES, window)
     options = {} if precision == "int8" else {"INFERENCE_PRECISION_HINT": precision}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kappamask.outputs.composites import write_composite
     from kappamask.outputs.masks import write_mask
     from kappamask.plot import quicklook
-    from kappamask.predict.array import predict_array
+    from kappamask.predict.array import predict_array, predict_batch
     from kappamask.predict.cube import predict_cube
     from kappamask.scenes import catalogs
     from kappamask.scenes.search import search
@@ -40,6 +40,7 @@ __all__ = [
     "open_safe",
     "plot",
     "predict_array",
+    "predict_batch",
     "predict_cube",
     "quicklook",
     "search",
@@ -55,6 +56,7 @@ _ROOMS = {
     "load_model": "networks.model",
     "open_safe": "cubes.safe",
     "predict_array": "predict.array",
+    "predict_batch": "predict.array",
     "predict_cube": "predict.cube",
     "quicklook": "plot.scene",
     "search": "scenes.search",

@@ -60,6 +60,10 @@ class KappaMaskError(Exception):
         return redact(super().__str__())
 
 
+class KappaMaskWarning(UserWarning):
+    """What is done all the same, though it is hardly meant: a scale, the order of bands."""
+
+
 class InputError(KappaMaskError, ValueError):
     """An argument, array or cube that breaks a stated rule."""
 

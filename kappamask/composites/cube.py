@@ -17,6 +17,7 @@ from kappamask.composites.clear import Buffers, Step, find_clear
 from kappamask.composites.methods import BLENDS, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Ranking
+from kappamask.predict.canonical import to_canonical
 from kappamask.predict.cube import check_cube, check_same
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
     InputError
         If anything breaks the rules of `composite`.
     """
-    cube, labels = (_with_time(array) for array in (cube, labels))
+    cube, labels = (_with_time(array) for array in (to_canonical(cube), labels))
     cube = check_cube(cube)
     if set(cube.dims) != {"time", "band", "y", "x"} or set(labels.dims) != {"time", "y", "x"}:
         raise InputError(

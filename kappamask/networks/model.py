@@ -5,6 +5,7 @@ Torch or onnxruntime is imported when a network is loaded, never before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LOADING = Lock()
+if hasattr(os, "register_at_fork"):  # another thread may have held it when the process was forked
+    os.register_at_fork(after_in_child=lambda: globals().update(_LOADING=Lock()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,17 +92,32 @@ class Model:
         Gives (4, y, x) float32 logits of the window's core, in the engine's own type and the
         order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
         """
+        (logits,) = self.batch_logits([(reflectance, window)], bands)
+        return logits
+
+    def batch_logits(
+        self, batch: Sequence[tuple[Sequence[np.ndarray], Window]], bands: Sequence[str]
+    ) -> list[Any]:
+        """Run the network once on several windows, all of one size; as `logits` of each."""
         check_network_bands(bands, self.level)
-        slots = self.runner.make_slots(window.rows.size, window.columns.size)
-        self.entry.normalisation.fill(slots, reflectance, bands, window)
-        held = {name for name, values in zip(bands, reflectance, strict=True) if has_data(values)}
-        flags = [float(name in held) for name in NAMES]
-        logits = self.runner.run(slots, [*flags, float(self.level == "L1C")])
-        rows, columns = (
-            slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
-            for span in (window.rows, window.columns)
-        )
-        return logits[:, rows, columns]
+        (size,) = {(window.rows.size, window.columns.size) for _, window in batch}
+        slots, flags = self.runner.make_slots(len(batch), *size), []
+        for place, (reflectance, window) in enumerate(batch):
+            own = slots[place : place + 1]
+            self.entry.normalisation.fill(own, reflectance, bands, window)
+            held = {name for name, layer in zip(bands, reflectance, strict=True) if has_data(layer)}
+            flags.append([*(float(name in held) for name in NAMES), float(self.level == "L1C")])
+        logits = self.runner.run(slots, flags)
+        return [
+            one[
+                :,
+                *(
+                    slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
+                    for span in (window.rows, window.columns)
+                ),
+            ]
+            for one, (_, window) in zip(logits, batch, strict=True)
+        ]
 
 
 def load_model(

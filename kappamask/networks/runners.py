@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,12 @@ ENVIRONMENT = {
     # Threads that wait for one another give their core away soon, to those that decode files.
     "GOMP_SPINCOUNT": "1000",
 }
+# Engines that have threads in this process, and those whose threads a fork has left behind: it
+# copies none of them, and whoever waits for one waits for ever.
+_AT_WORK: set[str] = set()
+_LEFT_BEHIND: set[str] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _LEFT_BEHIND.update(_AT_WORK))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +59,21 @@ class Runner:
         """Name and version of the engine, for people."""
         return f"{self.package} {import_module(self.package).__version__}"
 
-    def make_slots(self, height: int, width: int) -> Any:
-        """Zeros (1, 13, height, width) for `Normalisation.fill`."""
+    def make_slots(self, count: int, height: int, width: int) -> Any:
+        """Zeros (count, 13, height, width) for `Normalisation.fill`."""
         raise NotImplementedError
 
-    def run(self, slots: Any, flags: Sequence[float]) -> Any:
-        """Map slots and 14 flags to logits (4, y, x)."""
+    def run(self, slots: Any, flags: Sequence[Sequence[float]]) -> Any:
+        """Map slots, and 14 flags for each of them, to logits (count, 4, y, x).
+
+        In a process that was forked from one in which the engine was at work it computes with a
+        thread of its own.
+
+        Raises
+        ------
+        InputError
+            In such a process, if it computes on a GPU: that cannot be forked.
+        """
         raise NotImplementedError
 
     def argmax(self, logits: Any) -> np.ndarray:
@@ -184,21 +200,29 @@ class TorchRunner(Runner):
     network: nn.Module
     engine = package = "torch"
 
-    def make_slots(self, height: int, width: int) -> Tensor:
+    def make_slots(self, count: int, height: int, width: int) -> Tensor:
         """Zeros in the precision of the network; a GPU fetches them from pinned memory."""
         import torch
 
+        _AT_WORK.add("torch")
+        if "torch" in _LEFT_BEHIND:
+            if self.device == "cuda":
+                raise InputError(
+                    "a GPU cannot be used in a process that was forked: start processes with "
+                    "multiprocessing.get_context('spawn')"
+                )
+            torch.set_num_threads(1)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        shape = 1, len(NAMES), height, width
+        shape = count, len(NAMES), height, width
         return torch.zeros(shape, dtype=dtype, pin_memory=self.device == "cuda")
 
-    def run(self, slots: Tensor, flags: Sequence[float]) -> Tensor:
+    def run(self, slots: Tensor, flags: Sequence[Sequence[float]]) -> Tensor:
         """Run the network on its device."""
         import torch
 
-        presence = torch.tensor([flags]).to(self.device, slots.dtype)
+        presence = torch.tensor(flags).to(self.device, slots.dtype)
         with torch.inference_mode():
-            logits: Tensor = self.network(slots.to(self.device, non_blocking=True), presence)[0]
+            logits: Tensor = self.network(slots.to(self.device, non_blocking=True), presence)
         return logits
 
     def argmax(self, logits: Tensor) -> np.ndarray:
@@ -257,16 +281,19 @@ def _build_network(weights: WeightsFile, precision: str) -> nn.Module:
 class OnnxRunner(Runner):
     """The network in onnxruntime, in single precision on the processor."""
 
+    content: bytes = b""  # of the ONNX file
     engine, package = "onnx", "onnxruntime"
 
-    def make_slots(self, height: int, width: int) -> np.ndarray:
+    def make_slots(self, count: int, height: int, width: int) -> np.ndarray:
         """Zeros in single precision."""
-        return np.zeros((1, len(NAMES), height, width), np.float32)
+        return np.zeros((count, len(NAMES), height, width), np.float32)
 
-    def run(self, slots: np.ndarray, flags: Sequence[float]) -> np.ndarray:
+    def run(self, slots: np.ndarray, flags: Sequence[Sequence[float]]) -> np.ndarray:
         """Run the network with the session's threads."""
-        given = {"slots": slots, "flags": np.array([flags], np.float32)}
-        logits: np.ndarray = self.network.run(["logits"], given)[0][0]
+        _AT_WORK.add("onnx")
+        session = _own_session(self.content) if "onnx" in _LEFT_BEHIND else self.network
+        given = {"slots": slots, "flags": np.array(flags, np.float32)}
+        logits: np.ndarray = session.run(["logits"], given)[0]
         return logits
 
     def argmax(self, logits: np.ndarray) -> np.ndarray:
@@ -296,16 +323,27 @@ def open_onnx(weights: WeightsFile, *, threads: int | None = None) -> OnnxRunner
     """
     content = _read_onnx(weights)
     try:
-        import onnxruntime
+        session = _open_session(content, threads)
     except ImportError as error:
         raise InputError(
             f"engine 'onnx' needs onnxruntime ({error}): pip install 'kappamask[onnx]'"
         ) from error
+    return OnnxRunner(session, content=content)
+
+
+def _open_session(content: bytes, threads: int | None) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of every processor it cannot pin
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return OnnxRunner(session)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _own_session(content: bytes) -> Any:
+    """Open a network anew in a forked process, once."""
+    return _open_session(content, 1)
 
 
 def _read_onnx(weights: WeightsFile) -> bytes:

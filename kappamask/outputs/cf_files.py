@@ -224,6 +224,9 @@ def to_cf(data: xr.DataArray | xr.Dataset) -> xr.Dataset:
         if dataset[name].dtype.kind == "M":
             dataset[name] = _encode_dates(dataset[name])
         _describe(dataset[name])
+        if {"y", "x"} <= set(dataset[name].dims):
+            # Without decode_coords="all" the grid mapping stays behind where one variable is taken.
+            dataset[name].attrs["crs"] = crs.to_string()
     for name in dataset.coords:
         _describe_coordinate(dataset[name])
     if "time_bounds" in dataset.coords:

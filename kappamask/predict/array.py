@@ -1,10 +1,11 @@
 """Reflectance in memory to labels or probabilities, window by window. Imports `networks`, `base`.
 
-One window is one call of the network.
+One window is one call of the network; small ones of one size go together.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -17,11 +18,15 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.base.windows import Lattice, Span, Window, plan_windows
 from kappamask.networks.model import Model, load_model
+from kappamask.predict.doubts import warn_of_doubts, without_fill
 
 Output = Literal["labels", "probabilities"]
 HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
 LOWEST_REFLECTANCE = -1.0  # the offset leads to -0.1, the correction of the atmosphere further
-_NETWORK = Lock()  # the network uses every core: one window at a time per process
+PIXELS_AT_ONCE = 32 * 320**2  # of small windows that are fed together: as many as a large one has
+_NETWORK = Lock()  # the network uses every core: one call at a time per process
+if hasattr(os, "register_at_fork"):  # another thread may have held it when the process was forked
+    os.register_at_fork(after_in_child=lambda: globals().update(_NETWORK=Lock()))
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def predict_array(
     numpy.ndarray
         Labels (y, x) uint8, codes of `Label`; or probabilities (4, y, x) float32
         that sum to 1, NaN where data is missing. A pixel is missing where B02,
-        B03, B04 or the near infrared (B08, else B8A) has no data.
+        B03, B04 or the near infrared (B08, else B8A) has no data, and where all bands are
+        0 or all -0.1, which is what a DN of 0 becomes.
 
     Raises
     ------
@@ -145,15 +151,7 @@ def predict_array(
     >>> labels.shape, labels.dtype, set(labels[:, 32:].ravel().tolist())
     ((64, 64), dtype('uint8'), {5})
     """
-    if isinstance(reflectance, np.ma.MaskedArray) and reflectance.dtype.kind == "f":
-        reflectance = reflectance.filled(np.nan)  # the values below a mask are no data
-    reflectance = np.asarray(reflectance)
-    if reflectance.ndim != 3 or reflectance.shape[0] != len(bands):
-        raise InputError(
-            "reflectance must be (band, y, x) with one name per band, got shape "
-            f"{reflectance.shape} and {len(bands)} names: transpose it or name every band"
-        )
-    check_reflectance_dtype(reflectance.dtype)
+    reflectance = _as_reflectance(reflectance, bands, dims="(band, y, x)")
     if any(int(first) != first for first in origin):
         raise InputError(f"an origin is a whole row and column, got {origin}: see lattice_origin")
     task = make_task(bands, level=level, model=model, output=output)
@@ -167,22 +165,118 @@ def predict_array(
     return result
 
 
+def predict_batch(
+    chips: np.ndarray,
+    bands: Sequence[str],
+    *,
+    level: str,
+    model: str | Model = "default",
+    output: Output = "labels",
+) -> np.ndarray:
+    """Label many chips held in memory, several in one call of the network.
+
+    Parameters
+    ----------
+    chips
+        (n, band, y, x) floating point, each as `predict_array` takes it: 1.0 = 100 %, NaN = no
+        data. Best of 256 px or more; beyond its edges each one is mirrored.
+    bands, level, model, output
+        As `predict_array` takes them.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, y, x) uint8, or (n, 4, y, x) float32 of probabilities: of each chip what
+        `predict_array` gives of it alone.
+
+    Raises
+    ------
+    InputError, UnknownNameError, WeightsError
+        As `predict_array`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chips = np.full((3, 4, 64, 64), 0.05, dtype="float32")
+    >>> predict_batch(chips, ["B02", "B03", "B04", "B08"], level="L2A").shape
+    (3, 64, 64)
+    """
+    chips = _as_reflectance(chips, bands, dims="(n, band, y, x)")
+    task = make_task(bands, level=level, model=model, output=output)
+    kept = [list(bands).index(name) for name in task.bands]
+    result = np.empty((len(chips), *task.leading, *chips.shape[2:]), task.dtype)
+    windows = list(plan_windows(*chips.shape[2:], lattice=task.model.entry.lattice))
+    for window in windows:
+        waiting: dict[tuple[int, int], list[tuple[int, _Input]]] = {}
+
+        def label(group: list[tuple[int, _Input]], window: Window = window) -> None:
+            for (index, _), found in zip(
+                group, _label(task, [one for _, one in group]), strict=True
+            ):
+                result[index, ..., window.rows.core, window.columns.core] = found
+
+        for index, chip in enumerate(chips):
+            layers = [chip[band, window.rows.read, window.columns.read] for band in kept]
+            one = _prepare(task, layers, window)
+            group = waiting.setdefault(one.size, [])
+            group.append((index, one))
+            if len(group) * max(np.prod(one.size), 1) >= PIXELS_AT_ONCE:
+                label(waiting.pop(one.size))
+        for group in waiting.values():
+            label(group)
+    return result
+
+
+def _as_reflectance(values: np.ndarray, bands: Sequence[str], *, dims: str) -> np.ndarray:
+    """Check shape and type of reflectance in memory; what a mask hides is NaN."""
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind == "f":
+        values = values.filled(np.nan)  # the values below a mask are no data
+    values = np.asarray(values)
+    if values.ndim != dims.count(",") + 1 or values.shape[-3] != len(bands):
+        raise InputError(
+            f"reflectance must be {dims} with one name per band, got shape "
+            f"{values.shape} and {len(bands)} names: transpose it or name every band"
+        )
+    check_reflectance_dtype(values.dtype)
+    return values
+
+
 def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:
     """Label the core of one window, (y, x) uint8 or (4, y, x) float32.
 
     `layers` are one (y, x) array per band of the task, of the pixels that `window` reads.
     """
+    return _label(task, [_prepare(task, layers, window)])[0]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One window as the network is fed it: checked, without what was read beside the pixels."""
+
+    layers: Sequence[np.ndarray]
+    window: Window  # of these layers
+    core: np.ndarray  # (y, x) bool: pixels that are labelled, True = with data
+    place: tuple[slice, slice]  # in the core, of what the network labels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns that the network sees; none where there is nothing to label."""
+        return (self.window.rows.size, self.window.columns.size) if self.layers else (0, 0)
+
+
+def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input:
+    """Check the layers of a window, and leave out what was read beside the valid pixels."""
     with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
         layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
     layers = [_check_layer(*named) for named in zip(layers, task.bands, strict=True)]
+    layers = without_fill(layers, task.bands)
     valid = np.isfinite(layers[task.required[0]])
     for index in task.required[1:]:
         valid &= np.isfinite(layers[index])
     core = valid[window.rows.crop, window.columns.crop]
-    nothing = int(Label.MISSING) if task.output == "labels" else np.nan
-    result = np.full((*task.leading, *core.shape), nothing, task.dtype)
     if not core.any():
-        return result
+        return _Input((), window, core, (slice(0), slice(0)))
+    warn_of_doubts([layers[index] for index in task.required])
     lattice = task.model.entry.lattice
     (rows, inside_rows), (columns, inside_columns) = (
         _trim_span(span, np.flatnonzero(valid.any(axis)), lattice)
@@ -192,18 +286,29 @@ def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> 
     layers = [
         np.require(layer[inside_rows, inside_columns], requirements=("C", "W")) for layer in layers
     ]
-    runner = task.model.runner
-    with _NETWORK:
-        logits = task.model.logits(layers, task.bands, Window(rows, columns))
-        if task.output == "probabilities":
-            predicted = runner.softmax(logits)
-        else:
-            predicted = np.array(PREDICTED, np.uint8)[runner.argmax(logits)]
     top, left = rows.start - window.rows.start, columns.start - window.columns.start
-    height, width = predicted.shape[-2:]
-    result[..., top : top + height, left : left + width] = predicted
-    result[..., ~core] = nothing
-    return result
+    place = (
+        slice(top, top + rows.stop - rows.start),
+        slice(left, left + columns.stop - columns.start),
+    )
+    return _Input(layers, Window(rows, columns), core, place)
+
+
+def _label(task: Task, inputs: Sequence[_Input]) -> list[np.ndarray]:
+    """Label windows that are of one size to the network, in one call of it."""
+    runner, nothing = task.model.runner, int(Label.MISSING) if task.output == "labels" else np.nan
+    labelled = [np.full((*task.leading, *one.core.shape), nothing, task.dtype) for one in inputs]
+    if not inputs[0].layers:
+        return labelled
+    with _NETWORK:
+        logits = task.model.batch_logits([(one.layers, one.window) for one in inputs], task.bands)
+        for result, one, found in zip(labelled, inputs, logits, strict=True):
+            if task.output == "probabilities":
+                result[..., *one.place] = runner.softmax(found)
+            else:
+                result[one.place] = np.array(PREDICTED, np.uint8)[runner.argmax(found)]
+            result[..., ~one.core] = nothing
+    return labelled
 
 
 def _trim_span(span: Span, valid: np.ndarray, lattice: Lattice) -> tuple[Span, slice]:

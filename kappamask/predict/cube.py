@@ -21,6 +21,7 @@ from kappamask.predict.array import (
     predict_window,
 )
 from kappamask.predict.blocks import map_windows
+from kappamask.predict.canonical import to_canonical
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -33,6 +34,8 @@ def predict_cube(
     model: str | Model = "default",
     output: Output = "labels",
     level: str | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
 ) -> xr.DataArray:
     """Label a cube, lazily: nothing is read or computed before the result is.
 
@@ -41,11 +44,15 @@ def predict_cube(
     cube
         (time, band, y, x) or (band, y, x), in any order, float reflectance, NaN =
         no data, with band names, `x` and `y` at pixel centres and a CRS
-        (``cube.rio.crs``). What `load_cube` gives.
+        (``cube.rio.crs``). What `load_cube` gives. Also a Dataset with a variable per band,
+        dims ``t``, ``bands``, ``latitude``, ``longitude``, and names such as ``blue``; the
+        fill value that its attributes name (``_FillValue``, ``nodata``) is no data.
     model, output
         As in `predict_array`.
     level
         Only needed where ``cube.attrs["level"]`` is absent.
+    scale, offset
+        Of digital numbers: reflectance is ``(DN + offset) / scale``.
 
     Returns
     -------
@@ -76,7 +83,7 @@ def predict_cube(
     >>> labels.dims, labels.dtype, labels.attrs["flag_meanings"].split()[0]
     (('time', 'y', 'x'), dtype('uint8'), 'clear')
     """
-    cube = check_cube(cube)
+    cube = check_cube(cube, scale=scale, offset=offset)
     level = level or cube.attrs.get("level")
     task = make_task(
         [str(name) for name in cube.band.values], level=level or "", model=model, output=output
@@ -129,12 +136,15 @@ def _as_blocks(data: Any) -> da.Array:
     return da.Array(dates, name, chunks, dtype=data.dtype)
 
 
-def check_cube(cube: xr.DataArray) -> xr.DataArray:
-    """Check that a cube is the canonical one, or say what is missing."""
+def check_cube(
+    cube: xr.DataArray | xr.Dataset, *, scale: float | None = None, offset: float | None = None
+) -> xr.DataArray:
+    """Bring a cube to the canonical one (see `predict_cube`), or say what is missing."""
+    cube = to_canonical(cube, scale=scale, offset=offset)
     if not all(hasattr(cube, name) for name in ("dims", "coords", "shape", "dtype")):
         raise InputError(
-            f"a cube is an xarray.DataArray, got {type(cube).__name__}: take one variable of a "
-            "Dataset, or use predict_array"
+            f"a cube is an xarray.DataArray or Dataset, got {type(cube).__name__}: use "
+            "predict_array for arrays"
         )
     extra = set(cube.dims) - {"time", "band", "y", "x"}
     lacking = {"band", "y", "x"} - set(cube.dims)
@@ -185,8 +195,10 @@ def _has_crs(cube: xr.DataArray) -> bool:
     CF conventions 1.11, section 5.6 (grid mappings).
     """
     keys = ("crs_wkt", "spatial_ref", "grid_mapping_name")
-    return "crs" in cube.attrs or any(
-        key in coordinate.attrs for coordinate in cube.coords.values() for key in keys
+    return (
+        not cube.attrs.get("georeferenced", True)
+        or "crs" in cube.attrs
+        or any(key in coordinate.attrs for coordinate in cube.coords.values() for key in keys)
     )
 
 
@@ -248,6 +260,9 @@ def _wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
         dims = ("time", "y", "x")
         attrs |= {
             "long_name": "cloud and cloud shadow classes",
+            # Who clips or warps labels puts this outside. No _FillValue: xarray would make NaN
+            # of it, and floats of the others.
+            "nodata": int(Label.MISSING),
             "flag_values": np.array([entry.label for entry in entries], np.uint8),
             "flag_meanings": " ".join(entry.name for entry in entries),
         }

@@ -31,12 +31,12 @@ class PixelRunner:
 
     engine, version, precision, device = "torch", "made up", "fp32", "cpu"
 
-    def make_slots(self, height, width):
-        return np.zeros((1, len(NAMES), height, width), np.float32)
+    def make_slots(self, count, height, width):
+        return np.zeros((count, len(NAMES), height, width), np.float32)
 
     def run(self, slots, flags):
-        assert len(flags) == len(NAMES) + 1
-        return np.einsum("kb,byx->kyx", WEIGHTS, slots[0]).astype(np.float32)
+        assert np.shape(flags) == (len(slots), len(NAMES) + 1)
+        return np.einsum("kb,nbyx->nkyx", WEIGHTS, slots).astype(np.float32)
 
     def argmax(self, logits):
         return logits.argmax(0)

@@ -218,8 +218,8 @@ def exported(tmp_path, shipped):
 def test_an_exported_file_is_read_and_needs_nothing_else(exported, monkeypatch):
     monkeypatch.setattr(runners, "export_onnx", None)
     slots = np.random.default_rng(0).random((1, 13, 64, 64), dtype=np.float32)
-    found = open_onnx(exported, threads=1).run(slots, [1.0] * 14)
-    expected = load_model("default", "L2A", engine="onnx").runner.run(slots, [1.0] * 14)
+    found = open_onnx(exported, threads=1).run(slots, [[1.0] * 14])
+    expected = load_model("default", "L2A", engine="onnx").runner.run(slots, [[1.0] * 14])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

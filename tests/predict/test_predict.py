@@ -220,7 +220,7 @@ def test_one_pixel_gets_a_label():
         (lambda c: c.isel(band=[1, 2, 3]), r"missing B02"),
         (lambda c: c.isel(x=[]), r"at least one pixel, band and date, got .*'x': 0"),
         (lambda c: c.isel(time=[]), r"at least one pixel, band and date"),
-        (lambda c: c.rename(x="lon"), r"has dims \(time, band, y, x\), got .*lon"),
+        (lambda c: c.rename(x="column"), r"has dims \(time, band, y, x\), got .*column"),
         (lambda c: c.drop_vars("spatial_ref"), r"needs a coordinate reference system, got none"),
         (lambda c: c.assign_attrs(level="L3"), r"must be 'L1C' or 'L2A', got 'L3'"),
         (lambda c: c.assign_attrs(level=""), r"must be 'L1C' or 'L2A', got ''"),
