@@ -27,9 +27,9 @@ def write(data, folder, kind, name="june"):
     return WRITERS[kind](data, folder / f"{name}.{kind}")
 
 
-def open_again(path):
+def open_again(path, decode_coords="all"):
     engine = "zarr" if path.suffix == ".zarr" else "netcdf4"
-    return xr.open_dataset(path, engine=engine, decode_coords="all")
+    return xr.open_dataset(path, engine=engine, decode_coords=decode_coords)
 
 
 def make_image():
@@ -58,12 +58,14 @@ def test_labels_come_back_as_classes_and_go_on_as_masks(tmp_path, kind):
     assert [path.read_bytes() for path in masks] == [path.read_bytes() for path in originals]
 
 
+@pytest.mark.parametrize("decode_coords", [True, "all"])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_cube_comes_back_as_a_cube(tmp_path, kind):
+def test_a_cube_comes_back_as_a_cube(tmp_path, kind, decode_coords):
     cube, _ = make_pair(np.ones((2, 5, 6)), bands=("B02", "B03", "B04", "B08"))
     cube[0, 1, 2, 3] = np.nan
-    with open_again(write(cube.chunk({"y": 2}), tmp_path, kind)) as found:
+    with open_again(write(cube.chunk({"y": 2}), tmp_path, kind), decode_coords) as found:
         again = found.reflectance.load()
+        np.testing.assert_array_equal(km.predict_cube(found), km.predict_cube(cube))
     np.testing.assert_array_equal(again, cube)
     assert again.dtype == np.float32
     assert again.dims == cube.dims

@@ -1,12 +1,18 @@
 """`kappamask.outputs.label_cube`: what a label cube must be, and where its pixels lie."""
 
+import json
+
 import numpy as np
+import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
 import pytest
 import rasterio
 from support.labels import CORNER, contents, make_labels, random_codes
+from support.reflectance import FOUR, make_cube
 
 from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 from kappamask.outputs.masks import write_mask
+from kappamask.predict.cube import predict_cube
 
 
 def test_axes_that_run_the_other_way_are_turned_north_up(tmp_path):
@@ -22,6 +28,32 @@ def test_a_single_date_needs_no_time_dim(tmp_path):
     write_mask(labels.isel(time=[1]), tmp_path / "cube")
     write_mask(labels.isel(time=1), tmp_path / "slice")
     assert contents(tmp_path / "cube") == contents(tmp_path / "slice")
+
+
+# --- what other libraries make of them ------------------------------------------------------
+
+
+FIELD = {
+    "type": "Polygon",
+    "coordinates": [[[600000, 4999600], [600400, 4999600], [600200, 5000000], [600000, 4999600]]],
+}
+TOOLS = {
+    "rio.clip": lambda labels: labels.rio.clip([FIELD]),
+    "rio.reproject": lambda labels: labels.rio.reproject("EPSG:3035"),
+    "odc.reproject": lambda labels: labels.odc.reproject("EPSG:3035"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("tool", TOOLS)
+def test_outside_of_what_is_clipped_or_warped_is_missing(tmp_path, tool):
+    labels = predict_cube(make_cube(np.full((4, 40, 40), 0.9, "float32"), FOUR)).compute()
+    assert (labels == Label.CLOUD).all()
+    made = TOOLS[tool](labels)
+    assert np.unique(made).tolist() == [Label.CLOUD, Label.MISSING]
+    (path,) = write_mask(made, tmp_path)
+    item = json.loads(path.with_suffix(".json").read_text())
+    assert item["properties"]["eo:cloud_cover"] == 100
 
 
 # --- what is refused ------------------------------------------------------------------------
