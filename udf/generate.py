@@ -67,7 +67,8 @@ RETURNS = {
     "kappamask": (
         "A cube (t, bands, y, x) with one band `cloud_labels` (1 clear, 2 cloud shadow, 3 "
         "semi-transparent cloud, 4 cloud, 5 missing) or `cloud_mask` (1 where the ground is not "
-        "seen clearly or data is missing, else 0), or with the probabilities of four classes."
+        "seen clearly or data is missing, else 0), or `snow` (0 none, 100 snow, 205 hidden, 255 "
+        "missing; needs B11), or with the probabilities of four classes."
     ),
     "kappamask_composite": "A cube (t, bands, y, x) with one image per period.",
 }

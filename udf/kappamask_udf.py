@@ -14,8 +14,9 @@ Context, all optional:
 - level: "L2A" or "L1C".
 - model: a name that `kappamask models` lists, or "default".
 - output: "labels" (1 clear, 2 cloud shadow, 3 semi-transparent cloud, 4 cloud, 5 missing),
-  "mask" (1 = shadow, semi-transparent, cloud or missing; else 0), or "probabilities" of
-  clear, shadow, semi-transparent and cloud (NaN where data is missing).
+  "mask" (1 = shadow, semi-transparent, cloud or missing; else 0), "probabilities" of
+  clear, shadow, semi-transparent and cloud (NaN where data is missing), or "snow" (0 none,
+  100 snow, 205 hidden by cloud or shadow, 255 missing), which needs the band B11.
 - buffer_px: with "mask", pixels by which clouds and shadows are grown.
 - threads: how many the engine may use; by default what the container grants.
 
@@ -55,6 +56,7 @@ OUTPUT_BANDS = {
     "labels": ("cloud_labels",),
     "mask": ("cloud_mask",),
     "probabilities": ("clear", "cloud_shadow", "semi_transparent_cloud", "cloud"),
+    "snow": ("snow",),
 }
 BAND_DIMS = ("bands", "band", "spectral")
 TIME_DIMS = ("t", "time", "temporal")

@@ -57,6 +57,12 @@ class KappaMaskAccessor:
 
         return predict_cube(self._cube, model=model, output="probabilities")
 
+    def snow(self, *, model: Any = "default") -> xr.DataArray:
+        """Tell snow on clear ground, lazily, with B11: `kappamask.predict_cube`."""
+        from kappamask.predict.cube import predict_cube
+
+        return predict_cube(self._cube, model=model, output="snow")
+
     def mask(
         self,
         labels: xr.DataArray | None = None,

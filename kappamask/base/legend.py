@@ -1,4 +1,4 @@
-"""The one class table: codes, names, colours. Imports nothing of the package."""
+"""The class tables: codes, names, colours; of masks, and of snow. Imports nothing else."""
 
 from __future__ import annotations
 
@@ -29,11 +29,25 @@ class Label(IntEnum):
     MISSING = 5
 
 
+class Snow(IntEnum):
+    """Codes of snow, as the snow products of Theia and Copernicus have them.
+
+    Theia Snow collection (Gascoin et al. 2019, Earth Syst. Sci. Data 11, 493): 0 no snow, 100
+    snow, 205 cloud, 255 no data. So the mean of what is not 205 or 255 is the snow cover in
+    percent. ``HIDDEN`` is cloud of any thickness and cloud shadow.
+    """
+
+    NO_SNOW = 0
+    SNOW = 100
+    HIDDEN = 205
+    MISSING = 255
+
+
 @dataclass(frozen=True)
 class ClassEntry:
-    """One row of the legend."""
+    """One row of a legend."""
 
-    label: Label
+    label: Label | Snow
     name: str  # machine-readable: lower case, no spaces (CF flag_meanings, STAC classification)
     title: str  # what a person reads in a picture
     description: str
@@ -62,6 +76,13 @@ LEGEND: tuple[ClassEntry, ...] = (
     ),
     ClassEntry(Label.CLOUD, "cloud", "cloud", "Cloud that hides the ground", "F7F7F2"),
     ClassEntry(Label.MISSING, "missing", "missing", "No data", "000000"),
+)
+
+SNOW_LEGEND: tuple[ClassEntry, ...] = (
+    ClassEntry(Snow.NO_SNOW, "no_snow", "no snow", "Clear ground without snow", "3B9B6D"),
+    ClassEntry(Snow.SNOW, "snow", "snow", "Clear ground covered by snow or ice", "F4A6D7"),
+    ClassEntry(Snow.HIDDEN, "hidden", "hidden", "Cloud or cloud shadow hides the ground", "F7F7F2"),
+    ClassEntry(Snow.MISSING, "missing", "missing", "No data", "000000"),
 )
 
 # What a network can say, in the order of its four logits.

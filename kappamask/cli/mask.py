@@ -44,12 +44,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-pictures", action="store_true", help="write no PNG (of a PRODUCT there is none)"
     )
+    parser.add_argument(
+        "--snow", action="store_true", help="write NAME_snow.tif too: snow on clear ground, by B11"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Search or open, label, write; name the dates that failed."""
     check_words(options)
-    area, asked = area_of(options), labelling_of(options)
+    area, asked = area_of(options), labelling_of(options) | {"snow": options.snow}
     if options.product is None:
         return mask_and_tell(search_items(options), area, options.out, **asked)
     from kappamask.jobs import MaskOptions, mask_product

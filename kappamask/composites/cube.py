@@ -18,7 +18,7 @@ from kappamask.composites.methods import BLENDS, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Ranking
 from kappamask.predict.canonical import to_canonical
-from kappamask.predict.cube import check_cube, check_same
+from kappamask.predict.cube import check_cube, check_same, refuse_snow
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -204,6 +204,7 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
             f"labels must be uint8 class codes, got {labels.dtype}: pass what predict_cube "
             "returned, as it is"
         )
+    refuse_snow(labels)
     times = cube["time"].values
     if times.dtype.kind != "M" or np.isnat(times).any():
         raise InputError(

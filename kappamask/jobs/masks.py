@@ -8,6 +8,7 @@ recovered, and signed addresses are renewed.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -39,12 +40,13 @@ from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.cog import Placement
 from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import Progress, is_complete, try_each, write_record
-from kappamask.predict.array import make_task
+from kappamask.predict.array import Output, Task, make_task
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 LOG = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class MaskOptions:
     dn_offset: int | None = None  # for items and products that do not tell it
     tile: str | None = None  # MGRS, of a product with several granules
     pictures: bool = True  # of items; of a product there is none
+    snow: bool = False  # write NAME_snow.tif too; needs B11
     title: str | None = None  # of the pictures
     overwrite: bool = False  # False keeps what is complete and the same
     retries: int = DATES.tries - 1  # rounds in which dates that could not be read are tried again
@@ -210,6 +213,7 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
 
     from kappamask.plot import quicklook
     from kappamask.plot.picture import TRUE_COLOR
+    from kappamask.predict.snow import find_snow, snow_bands
 
     path = mask.with_suffix(".png")
     if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
@@ -221,7 +225,13 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
         codes = raster.squeeze("band", drop=True).load()
     labels = visible.isel(band=0, drop=True).copy(data=codes.values)
     labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}
-    return quicklook(visible, labels, path, title=title)
+    item = json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))
+    bands = snow_bands(tuple(map(str, scene.band.values)))
+    snow = None
+    if bands and item["properties"].get("eo:snow_cover"):  # else its bands need not be read again
+        told = scene.sel(band=list(bands)).compute()
+        snow = labels.copy(data=find_snow(codes.values, *told.values)).rename("snow")
+    return quicklook(visible, labels, path, title=title, snow=snow)
 
 
 # --- items --------------------------------------------------------------------------------------
@@ -307,17 +317,17 @@ def dates_of(
     level, bands, step = check_scenes(scenes), options.network_bands, options.resolution
     names = choose_bands(scenes, bands, level)
     grid = choose_grid(scenes, area, resolution=step, crs=None)
-    task = make_task(names, level=level, model=options.model, output="labels")
+    task = task_of(names, level, options)
 
     @cache
     def cube() -> xr.DataArray:
         return load_cube(scenes, area, resolution=step, bands=bands, engine=options.engine)
 
     @cache
-    def labels() -> xr.DataArray:
-        from kappamask.predict.cube import predict_cube
+    def labels() -> da.Array:
+        from kappamask.predict.cube import check_cube, predict_blocks
 
-        return predict_cube(cube(), model=task.model)
+        return predict_blocks(check_cube(cube()), task)
 
     bounds = [scene.bounds_in(grid.epsg) for scene in scenes]
     near = [
@@ -336,7 +346,7 @@ def dates_of(
         LOG.warning("left out %d items that miss the area", len(scenes) - len(near))
 
     def labels_at(time: np.datetime64) -> Any:
-        return labels().sel(time=time).data
+        return labels()[list(cube().time.values).index(time)]
 
     def scene_at(time: np.datetime64) -> xr.DataArray:
         return cube().sel(time=time)
@@ -344,7 +354,7 @@ def dates_of(
     return [
         Date(
             name=str(group[0].time)[:19],
-            record=record_of(group, grid, task),
+            record=record_of(group, grid, task, options),
             pixels=partial(stream_labels, own, grid, task, progress=on_window)
             if own
             else partial(labels_at, group[0].time),
@@ -355,7 +365,19 @@ def dates_of(
     ]
 
 
-def record_of(sources: Sequence[Scene], grid: Grid, task: Any) -> MaskRecord:
+def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
+    """Ask for labels, and for snow where the bands tell it.
+
+    Raises
+    ------
+    InputError
+        As `make_task`: where a file of snow is asked for, B11 must be there.
+    """
+    output: Output = "snow" if options.snow else "labels"
+    return make_task(bands, level=level, model=options.model, output=output).with_snow()
+
+
+def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOptions) -> MaskRecord:
     """Say what the mask of some scenes is."""
     step = grid.resolution
     return MaskRecord(
@@ -369,6 +391,8 @@ def record_of(sources: Sequence[Scene], grid: Grid, task: Any) -> MaskRecord:
         model=task.model.entry.name,
         model_sha256=task.model.entry.sha256,
         sources=tuple(sources),
+        snow=bool(task.leading),
+        keep_snow=options.snow,
     )
 
 

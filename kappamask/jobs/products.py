@@ -11,10 +11,9 @@ from typing import Any
 
 from kappamask.cubes.cube import choose_grid
 from kappamask.cubes.safe import read_product
-from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run
+from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run, task_of
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed
-from kappamask.predict.array import make_task
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.sources import scene_of
 
@@ -124,11 +123,9 @@ def mask_product(
     dates = []
     for scene in scenes:
         grid = choose_grid([scene], area, resolution=options.resolution, within=True)
-        task = make_task(
-            tuple(scene.files), level=str(scene.level), model=options.model, output="labels"
-        )
+        task = task_of(tuple(scene.files), str(scene.level), options)
         pixels = partial(stream_labels, scene, grid, task, progress=progress)
-        dates.append(Date(f"tile {scene.tile}", record_of([scene], grid, task), pixels))
+        dates.append(Date(f"tile {scene.tile}", record_of([scene], grid, task, options), pixels))
     return _all_or_error(dates, folder, options)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from kappamask.base.errors import InputError
-from kappamask.base.legend import Label
 from kappamask.base.windows import Grid, Window, plan_windows
 from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader
 from kappamask.networks.runners import available_threads
@@ -40,7 +39,8 @@ def stream_labels(
 ) -> Strips:
     """Label a scene from top to bottom, one strip of windows at a time; nothing is read yet.
 
-    Equal to ``predict_cube`` of the whole, bit for bit: same windows, same pixels.
+    The task says what a strip holds: labels, or planes of labels and of snow. Equal to
+    ``predict_cube`` of the whole, bit for bit: same windows, same pixels.
 
     Parameters
     ----------
@@ -83,11 +83,12 @@ def stream_labels(
             try:
                 cells = Cells(reader or files, bands, windows, threads)
                 for rows, strip in groupby(windows, key=lambda window: window.rows):
-                    labels = np.empty((rows.stop - rows.start, grid.width), np.uint8)
+                    labels = task.nothing(rows.stop - rows.start, grid.width)
                     for window in strip:
                         for coming in windows[done : done + 1 + AHEAD]:
                             cells.prefetch(coming)
-                        labels[:, window.columns.core] = label_window(task, bands, cells, window)
+                        core = label_window(task, bands, cells, window)
+                        labels[..., window.columns.core] = core
                         cells.release(window)
                         done += 1
                         if progress is not None:
@@ -102,10 +103,9 @@ def stream_labels(
 def label_window(
     task: Task, bands: Mapping[str, BandOnGrid], reader: Reader, window: Window
 ) -> np.ndarray:
-    """Label the core of one window, (y, x) uint8; without data that costs nothing."""
+    """Label the core of one window, (*leading, y, x); without data that costs nothing."""
     if is_empty(task, bands, reader, window):
-        rows, columns = (span.stop - span.start for span in (window.rows, window.columns))
-        return np.full((rows, columns), int(Label.MISSING), np.uint8)
+        return task.nothing(*(span.stop - span.start for span in (window.rows, window.columns)))
     layers = [
         bands[name].read(reader, window.rows.read, window.columns.read) for name in task.bands
     ]

@@ -97,6 +97,26 @@ def cloud_probabilities(datacube: DataCube, **context: Unpack[Context]) -> DataC
     return apply_udf(datacube, "probabilities", **context)
 
 
+def snow(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
+    """Find snow on clear ground on a back end; arguments as for `cloud_labels`, with B11.
+
+    Returns
+    -------
+    openeo.DataCube
+        (t, bands, y, x) with the band ``snow``: 0 none, 100 snow, 205 hidden by cloud or
+        cloud shadow, 255 missing.
+
+    Examples
+    --------
+    >>> bands = ["B02", "B03", "B04", "B08", "B11"]
+    >>> cube = DataCube.load_collection("SENTINEL2_L2A", bands=bands)
+    >>> graph = snow(cube).flat_graph()
+    >>> graph["applyneighborhood1"]["arguments"]["context"]["output"]
+    'snow'
+    """
+    return apply_udf(datacube, "snow", **context)
+
+
 def cloud_mask(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
     """Make a mask of clouds on a back end, ready for ``optical.mask(...)``.
 

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from kappamask import __version__
 from kappamask.base.errors import InputError, KappaMaskError, ReadError, WriteError
 from kappamask.base.files import staging
-from kappamask.base.legend import LEGEND, PREDICTED, Label
+from kappamask.predict.cube import flags_of
 
 CONVENTIONS = "CF-1.11"
 BLOCK = 512  # pixels along y and x of what is compressed together
@@ -248,7 +248,7 @@ def _to_dataset(data: xr.DataArray) -> xr.Dataset:
     """Name a DataArray by what it is; its attributes stay with it."""
     name = "reflectance"
     if data.dtype == np.uint8:
-        name = "labels"
+        name = "snow" if data.name == "snow" else "labels"
     elif "label" in data.dims:
         name = "probabilities"
     return data.to_dataset(name=name)
@@ -272,13 +272,11 @@ def _encode_dates(variable: xr.DataArray) -> xr.DataArray:
 def _describe(variable: xr.DataArray) -> None:
     """Say in CF's words what a variable is, and how it is stored."""
     name, attrs = str(variable.name), variable.attrs
-    if name == "labels":
-        entries = [LEGEND[code] for code in (*PREDICTED, Label.MISSING)]
-        attrs.setdefault("long_name", "cloud and cloud shadow classes")
+    if name in ("labels", "snow"):
+        for key, words in flags_of(name).items():
+            attrs.setdefault(key, words)
         # of the type of the variable; a Zarr store gives them back as a list
-        values = attrs.get("flag_values", [int(entry.label) for entry in entries])
-        attrs["flag_values"] = np.asarray(values, np.uint8)
-        attrs.setdefault("flag_meanings", " ".join(entry.name for entry in entries))
+        attrs["flag_values"] = np.asarray(attrs["flag_values"], np.uint8)
     if name == "reflectance":
         attrs.setdefault("units", "1")
         if attrs.get("level") in STANDARD_NAMES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -39,9 +40,9 @@ class BlockError(RuntimeError):
 
 @dataclass(frozen=True)
 class Strips:
-    """Pixels of one band that come as strips of rows, from top to bottom."""
+    """Pixels that come as strips of rows, from top to bottom; of one band for each layer."""
 
-    rows: Generator[np.ndarray]  # each (rows, all columns)
+    rows: Generator[np.ndarray]  # each (rows, all columns), or (layer, rows, all columns)
     dtype: np.dtype[Any]
 
 
@@ -50,7 +51,8 @@ class Layer:
     """One file to be: its pixels and what they mean."""
 
     name: str  # of the file
-    pixels: da.Array | Strips  # (band, y, x) of the type that is stored; strips are of one band
+    # (band, y, x) of the type that is stored; layers of strips have one band and share them.
+    pixels: da.Array | Strips
     bands: tuple[str, ...]  # band descriptions
     nodata: float | None
     resampling: str  # of the overviews, as GDAL calls it
@@ -63,6 +65,8 @@ class Layer:
     # Labels compress thirtyfold: a whole tile of 4 MB is laid out in memory, and Python, which
     # writes it then, hears of a full disk. GDAL may only log it while it closes a file.
     compact: bool = False
+    counts: Counter[int] | None = None  # how often each of its keys is there, as blocks come
+    kept: bool = True  # False: counted, not written
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def write_layers(
     Parameters
     ----------
     layers
-        Of the same pixels; a layer of strips comes alone.
+        Of the same pixels, the first one kept. A file is written of those that are.
     folder
         Where there is room for the files twice over: first as they come, then as COGs.
     placement
@@ -109,15 +113,17 @@ def write_layers(
     BlockError
         If the pixels cannot be computed, whatever the other reason.
     """
-    paths = [folder / layer.name for layer in layers]
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), ExitStack() as open_drafts:
-        drafts = [
-            open_drafts.enter_context(Draft(path, layer, placement))
-            for path, layer in zip(paths, layers, strict=True)
+        targets: list[Draft | Tally] = [
+            open_drafts.enter_context(Draft(folder / layer.name, layer, placement))
+            if layer.kept
+            else Tally(layer)
+            for layer in layers
         ]
+        drafts = [target for target in targets if isinstance(target, Draft)]
         drafts[0].on_block = on_block
         try:
-            _fill(drafts)
+            _fill(targets)
         except Exception as error:
             refuse_limit(error)
             for draft in drafts:
@@ -126,34 +132,50 @@ def write_layers(
             raise BlockError(str(error)) from error
         for draft in drafts:
             draft.to_cog()
-    return paths
+    return [draft.path for draft in drafts]
 
 
-def _fill(drafts: Sequence[Draft]) -> None:
-    first = drafts[0].layer.pixels
+def _fill(targets: Sequence[Tally]) -> None:
+    first = targets[0].layer.pixels
     if isinstance(first, Strips):
         top = 0
         with closing(first.rows):  # its threads end, whatever happens here
             for strip in first.rows:
-                bottom, columns = top + strip.shape[0], strip.shape[1]
-                drafts[0][0:1, top:bottom, 0:columns] = strip[None]
-                top = bottom
+                rows, columns = strip.shape[-2:]
+                planes = strip.reshape(-1, 1, rows, columns)
+                for target, plane in zip(targets, planes, strict=True):
+                    target[0:1, top : top + rows, 0:columns] = plane
+                top += rows
         return
     import dask.array as da
 
-    da.store([draft.layer.pixels for draft in drafts], drafts, lock=False)
+    da.store([target.layer.pixels for target in targets], targets, lock=False)
 
 
-class Draft:
-    """A raster that takes blocks in any order, as `dask.array.store` brings them."""
+class Tally:
+    """Counts the values of blocks that come in any order, as `dask.array.store` brings them."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self._lock = Lock()
+
+    def __setitem__(self, key: tuple[slice, ...], block: np.ndarray) -> None:
+        """Count one block."""
+        for value in self.layer.counts or ():
+            times = np.count_nonzero(block == value)
+            with self._lock:
+                self.layer.counts[value] += times  # type: ignore[index]
+
+
+class Draft(Tally):
+    """A raster that takes blocks."""
 
     def __init__(self, path: Path, layer: Layer, placement: Placement) -> None:
+        super().__init__(layer)
         self.path = path
-        self.layer = layer
         self.on_block: Callable[[], object] | None = None
         self.checksums: list[tuple[list[int], Window, int]] = []
         self.broken = False  # the file, not what was to be written
-        self._lock = Lock()
         self._closed = False
         self._memory = MemoryFile()
         self._raw = self._memory.name if layer.compact else path.with_suffix(".raw.tif")
@@ -178,6 +200,7 @@ class Draft:
 
     def __setitem__(self, key: tuple[slice, ...], block: np.ndarray) -> None:
         """Write one block, and keep a checksum to hold the finished file against."""
+        super().__setitem__(key, block)
         bands, rows, columns = key
         window = Window.from_slices(rows, columns)
         indexes = list(range(bands.start + 1, bands.stop + 1))

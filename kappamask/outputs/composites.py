@@ -144,7 +144,7 @@ class CompositeRecord(Record):
             ),
         ]
 
-    def measure(self, paths: Sequence[Path]) -> Coverage:
+    def measure(self, paths: Sequence[Path], layers: Sequence[Layer]) -> Coverage:  # noqa: ARG002
         """Read back how often the pixels were seen clear."""
         pixels = never = total = most = 0
         for counts in read_blocks(paths[self.PARTS.index("observations")]):

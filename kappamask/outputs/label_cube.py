@@ -12,7 +12,7 @@ from rioxarray.exceptions import OneDimensionalRaster
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
-from kappamask.predict.cube import lattice_origin
+from kappamask.predict.cube import lattice_origin, refuse_snow
 
 
 def check_labels(labels: Any) -> xr.DataArray:
@@ -55,6 +55,7 @@ def check_labels(labels: Any) -> xr.DataArray:
             f"{times[:3]}: set labels['time'] to the sensing times"
         )
     check_level(labels.attrs.get("level"))
+    refuse_snow(labels)
     if labels.rio.crs is None:
         raise InputError("labels must have a CRS, got none: add it with labels.rio.write_crs(...)")
     return north_up(labels.transpose("time", "y", "x"))

@@ -16,7 +16,7 @@ import xarray as xr
 
 from kappamask.base.errors import InputError
 from kappamask.base.files import check_folder
-from kappamask.base.legend import LEGEND, Label
+from kappamask.base.legend import LEGEND, SNOW_LEGEND, ClassEntry, Label, Snow
 from kappamask.base.pixels import count_codes
 from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
 from kappamask.outputs.records import Record, grid_fields, told, write_each, write_record
@@ -29,12 +29,20 @@ NODATA = int(Label.MISSING)
 class MaskRecord(Record):
     """All that is known of one mask before it is computed.
 
-    Its pixels are uint8 class codes (y, x), lazy or loaded, or `Strips` of them.
+    Its pixels are uint8 class codes (y, x), lazy or loaded, or `Strips` of them; with snow
+    (2, y, x), the codes of `Snow` behind those of the classes.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("mask",)
+    PARTS: ClassVar[tuple[str, ...]] = ("mask", "snow")
 
     time: np.datetime64  # UTC
+    snow: bool = False  # whether its pixels come with snow
+    keep_snow: bool = False  # in a file of its own
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The mask, and snow where it is kept."""
+        return self.PARTS if self.keep_snow else self.PARTS[:1]
 
     @property
     def name(self) -> str:
@@ -74,40 +82,52 @@ class MaskRecord(Record):
         import dask.array as da
 
         own = {"datetime": self.timestamp}, {"model_sha256": self.model_sha256 or ""}
+        planes = [pixels, pixels]
+        if not isinstance(pixels, Strips):
+            array = da.asarray(pixels)
+            planes = [array[:1], array[1:]] if array.ndim == 3 else [array[None]]
+        parts = [("mask", "label", LEGEND, NODATA, True)]
+        if self.snow:
+            parts.append(("snow", "snow", SNOW_LEGEND, int(Snow.MISSING), self.keep_snow))
         return [
             Layer(
-                self.file_name("mask"),
-                pixels if isinstance(pixels, Strips) else da.asarray(pixels)[None],
-                ("label",),
-                nodata=NODATA,
+                self.file_name(part),
+                plane,
+                (band,),
+                nodata=nodata,
                 resampling="MODE",  # a class code has no mean
                 tags={name: value for name, value in self.tags(*own).items() if value},
                 band_tags={
-                    "flag_values": ", ".join(str(int(entry.label)) for entry in LEGEND),
-                    "flag_meanings": " ".join(entry.name for entry in LEGEND),
+                    "flag_values": ", ".join(str(int(entry.label)) for entry in legend),
+                    "flag_meanings": " ".join(entry.name for entry in legend),
                 },
-                colors={int(entry.label): (*entry.rgb, 255) for entry in LEGEND},
+                colors={int(entry.label): (*entry.rgb, 255) for entry in legend},
                 blocksize=_block_size(*self.placement.shape),
                 compact=True,
+                counts=Counter({int(entry.label): 0 for entry in legend if part == "snow"}),
+                kept=kept,
             )
+            for plane, (part, band, legend, nodata, kept) in zip(planes, parts, strict=False)
         ]
 
-    def measure(self, paths: Sequence[Path]) -> np.ndarray:
-        """Count the pixels of each class code: integers (6,)."""
+    def measure(self, paths: Sequence[Path], layers: Sequence[Layer]) -> Found:
+        """Count the pixels of each class code, and of snow."""
         where = f"on {self.timestamp}"
-        return sum(  # type: ignore[return-value]  # there is at least one block
-            count_codes(block, where=where) for block in read_blocks(paths[0])
-        )
+        codes: Any = sum(count_codes(block, where=where) for block in read_blocks(paths[0]))
+        return Found(codes, layers[1].counts if self.snow else None)
 
-    def properties(self, found: np.ndarray) -> dict[str, Any]:
-        """Say the record and the cloud cover in the words of STAC.
+    def properties(self, found: Found) -> dict[str, Any]:
+        """Say the record, the cloud cover and the snow cover in the words of STAC.
 
         ``eo:cloud_cover`` is the percentage of the pixels with data that are labelled cloud
-        or semi-transparent cloud; a mask without any data has none.
+        or semi-transparent cloud, ``eo:snow_cover`` that of those that are clear and covered by
+        snow: what lies under clouds nobody knows. A mask without any data has neither, one
+        without B11 no snow.
         """
         platforms = {source.platform for source in self.sources}
-        seen = found.sum() - found[Label.MISSING]
-        cloudy = found[[Label.CLOUD, Label.SEMI_TRANSPARENT]].sum()
+        seen = found.codes.sum() - found.codes[Label.MISSING]
+        cloudy = found.codes[[Label.CLOUD, Label.SEMI_TRANSPARENT]].sum()
+        snowy = None if found.snow is None else found.snow[int(Snow.SNOW)]
         lineage = (
             f"Sentinel-2 {self.level} reflectance labelled pixel by pixel with "
             f"{self.model or 'an unnamed model'}"
@@ -115,6 +135,7 @@ class MaskRecord(Record):
         optional = {
             "platform": platforms.pop() if len(platforms) == 1 else None,
             "eo:cloud_cover": round(100 * float(cloudy / seen), 4) if seen else None,
+            "eo:snow_cover": None if snowy is None or not seen else round(100 * snowy / seen, 4),
             **self.optional,
         }
         return {
@@ -125,32 +146,16 @@ class MaskRecord(Record):
             **told(optional),
         }
 
-    def assets(self, found: np.ndarray) -> dict[str, dict[str, Any]]:
-        """Say what the file holds, class by class."""
-        total = float(found.sum())
-        classes = [
-            {
-                "value": int(entry.label),
-                "name": entry.name,
-                "title": entry.title,
-                "description": entry.description,
-                "color_hint": entry.color,
-                "nodata": int(entry.label) == NODATA,
-                "percentage": round(100 * float(found[entry.label]) / total, 4),
-                "count": int(found[entry.label]),
-            }
-            for entry in LEGEND
-        ]
-        mask = {
-            "title": "Cloud mask",
-            "roles": ["data", "cloud", "cloud-shadow"],
-            "data_type": "uint8",
-            "nodata": NODATA,
-            "file:checksum": None,  # their places: the same labels give the same bytes as ever
-            "file:size": None,
-            "classification:classes": classes,
+    def assets(self, found: Found) -> dict[str, dict[str, Any]]:
+        """Say what the files hold, class by class."""
+        return {
+            "mask": _classes_asset(
+                "Cloud mask", ["data", "cloud", "cloud-shadow"], LEGEND, found.codes
+            ),
+            "snow": _classes_asset(
+                "Snow on clear ground", ["data", "snow-ice"], SNOW_LEGEND, found.snow or Counter()
+            ),
         }
-        return {"mask": mask}
 
     def companions(self) -> dict[str, str]:
         """Class names as GDAL reads them: TIFF has no place for them, so they lie beside it."""
@@ -160,6 +165,43 @@ class MaskRecord(Record):
             f"{names}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
         )
         return {f"{self.file_name('mask')}.aux.xml": text}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the pixels of a mask are."""
+
+    codes: np.ndarray  # (6,) pixels by class code
+    snow: Counter[int] | None  # pixels by code of `Snow`; None where it is not told
+
+
+def _classes_asset(
+    title: str, roles: list[str], legend: Sequence[ClassEntry], counts: Any
+) -> dict[str, Any]:
+    """Describe a raster of classes; `counts` are its pixels by code."""
+    total = float(sum(counts[int(entry.label)] for entry in legend))
+    nodata = int(legend[-1].label)  # missing stands last
+    return {
+        "title": title,
+        "roles": roles,
+        "data_type": "uint8",
+        "nodata": nodata,
+        "file:checksum": None,  # their places: the same labels give the same bytes as ever
+        "file:size": None,
+        "classification:classes": [
+            {
+                "value": int(entry.label),
+                "name": entry.name,
+                "title": entry.title,
+                "description": entry.description,
+                "color_hint": entry.color,
+                "nodata": int(entry.label) == nodata,
+                "percentage": round(100 * float(counts[int(entry.label)]) / (total or 1), 4),
+                "count": int(counts[int(entry.label)]),
+            }
+            for entry in legend
+        ],
+    }
 
 
 def _block_size(rows: int, columns: int) -> int:

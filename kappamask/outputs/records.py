@@ -70,6 +70,11 @@ class Record(ABC):
     sources: tuple[Scene, ...]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of `PARTS` that are kept."""
+        return self.PARTS
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """Of the files, without suffix; also the item's id."""
@@ -94,8 +99,8 @@ class Record(ABC):
         """Say how the pixels of each part are stored."""
 
     @abstractmethod
-    def measure(self, paths: Sequence[Path]) -> Any:
-        """Read back what the item tells of the pixels."""
+    def measure(self, paths: Sequence[Path], layers: Sequence[Layer]) -> Any:
+        """Read back what the item tells of the pixels, or take what their layers counted."""
 
     @abstractmethod
     def properties(self, found: Any) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def write_record(
         If the folder cannot be written to. What was there before stays, and nothing
         half-written is left.
     """
-    names = [record.file_name(part) for part in record.PARTS]
+    names = [record.file_name(part) for part in record.parts]
     if not overwrite and is_complete(record, folder):
         return folder / names[0]
     layers = record.layers(pixels)
@@ -230,7 +235,7 @@ def write_record(
     try:
         with limits_named(), staging(folder, names[0]) as aside:
             paths = write_layers(layers, aside, record.placement, on_block=on_block)
-            item = build_item(record, paths, folder=folder)
+            item = build_item(record, paths, layers, folder=folder)
             text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
             texts = {**record.companions(), f"{record.name}.json": text}
             for name, content in texts.items():
@@ -322,7 +327,7 @@ def is_complete(record: Record, folder: Path) -> bool:
             and bands == list(record.bands)
             and all(
                 assets[part]["file:size"] == (folder / record.file_name(part)).stat().st_size
-                for part in record.PARTS
+                for part in record.parts
             )
         )
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -332,20 +337,22 @@ def is_complete(record: Record, folder: Path) -> bool:
 # --- the item -----------------------------------------------------------------------------------
 
 
-def build_item(record: Record, paths: Sequence[Path], *, folder: Path) -> dict[str, Any]:
+def build_item(
+    record: Record, paths: Sequence[Path], layers: Sequence[Layer], *, folder: Path
+) -> dict[str, Any]:
     """Describe one output as a STAC 1.1 item.
 
     ``created`` and ``updated`` are left out on purpose: the same pixels give the
-    same bytes on any day. `paths` are the files of its parts, and local source items are
-    linked relative to the folder where it will lie.
+    same bytes on any day. `paths` are the files of its parts, made of `layers`, and local source
+    items are linked relative to the folder where it will lie.
     """
-    found = record.measure(paths)
+    found = record.measure(paths, layers)
     geometry, bbox = footprint(record.placement)
     properties = record.properties(found)
     fields = record.assets(found)
     assets = {
         part: _asset(record.placement, fields[part], path)
-        for part, path in zip(record.PARTS, paths, strict=True)
+        for part, path in zip(record.parts, paths, strict=True)
     }
     said = json.dumps([properties, assets])
     return {

@@ -9,10 +9,10 @@ import numpy as np
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
-from kappamask.base.legend import LEGEND, Label
+from kappamask.base.legend import LEGEND, SNOW_LEGEND, Label, Snow
 from kappamask.base.pixels import count_codes
 from kappamask.predict.array import HIGHEST_REFLECTANCE
-from kappamask.predict.cube import check_same
+from kappamask.predict.cube import check_same, refuse_snow
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +23,7 @@ TRUE_COLOR = ("B04", "B03", "B02")
 DARK = {"L1C": (0.02, 0.04, 0.07), "L2A": (0.0, 0.0, 0.0)}
 BRIGHT = 0.4
 GAMMA = 1.8
+SNOW_COLOR = next(entry.color for entry in SNOW_LEGEND if entry.label == Snow.SNOW)
 OUTLINES = (
     ("cloud outline", (Label.CLOUD, Label.SEMI_TRANSPARENT), "FFD400"),
     ("shadow outline", (Label.CLOUD_SHADOW,), "FF2D95"),
@@ -67,12 +68,13 @@ class Date:
                 f"true colour needs {', '.join(TRUE_COLOR)}; the cube lacks {', '.join(absent)}: "
                 "load these bands too"
             )
+        refuse_snow(labels)
         check_same(cube, labels, "cover the same pixels", dims=("y", "x"))
         self.level = check_level(labels.attrs.get("level", cube.attrs.get("level")))
         south_up = "y" in labels.coords and labels["y"].values[0] < labels["y"].values[-1]
-        rows = slice(None, None, -1 if south_up else 1)
+        self._rows = slice(None, None, -1 if south_up else 1)
         self.cube, self.labels = (
-            array.transpose(..., "y", "x").isel(y=rows) for array in (cube, labels)
+            array.transpose(..., "y", "x").isel(y=self._rows) for array in (cube, labels)
         )
         self.factor = -(-max(self.labels.shape) // longest)
 
@@ -90,6 +92,21 @@ class Date:
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Give true colour (rows, columns, 3) and the most frequent labels (rows, columns)."""
         return self.draw_colors(), reduce_labels(self.codes, factor=self.factor)
+
+    def draw_snow(self, snow: xr.DataArray) -> tuple[np.ndarray, float]:
+        """Tell where snow is drawn, bool (rows, columns), and what share of clear pixels it has.
+
+        Raises
+        ------
+        InputError
+            If it does not cover the same pixels.
+        """
+        snow = _one_date(snow, "snow")
+        check_same(self.cube, snow.isel(y=self._rows), "cover the same pixels", dims=("y", "x"))
+        snowy = snow.transpose("y", "x").isel(y=self._rows).to_numpy() == Snow.SNOW
+        snowy &= self.codes == Label.CLEAR
+        clear = np.count_nonzero(self.codes == Label.CLEAR)
+        return block_mean(snowy, factor=self.factor) > 0.5, np.count_nonzero(snowy) / (clear or 1)
 
     def draw_colors(self) -> np.ndarray:
         """Give true colour alone: uint8 (rows, columns, 3)."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND
-from kappamask.plot.picture import OUTLINES, Date, label_colors, outlined
+from kappamask.plot.picture import OUTLINES, SNOW_COLOR, Date, label_colors, outlined
 from kappamask.plot.sheet import DPI, HEADING, Sheet
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def quicklook(
     *,
     title: str | None = None,
     max_px: int = 1200,
+    snow: xr.DataArray | None = None,
 ) -> Path:
     """Draw one date as PNG: true colour, labels, and true colour with outlines.
 
     True colour (B04, B03, B02) has a fixed stretch, so that dates compare and a
-    cloud is white on all of them; so is snow, which only other bands tell apart.
+    cloud is white on all of them; so is snow, which other bands tell apart: see `snow`.
     Missing pixels are black. Percentages are of all pixels at full resolution.
 
     Parameters
@@ -50,6 +52,9 @@ def quicklook(
     max_px
         Longest side of a panel, in pixels. A larger raster is reduced by a whole
         number: means of reflectance, the most frequent label.
+    snow
+        Codes of snow of the same pixels, as `kappamask.predict_cube` gives them with
+        ``output="snow"``; they are painted over the labels.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def quicklook(
     Raises
     ------
     InputError
-        If a visible band, the level or a single date is lacking, if the two do not
+        If a visible band, the level or a single date is lacking, if they do not
         cover the same pixels, or if the cube holds DN instead of reflectance.
     WriteError
         If the file cannot be written; a picture that was there before stays.
@@ -82,6 +87,7 @@ def quicklook(
         raise InputError(f"max_px must be 1 or more, got {max_px}: leave it out for 1200")
     date = Date(cube, labels, longest=max_px)
     shares, (colors, codes) = date.shares, date.draw()
+    snowy, share = (np.zeros(codes.shape, bool), None) if snow is None else date.draw_snow(snow)
     rows, columns = codes.shape
     zoom = max(1, SMALL // max(rows, columns))
     width, height = columns * zoom, rows * zoom
@@ -92,14 +98,18 @@ def quicklook(
     heading = [*_wrap(title or "", room), *_wrap(_facts(date), room)]
     top = 66 + LINE * len(heading)
     legend_columns = max(2, (LEFT + room + RIGHT) // 300)
-    lines = -(-(len(LEGEND) + len(OUTLINES)) // legend_columns)
+    lines = -(-(len(LEGEND) + len(OUTLINES) + (snow is not None)) // legend_columns)
     sheet = Sheet(LEFT + room + RIGHT, top + 2 * down + height + BELOW + lines * LINE)
     # enlarged before outlines are drawn: these are as thin in a small scene
-    colors, codes = (array.repeat(zoom, 0).repeat(zoom, 1) for array in (colors, codes))
+    colors, codes, snowy = (
+        array.repeat(zoom, 0).repeat(zoom, 1) for array in (colors, codes, snowy)
+    )
+    painted = label_colors(codes)
+    painted[snowy] = tuple(bytes.fromhex(SNOW_COLOR))
     across, along, unit = _extent(date.labels)
     panels = {
         "True colour": colors,
-        "Labels": label_colors(codes),
+        "Labels": painted,
         "Outlines of the labels": outlined(colors, codes),
     }
     for number, (name, picture) in enumerate(panels.items()):
@@ -115,7 +125,7 @@ def quicklook(
         axes.set_ylabel(unit if leftmost else "", fontsize=8)
         axes.set_xlabel(unit if lowest else "", fontsize=8)
     sheet.write(LEFT, 16, "\n".join(heading), size=HEADING, va="top")
-    sheet.explain(LEFT, legend_columns, shares, full=True)
+    sheet.explain(LEFT, legend_columns, shares, full=True, snow=share)
     return sheet.save(path)
 
 

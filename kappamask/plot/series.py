@@ -17,7 +17,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.picture import Date, block_mean, class_shares, label_colors
 from kappamask.plot.sheet import EDGE, HEADING, Sheet, percent
-from kappamask.predict.cube import check_same
+from kappamask.predict.cube import check_same, refuse_snow
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -124,6 +124,7 @@ def _check_dates(cube: xr.DataArray, labels: xr.DataArray) -> None:
             "a series needs a cube (time, band, y, x) and labels (time, y, x) of one date at "
             f"least, got {dict(cube.sizes)} and {dict(labels.sizes)}: for one date take quicklook"
         )
+    refuse_snow(labels)
     check_same(cube, labels, "be of the same dates", dims=["time"])
 
 
@@ -193,6 +194,7 @@ def _best_of_days(labels: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
             f"a calendar needs labels (time, y, x) or shares (time,), got {labels.dims}: "
             "pass what predict_cube returned"
         )
+    refuse_snow(labels)
     if labels.dtype == np.uint8:
         shares = class_shares(labels)[:, Label.CLEAR]
     else:

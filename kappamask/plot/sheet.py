@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from kappamask import __version__
 from kappamask.base.files import publish, staging
 from kappamask.base.legend import LEGEND, Label
-from kappamask.plot.picture import OUTLINES
+from kappamask.plot.picture import OUTLINES, SNOW_COLOR
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact
 EDGE = "#404040"  # around colours that are nearly white
@@ -57,10 +57,19 @@ class Sheet:
         at = left / self.width, 1 - top / self.height
         self.figure.text(*at, words, fontsize=size, parse_math=False, **{"va": "bottom"} | how)
 
-    def explain(self, left: float, columns: int, shares: np.ndarray, *, full: bool) -> None:
+    def explain(
+        self,
+        left: float,
+        columns: int,
+        shares: np.ndarray,
+        *,
+        full: bool,
+        snow: float | None = None,
+    ) -> None:
         """Put the legend at the bottom; undefined only where `shares` (6,) holds some of it.
 
-        In full it says what share each class has, and what the outlines are.
+        In full it says what share each class has, and what the outlines are. Of the share that
+        is clear `snow` may be told apart.
         """
         handles: list[Patch | Line2D] = [
             Patch(
@@ -72,6 +81,11 @@ class Sheet:
             for entry in LEGEND
             if entry.label != Label.UNDEFINED or shares[entry.label]
         ]
+        if snow is not None:
+            words = f"snow, of clear {percent(100 * snow)}"
+            color = f"#{SNOW_COLOR}"
+            patch = Patch(facecolor=color, edgecolor=EDGE, linewidth=0.6, label=words)
+            handles.insert(1, patch)
         if full:
             handles += [
                 Line2D([], [], color=f"#{color}", label=name) for name, _, color in OUTLINES

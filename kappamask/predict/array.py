@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Literal, get_args
 
@@ -15,12 +15,14 @@ import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED, REQUIRED, check_level, check_network_bands, get_band
 from kappamask.base.errors import InputError
-from kappamask.base.legend import PREDICTED, Label
+from kappamask.base.legend import PREDICTED, Label, Snow
 from kappamask.base.windows import Lattice, Span, Window, plan_windows
 from kappamask.networks.model import Model, load_model
 from kappamask.predict.doubts import warn_of_doubts, without_fill
+from kappamask.predict.snow import find_snow, snow_bands
 
-Output = Literal["labels", "probabilities"]
+Output = Literal["labels", "probabilities", "snow"]
+WITH_SNOW = "labels, snow"  # both as planes of one array: what the loop over dates asks for
 HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
 LOWEST_REFLECTANCE = -1.0  # the offset leads to -0.1, the correction of the atmosphere further
 PIXELS_AT_ONCE = 32 * 320**2  # of small windows that are fed together: as many as a large one has
@@ -35,7 +37,11 @@ class Task:
 
     model: Model
     bands: tuple[str, ...]  # along the band axis of what is read
-    output: Output
+    output: str  # one of `Output`, or `WITH_SNOW`
+
+    def with_snow(self) -> Task:
+        """Ask for labels and snow, or for labels alone where the bands do not tell snow."""
+        return replace(self, output=WITH_SNOW if snow_bands(self.bands) else "labels")
 
     @property
     def required(self) -> list[int]:
@@ -46,12 +52,27 @@ class Task:
     @property
     def leading(self) -> tuple[int, ...]:
         """Shape of the result before (y, x)."""
-        return () if self.output == "labels" else (len(PREDICTED),)
+        return {"probabilities": (len(PREDICTED),), WITH_SNOW: (2,)}.get(self.output, ())
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the result."""
-        return np.dtype(np.uint8 if self.output == "labels" else np.float32)
+        return np.dtype(np.float32 if self.output == "probabilities" else np.uint8)
+
+    @property
+    def told_by(self) -> tuple[int, ...]:
+        """Where the bands stand that tell snow; none where nobody asks for it."""
+        asked = self.output in ("snow", WITH_SNOW)
+        return tuple(self.bands.index(name) for name in snow_bands(self.bands) or () if asked)
+
+    def nothing(self, height: int, width: int) -> np.ndarray:
+        """Make the result of pixels without data."""
+        missing = {"probabilities": np.nan, "snow": int(Snow.MISSING)}
+        missing_here = missing.get(self.output, int(Label.MISSING))
+        result = np.full((*self.leading, height, width), missing_here, self.dtype)
+        if self.output == WITH_SNOW:
+            result[1] = Snow.MISSING
+        return result
 
 
 def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: Output) -> Task:
@@ -62,7 +83,8 @@ def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: O
     Raises
     ------
     InputError
-        If the output, the level or the model's level is wrong, or bands are missing.
+        If the output, the level or the model's level is wrong, or bands are missing, B11 for
+        snow among them.
     """
     if output not in get_args(Output):
         raise InputError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
@@ -79,6 +101,11 @@ def make_task(bands: Sequence[str], *, level: str, model: str | Model, output: O
             "load_cube(..., bands=load_model(...).bands), or choose the default model"
         )
     fed = loaded.bands or tuple(name for name in given if get_band(name).is_reflectance)
+    if output == "snow" and snow_bands(fed) is None:
+        raise InputError(
+            f"snow is told from other ground by B11 (1.6 micrometres), got {', '.join(fed)}: "
+            "load B11 too, or ask for labels, where ground with snow is clear"
+        )
     return Task(loaded, fed, output)
 
 
@@ -116,8 +143,9 @@ def predict_array(
     model
         Name of a model of the manifest, or one that `load_model` gave.
     output
-        ``"labels"``, or ``"probabilities"`` of the four classes clear, cloud
-        shadow, semi-transparent, cloud.
+        ``"labels"``; ``"probabilities"`` of the four classes clear, cloud shadow,
+        semi-transparent, cloud; or ``"snow"``, which needs B11 (`kappamask.predict.snow`):
+        what of the clear ground is covered by it.
     origin
         Row and column of the first pixel on the projected pixel grid
         (`lattice_origin` of a cube). Windows are anchored to that grid, so that
@@ -127,8 +155,9 @@ def predict_array(
     -------
     numpy.ndarray
         Labels (y, x) uint8, codes of `Label`; or probabilities (4, y, x) float32
-        that sum to 1, NaN where data is missing. A pixel is missing where B02,
-        B03, B04 or the near infrared (B08, else B8A) has no data, and where all bands are
+        that sum to 1, NaN where data is missing; or snow (y, x) uint8, codes of
+        `kappamask.base.legend.Snow`: 0 none, 100 snow, 205 hidden, 255 missing. A pixel is
+        missing where B02, B03, B04 or the near infrared (B08, else B8A) has no data, and where all bands are
         0 or all -0.1, which is what a DN of 0 becomes.
 
     Raises
@@ -242,7 +271,7 @@ def _as_reflectance(values: np.ndarray, bands: Sequence[str], *, dims: str) -> n
 
 
 def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:
-    """Label the core of one window, (y, x) uint8 or (4, y, x) float32.
+    """Label the core of one window: as the task's output, `leading` and `dtype` say.
 
     `layers` are one (y, x) array per band of the task, of the pixels that `window` reads.
     """
@@ -257,6 +286,7 @@ class _Input:
     window: Window  # of these layers
     core: np.ndarray  # (y, x) bool: pixels that are labelled, True = with data
     place: tuple[slice, slice]  # in the core, of what the network labels
+    seen: Sequence[np.ndarray] = ()  # of the core, the bands that tell snow
 
     @property
     def size(self) -> tuple[int, int]:
@@ -273,9 +303,11 @@ def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input
     valid = np.isfinite(layers[task.required[0]])
     for index in task.required[1:]:
         valid &= np.isfinite(layers[index])
-    core = valid[window.rows.crop, window.columns.crop]
+    here = window.rows.crop, window.columns.crop
+    core = valid[here]
     if not core.any():
         return _Input((), window, core, (slice(0), slice(0)))
+    seen = [layers[index][here] for index in task.told_by]
     warn_of_doubts([layers[index] for index in task.required])
     lattice = task.model.entry.lattice
     (rows, inside_rows), (columns, inside_columns) = (
@@ -291,13 +323,13 @@ def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input
         slice(top, top + rows.stop - rows.start),
         slice(left, left + columns.stop - columns.start),
     )
-    return _Input(layers, Window(rows, columns), core, place)
+    return _Input(layers, Window(rows, columns), core, place, seen)
 
 
 def _label(task: Task, inputs: Sequence[_Input]) -> list[np.ndarray]:
     """Label windows that are of one size to the network, in one call of it."""
-    runner, nothing = task.model.runner, int(Label.MISSING) if task.output == "labels" else np.nan
-    labelled = [np.full((*task.leading, *one.core.shape), nothing, task.dtype) for one in inputs]
+    runner = task.model.runner
+    labelled = [task.nothing(*one.core.shape) for one in inputs]
     if not inputs[0].layers:
         return labelled
     with _NETWORK:
@@ -305,9 +337,13 @@ def _label(task: Task, inputs: Sequence[_Input]) -> list[np.ndarray]:
         for result, one, found in zip(labelled, inputs, logits, strict=True):
             if task.output == "probabilities":
                 result[..., *one.place] = runner.softmax(found)
-            else:
-                result[one.place] = np.array(PREDICTED, np.uint8)[runner.argmax(found)]
-            result[..., ~one.core] = nothing
+                result[..., ~one.core] = np.nan
+                continue
+            labels = np.full(one.core.shape, Label.MISSING, np.uint8)
+            labels[one.place] = np.array(PREDICTED, np.uint8)[runner.argmax(found)]
+            labels[~one.core] = Label.MISSING
+            planes = [labels, find_snow(labels, *one.seen)] if one.seen else [labels]
+            result[...] = planes[-1] if not task.leading else np.stack(planes)
     return labelled
 
 

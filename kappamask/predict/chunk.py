@@ -25,6 +25,7 @@ OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
     "labels": ("cloud_labels",),
     "mask": ("cloud_mask",),
     "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
+    "snow": ("snow",),
 }
 MOST_BUFFER_PX = 10_000  # a tile has 10980
 DN_SCALE = 100.0  # a scale from here on says that the values are DN
@@ -109,6 +110,7 @@ class Wanted:
         ``"labels"``: codes of `Label`, missing is 5. ``"mask"``: 1 where the ground
         is not seen clearly (shadow, semi-transparent, cloud, missing), else 0.
         ``"probabilities"``: of the four classes, NaN where data is missing.
+        ``"snow"``: 0 none, 100 snow, 205 hidden by cloud or shadow, 255 missing; needs B11.
     buffer_px
         With ``"mask"``: pixels by which clouds and shadows are grown, as discs.
         Missing pixels are not grown.
@@ -219,7 +221,7 @@ def label_chunk(
     Raises
     ------
     InputError
-        If bands are missing, or the values are not what `digits` says.
+        If bands are missing (for snow B11 too), or the values are not what `digits` says.
 
     Examples
     --------
@@ -233,7 +235,8 @@ def label_chunk(
     """
     places = find_bands(bands, model.level)
     reflectance = digits.to_reflectance(np.asarray(values)[list(places.values())])
-    output: Output = "probabilities" if wanted.output == "probabilities" else "labels"
+    outputs: dict[str, Output] = {"probabilities": "probabilities", "snow": "snow"}
+    output = outputs.get(wanted.output, "labels")
     predicted = predict_array(
         reflectance, list(places), level=model.level, model=model, output=output, origin=origin
     )

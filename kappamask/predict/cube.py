@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 
 from kappamask.base.errors import InputError
-from kappamask.base.legend import LEGEND, PREDICTED, Label
+from kappamask.base.legend import LEGEND, PREDICTED, SNOW_LEGEND, ClassEntry, Label
 from kappamask.base.windows import plan_axis
 from kappamask.networks.model import Model
 from kappamask.predict.array import (
@@ -57,7 +57,7 @@ def predict_cube(
     Returns
     -------
     xarray.DataArray
-        Labels (time, y, x) uint8 with CF flag attributes, or probabilities
+        Labels or snow (time, y, x) uint8 with CF flag attributes, or probabilities
         (time, label, y, x) float32; without `time` if the cube has none. Chunks
         are the cores of the window lattice, one dask task each, whatever the
         chunks of the cube; values do not depend on those.
@@ -89,17 +89,17 @@ def predict_cube(
         [str(name) for name in cube.band.values], level=level or "", model=model, output=output
     )
     scene = cube if "time" in cube.dims else cube.expand_dims("time")
-    if scene.band.values.tolist() != list(task.bands):  # selecting copies what is in memory
-        scene = scene.sel(band=list(task.bands))
-    scene = scene.transpose("time", "band", "y", "x")
-    result = _wrap_result(_predict_blocks(scene, task), scene, task)
+    result = _wrap_result(predict_blocks(scene, task), scene, task)
     return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
 
 
-def _predict_blocks(scene: xr.DataArray, task: Task) -> Any:
-    """Label (time, band, y, x) lazily, one dask task per date and window."""
+def predict_blocks(scene: xr.DataArray, task: Task) -> da.Array:
+    """Label a checked cube lazily, one dask task per date and window: (time, *leading, y, x)."""
     from dask.base import tokenize
 
+    if scene.band.values.tolist() != list(task.bands):  # selecting copies what is in memory
+        scene = scene.sel(band=list(task.bands))
+    scene = scene.transpose("time", "band", "y", "x")
     source = _as_blocks(scene.data)
     model, entry = task.model, task.model.entry
     row, column = lattice_origin(scene)
@@ -189,6 +189,19 @@ def check_same(cube: xr.DataArray, labels: xr.DataArray, rule: str, *, dims: Seq
             )
 
 
+def refuse_snow(labels: xr.DataArray) -> None:
+    """Refuse snow where labels are meant: no code of its own would be clear."""
+    if labels.name == "snow" or labels.attrs.get("flag_meanings") == _meanings(SNOW_LEGEND):
+        raise InputError(
+            "labels must be codes of kappamask.Label, got codes of snow: pass what predict_cube "
+            'gives with output="labels", and select with snow == 100 yourself'
+        )
+
+
+def _meanings(entries: Sequence[ClassEntry]) -> str:
+    return " ".join(entry.name for entry in entries)
+
+
 def _has_crs(cube: xr.DataArray) -> bool:
     """Tell whether a cube names its CRS as CF or GDAL do; rioxarray reads and writes both.
 
@@ -243,7 +256,6 @@ def _wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
     """Dress the blocks as a DataArray that other tools read as classes."""
     import xarray as xr
 
-    entries = [LEGEND[code] for code in (*PREDICTED, Label.MISSING)]
     coords = {key: value for key, value in scene.coords.items() if "band" not in value.dims}
     coords.pop("band", None)
     attrs: dict[str, Any] = {
@@ -258,12 +270,28 @@ def _wrap_result(data: Any, scene: xr.DataArray, task: Task) -> xr.DataArray:
         attrs |= {"long_name": "probability of each class", "units": "1"}
     else:
         dims = ("time", "y", "x")
-        attrs |= {
-            "long_name": "cloud and cloud shadow classes",
-            # Who clips or warps labels puts this outside. No _FillValue: xarray would make NaN
-            # of it, and floats of the others.
-            "nodata": int(Label.MISSING),
-            "flag_values": np.array([entry.label for entry in entries], np.uint8),
-            "flag_meanings": " ".join(entry.name for entry in entries),
-        }
+        attrs |= flags_of(task.output)
+        # Who clips or warps labels puts this outside. No _FillValue: xarray would make NaN of it,
+        # and floats of the others.
+        attrs["nodata"] = int(attrs["flag_values"][-1])
     return xr.DataArray(data, dims=dims, coords=coords, name=task.output, attrs=attrs)
+
+
+def flags_of(name: str) -> dict[str, Any]:
+    """Say in CF's words what the codes of ``"labels"`` or ``"snow"`` mean; missing stands last.
+
+    Examples
+    --------
+    >>> flags_of("snow")["flag_values"].tolist(), flags_of("snow")["flag_meanings"]
+    ([0, 100, 205, 255], 'no_snow snow hidden missing')
+    """
+    said = [LEGEND[code] for code in (*PREDICTED, Label.MISSING)]
+    long_name, entries = {
+        "labels": ("cloud and cloud shadow classes", said),
+        "snow": ("snow on clear ground", SNOW_LEGEND),
+    }[name]
+    return {
+        "long_name": long_name,
+        "flag_values": np.array([entry.label for entry in entries], np.uint8),
+        "flag_meanings": _meanings(entries),
+    }

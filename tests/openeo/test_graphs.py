@@ -20,6 +20,7 @@ from kappamask.openeo.graphs import (
     cloud_mask,
     cloud_probabilities,
     job_options,
+    snow,
     udf_code,
 )
 
@@ -75,6 +76,7 @@ def test_the_context_says_what_the_values_mean():
         (cloud_labels(load()), usual | {"output": "labels"}),
         (cloud_mask(load(), **told), usual | told | {"output": "mask"}),
         (cloud_probabilities(load()), usual | {"output": "probabilities"}),
+        (snow(load()), usual | {"output": "snow"}),
     ):
         arguments, _ = udf_node(cube)
         assert arguments["context"] == expected

@@ -18,7 +18,7 @@ import xarray as xr
 
 from kappamask.base.errors import KappaMaskError
 from kappamask.base.files import staging
-from kappamask.base.legend import LEGEND, Label
+from kappamask.base.legend import LEGEND, SNOW_LEGEND, Label, Snow
 from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, ArgumentError, GraphError
 from kappamask.outputs.cog import BlockError, Layer, Placement, write_layers
 from kappamask.predict.chunk import OUTPUT_BANDS
@@ -34,10 +34,12 @@ class Kind:
 
     @classmethod
     def of(cls, cube: xr.DataArray) -> Kind:
-        """Labels and masks are uint8, whole-number types stay, everything else is float32."""
+        """Labels, masks and snow are uint8, whole-number types stay, everything else is float32."""
         bands = tuple(map(str, cube["bands"].to_numpy())) if "bands" in cube.dims else ()
         if bands == OUTPUT_BANDS["labels"]:
             return cls("uint8", int(Label.MISSING), "MODE")
+        if bands == OUTPUT_BANDS["snow"]:
+            return cls("uint8", int(Snow.MISSING), "MODE")
         if bands == OUTPUT_BANDS["mask"] or cube.dtype == bool:
             return cls("uint8", None, "MODE")
         if cube.dtype.kind in "ui" and cube.dtype.itemsize <= 4:
@@ -132,8 +134,8 @@ def write_geotiffs(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
     bands = ("",) * scene.sizes["bands"]
     if "bands" in scene.coords:
         bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
-    coloured = bands == OUTPUT_BANDS["labels"]
-    colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in LEGEND if coloured}
+    legends = {OUTPUT_BANDS["labels"]: LEGEND, OUTPUT_BANDS["snow"]: SNOW_LEGEND}
+    colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in legends.get(bands, ())}
     names, dates = [path.name], [scene.data]
     if "t" in scene.dims:
         names, dates = date_names(cube["t"].to_numpy(), path.name), list(scene.data)
