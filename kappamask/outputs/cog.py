@@ -161,10 +161,11 @@ class Tally:
 
     def __setitem__(self, key: tuple[slice, ...], block: np.ndarray) -> None:
         """Count one block."""
-        for value in self.layer.counts or ():
-            times = np.count_nonzero(block == value)
+        counts = self.layer.counts or Counter()
+        for value in counts:
+            times = int(np.count_nonzero(block == value))
             with self._lock:
-                self.layer.counts[value] += times  # type: ignore[index]
+                counts[value] += times
 
 
 class Draft(Tally):
