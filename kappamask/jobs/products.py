@@ -85,7 +85,7 @@ def mask_product(
     folder
         Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml`` and ``NAME.json``
         (STAC item) of every tile, the same as `write_mask` writes of
-        ``predict_cube(open_safe(path))``.
+        ``predict_cube(open_safe(path))``, and of its snow where B11 is there.
     area
         As `open_safe` takes it; only this part is decoded and labelled.
     options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from kappamask.base.legend import LEGEND, SNOW_LEGEND, ClassEntry, Label, Snow
 from kappamask.base.pixels import count_codes
 from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
 from kappamask.outputs.records import Record, grid_fields, told, write_each, write_record
+from kappamask.predict.cube import check_same
 from kappamask.scenes.sources import sources_of_dates
 
 NODATA = int(Label.MISSING)
@@ -220,6 +221,7 @@ def write_mask(
     *,
     source_items: Iterable[Any] | None = None,
     overwrite: bool = True,
+    snow: xr.DataArray | None = None,
 ) -> list[Path]:
     """Write each date of a label cube as a COG with a STAC item beside it.
 
@@ -247,6 +249,9 @@ def write_mask(
         False keeps the dates that are complete, of the same items and model and on
         the same grid, and does not compute them: an interrupted run goes on where it
         stopped.
+    snow
+        Codes of snow of the same dates and pixels, ``predict_cube(cube, output="snow")``: the
+        items then tell ``eo:snow_cover``.
 
     Returns
     -------
@@ -288,16 +293,23 @@ def write_mask(
     ...     [path.name for path in write_mask(labels, folder)]
     ['kappamask_20220602T101559_L2A.tif']
     """
-    from kappamask.outputs.label_cube import check_labels
+    import dask.array as da
+
+    from kappamask.outputs.label_cube import check_labels, north_up
 
     labels = check_labels(labels)
     folder = Path(folder).absolute()
     records = make_records(labels, source_items)
+    pixels = labels.data
+    if snow is not None:
+        snow = snow if "time" in snow.dims else snow.expand_dims("time")
+        snow = north_up(snow.transpose("time", "y", "x"))
+        check_same(labels, snow, "cover the same pixels", dims=("time", "y", "x"))
+        pixels = da.stack([labels.data, snow.data], axis=1)
+        records = [replace(record, snow=True) for record in records]
     check_folder(folder, "masks")  # before the first network call
     work = {
-        record.timestamp: partial(
-            write_record, record, labels.isel(time=index).data, folder, overwrite=overwrite
-        )
+        record.timestamp: partial(write_record, record, pixels[index], folder, overwrite=overwrite)
         for index, record in enumerate(records)
     }
     return write_each(work, unit="date")

@@ -81,6 +81,13 @@ def degrees(left, bottom, right, top):
 AREA = degrees(LEFT + 330, TOP - 2030, LEFT + 2990, TOP - 90)  # begins inside coarse pixels
 
 
+def write_masks_of(cube, model, folder, items):
+    """Write labels and snow as the library does, date by date of a cube; give the labels."""
+    labels, snow = (predict_cube(cube, model=model, output=one) for one in ("labels", "snow"))
+    write_mask(labels, folder, source_items=items, snow=snow)
+    return labels
+
+
 # --- the same masks -------------------------------------------------------------------------
 
 
@@ -88,9 +95,9 @@ AREA = degrees(LEFT + 330, TOP - 2030, LEFT + 2990, TOP - 90)  # begins inside c
 @pytest.mark.parametrize("area", [None, AREA], ids=["whole", "area"])
 @pytest.mark.parametrize("resolution", [10, 20])
 def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path, resolution, area):
-    labels = predict_cube(open_safe(product, resolution=resolution, area=area), model=model)
+    cube = open_safe(product, resolution=resolution, area=area)
+    labels = write_masks_of(cube, model, tmp_path / "cube", [item_of(SCENE)])
     assert resolution > 10 or len(labels.chunks[1]) * len(labels.chunks[2]) > 4
-    write_mask(labels, tmp_path / "cube", source_items=[item_of(SCENE)])
     options = MaskOptions(model=model, resolution=resolution)
     (path,) = mask_product(product, tmp_path / "stream", area=area, options=options)
     with rasterio.open(path) as raster:
@@ -361,8 +368,7 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
     items = [write_item(tmp_path, day, seed=seed) for seed, day in enumerate(("05-01", "05-11"))]
     items.append(write_item(tmp_path, "05-21", left=LEFT - 60000))  # misses the areas
     items = items[:2] if area is None else items
-    labels = predict_cube(load_cube(items, area), model=model)
-    write_mask(labels, tmp_path / "cube", source_items=items)
+    write_masks_of(load_cube(items, area), model, tmp_path / "cube", items)
     monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
     paths = mask_files(items, tmp_path / "stream", area=area, options=MaskOptions(model=model))
     assert len(paths) == 2
@@ -371,8 +377,7 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
 
 def test_whole_tiles_of_local_files_are_streamed_by_the_loop(tmp_path, model, monkeypatch):
     items = [write_item(tmp_path, day, seed=seed) for seed, day in enumerate(("05-01", "05-11"))]
-    labels = predict_cube(load_cube(items), model=model)
-    write_mask(labels, tmp_path / "cube", source_items=items)
+    write_masks_of(load_cube(items), model, tmp_path / "cube", items)
     monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
     options = MaskOptions(model=model, pictures=False)
     report = mask_items(items, None, tmp_path / "loop", options=options)
@@ -388,8 +393,7 @@ def test_what_a_file_declares_as_no_data_is_missing(tmp_path, model, fill):
             dn, profile = raster.read(), raster.profile
         with rasterio.open(asset["href"], "w", **profile | {"nodata": fill}) as raster:
             raster.write(np.where(dn == 0, fill, dn))
-    labels = predict_cube(load_cube([item]), model=model)
-    write_mask(labels, tmp_path / "cube", source_items=[item])
+    write_masks_of(load_cube([item]), model, tmp_path / "cube", [item])
     mask_files([item], tmp_path / "stream", options=MaskOptions(model=model))
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
 
@@ -411,8 +415,7 @@ def test_dates_that_cannot_be_streamed_are_read_by_load_cube(tmp_path, model):
         write_item(tmp_path, "05-21", left=LEFT + 5),  # between the pixels
     ]
     items[0]["assets"]["B02"]["href"] = Path(items[0]["assets"]["B02"]["href"]).as_uri()
-    labels = predict_cube(load_cube(items), model=model)
-    write_mask(labels, tmp_path / "cube", source_items=items)
+    write_masks_of(load_cube(items), model, tmp_path / "cube", items)
     paths = mask_files(items, tmp_path / "stream", options=MaskOptions(model=model))
     assert len(paths) == 3
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
