@@ -221,7 +221,7 @@ def test_memory_does_not_grow_with_the_height_of_a_scene(model, monkeypatch, tmp
         scene, grid = empty_scene(height)
         tracemalloc.start()
         strips = stream_labels(scene, grid, task, reader=ZeroReader())
-        write_record(record_of([scene], grid, task), strips, tmp_path / f"{height}")
+        write_record(record_of([scene], grid, task, MaskOptions()), strips, tmp_path / f"{height}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     bytes_per_row = sum(2 * grid.width * (10 / file.gsd) ** 2 for file in scene.files.values())
