@@ -67,9 +67,9 @@ class Task:
 
     def nothing(self, height: int, width: int) -> np.ndarray:
         """Make the result of pixels without data."""
-        missing = {"probabilities": np.nan, "snow": int(Snow.MISSING)}
-        missing_here = missing.get(self.output, int(Label.MISSING))
-        result = np.full((*self.leading, height, width), missing_here, self.dtype)
+        codes = {"probabilities": np.nan, "snow": int(Snow.MISSING)}
+        missing = codes.get(self.output, int(Label.MISSING))
+        result = np.full((*self.leading, height, width), missing, self.dtype)
         if self.output == WITH_SNOW:
             result[1] = Snow.MISSING
         return result
@@ -157,8 +157,8 @@ def predict_array(
         Labels (y, x) uint8, codes of `Label`; or probabilities (4, y, x) float32
         that sum to 1, NaN where data is missing; or snow (y, x) uint8, codes of
         `kappamask.base.legend.Snow`: 0 none, 100 snow, 205 hidden, 255 missing. A pixel is
-        missing where B02, B03, B04 or the near infrared (B08, else B8A) has no data, and where all bands are
-        0 or all -0.1, which is what a DN of 0 becomes.
+        missing where B02, B03, B04 or the near infrared (B08, else B8A) has no data, and where
+        all bands are 0 or all -0.1, which is what a DN of 0 becomes.
 
     Raises
     ------
