@@ -6,14 +6,70 @@ import atexit
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from kappamask.base.errors import KappaMaskError, WriteError
+from kappamask.base.errors import KappaMaskError, ReadError, WriteError
 
 _LENT: set[Path] = set()  # hidden folders that `staging` made and has not removed yet
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no ordinary file before it is opened: a pipe or a device may never end.
+
+    What is not there passes: whoever opens it says so.
+
+    Raises
+    ------
+    ReadError
+        If it is a folder, pipe, device or socket.
+
+    Examples
+    --------
+    >>> check_regular(Path("/dev/zero"))
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.ReadError: an ordinary file is needed, /dev/zero is a device: ...
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise ReadError(
+            f"an ordinary file is needed, {path} is a {kind}: give a file, or write what comes "
+            "from there to one first"
+        )
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Read a whole file that strangers may have made.
+
+    Raises
+    ------
+    ReadError
+        If it is no ordinary file, or larger.
+    OSError
+        If it is not there or cannot be read.
+
+    Examples
+    --------
+    >>> read_bounded(Path(__file__), 10)
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.ReadError: such a file has at most 10 bytes, ...
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ReadError(f"such a file has at most {most_bytes} bytes, {path} has more: check it")
+    return content
 
 
 @contextmanager

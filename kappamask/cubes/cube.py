@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNa
 from kappamask.base.pixels import to_reflectance
 from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.engines import ENGINES, read_dn
+from kappamask.cubes.rasters import check_band
 from kappamask.scenes.area import parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Bounds, Scene, overlap, rounded
@@ -110,7 +112,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
     scenes = [scenes[index] for index in kept]
-    reflectance = apply_offsets(dn, scenes, names)
+    reflectance = apply_offsets(dn, scenes, names, grid.resolution)
     groups = group_by_solar_day(scenes)
     dates = [join_first_valid([reflectance[index] for index in group]) for group in groups]
     grouped = [[scenes[index] for index in group] for group in groups]
@@ -209,7 +211,9 @@ def _union(all_bounds: Sequence[Bounds]) -> Bounds:
     return min(left), min(bottom), max(right), max(top)
 
 
-def apply_offsets(dn: da.Array, scenes: Sequence[Scene], names: Sequence[str]) -> da.Array:
+def apply_offsets(
+    dn: da.Array, scenes: Sequence[Scene], names: Sequence[str], resolution: float
+) -> da.Array:
     """Turn DN (item, band, y, x) into reflectance, each item and band by its own offset."""
     import dask.array as da
 
@@ -221,7 +225,26 @@ def apply_offsets(dn: da.Array, scenes: Sequence[Scene], names: Sequence[str]) -
                 offset[i, j] = scene.files[name].dn_offset
                 scale[i, j] = scene.files[name].scale
     per_block = [da.from_array(values, chunks=(1, -1, 1, 1)) for values in (offset, scale)]
-    return da.map_blocks(to_reflectance, dn, *per_block, dtype=np.float32)
+    held = [(f"item {s.id}", [n if n in s.files else "" for n in names]) for s in scenes]
+    reflect = partial(_reflect, held, resolution)
+    return da.map_blocks(reflect, dn, *per_block, dtype=np.float32, meta=np.empty((0,) * 4, "f4"))
+
+
+def _reflect(
+    held: Sequence[tuple[str, Sequence[str]]],
+    resolution: float,
+    dn: np.ndarray,
+    offset: np.ndarray,
+    scale: np.ndarray,
+    block_info: Any = None,
+) -> np.ndarray:
+    """Turn the DN (1, band, y, x) of one scene into reflectance, if no band of it is lost."""
+    where, names = held[block_info[0]["array-location"][0][0]]
+    layers = {band: layer for band, layer in zip(names, dn[0], strict=True) if band}
+
+    for band in layers:
+        check_band(band, layers, lambda name: layers[name] != 0, where=where, resolution=resolution)
+    return to_reflectance(dn, offset, scale)
 
 
 def group_by_solar_day(scenes: Sequence[Scene]) -> list[list[int]]:

@@ -163,8 +163,13 @@ def stackstac_reader(access: Access, **arguments: Any) -> Any:
 @cache
 def _patient_reader() -> Any:
     """Make the class of these readers, which is known only once stackstac is imported."""
-    import rasterio
-    from stackstac.rio_reader import AutoParallelRioReader
+    from rasterio.vrt import WarpedVRT
+    from stackstac.rio_reader import (
+        MULTITHREADED_DRIVER_ALLOWLIST,
+        AutoParallelRioReader,
+        SingleThreadedRioDataset,
+        ThreadLocalRioDataset,
+    )
 
     class PatientReader(AutoParallelRioReader):  # type: ignore[misc]
         access: Access
@@ -180,10 +185,24 @@ def _patient_reader() -> Any:
                     self.access.forget(self.url)
 
         def _open(self) -> Any:
-            # The header is read once: GDAL remembers it for stackstac's own opening.
-            with self.gdal_env.open, rasterio.open(self.url, sharing=False) as raster:
-                self.access.check(raster, self.url)
-            return super()._open()
+            # As stackstac's own, which would let GDAL guess the format. Threads open the file
+            # again, by the driver that was found here.
+            with self.gdal_env.open:
+                raster = self.access.open(self.url)
+                own = {name: getattr(raster, name) for name in ("transform", "height", "width")}
+                wanted, vrt = self.spec.vrt_params, None
+                if wanted != own | {"crs": raster.crs.to_epsg()}:
+                    with self.gdal_env.open_vrt:
+                        vrt = WarpedVRT(
+                            raster,
+                            sharing=False,
+                            resampling=self.resampling,
+                            add_alpha=raster.nodata is None,
+                            **wanted,
+                        )
+            threads = raster.driver in MULTITHREADED_DRIVER_ALLOWLIST
+            kind = ThreadLocalRioDataset if threads else SingleThreadedRioDataset
+            return kind(self.gdal_env, raster, vrt=vrt)
 
         def __reduce__(self) -> tuple[Any, ...]:
             state: Any = self.__getstate__()
@@ -195,25 +214,28 @@ def _patient_reader() -> Any:
 def odc_driver(access: Access) -> Any:
     """Make odc-stac's driver, which is known only once that is imported."""
     import rasterio
-    from odc.loader._rio import RioDriver, RioReader
+    from odc.loader import _rio as odc
 
-    class PatientRioReader(RioReader):  # type: ignore[misc]
-        def read(self, *arguments: Any, **options: Any) -> Any:
-            href, read = self._src.uri, super().read
+    class PatientRioReader(odc.RioReader):  # type: ignore[misc]
+        def read(self, cfg: Any, dst_geobox: Any, *, dst: Any = None, **_: Any) -> Any:
+            href = self._src.uri
 
             def checked() -> Any:
-                with rasterio.open(href, sharing=False) as raster:
-                    access.check(raster, href)
-                return read(*arguments, **options)
+                # As odc-stac's own, which would let GDAL guess the format.
+                with access.open(href) as raster:
+                    shift = 0.9 if cfg.nearest else 0.05  # of a pixel, without warping
+                    place = odc._reproject_info_from_rio(raster, dst_geobox, ttol=shift)  # noqa: SLF001
+                    with odc.rio_env(VSI_CACHE=False):
+                        layer = rasterio.band(raster, 1)
+                        return odc._do_read(layer, cfg, dst_geobox, place, dst=dst)  # noqa: SLF001
 
             forget = access.forget
             return access.read(checked, href, forget=lambda cached: cached and forget(href))
 
-    class PatientDriver(RioDriver):  # type: ignore[misc]
+    class PatientDriver(odc.RioDriver):  # type: ignore[misc]
         def capture_env(self) -> dict[str, Any]:
             # Only of what this driver reads: `odc.stac.configure_rio` would change the process.
-            captured = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", **super().capture_env()}
-            return {**captured, **access.options}
+            return {**super().capture_env(), **access.options}
 
         def open(self, src: Any, ctx: Any) -> Any:
             return PatientRioReader(src, ctx)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from threading import get_ident
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
+from threading import Lock, get_ident
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -21,10 +23,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from kappamask.base import retry
+from kappamask.base.bands import get_band
 from kappamask.base.errors import InputError, ReadError
-from kappamask.base.pixels import average_dn, repeat_pixels
+from kappamask.base.pixels import average_dn, is_lost, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, without_query
 from kappamask.base.windows import Grid
+from kappamask.scenes.codestream import check_codestream
+from kappamask.scenes.formats import ALONE, open_pixels
 from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
 
 T = TypeVar("T")
@@ -38,13 +43,16 @@ HTTP_OPTIONS = {
     "GDAL_HTTP_LOW_SPEED_TIME": "20",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 # OpenJPEG decodes the JP2 tiles that a window touches in so many threads. Blocks of a GeoTIFF
 # are decoded by the thread that asks: where memory is short, GDAL waits for threads for ever.
-JP2_OPTIONS = GDAL_OPTIONS | {"GDAL_NUM_THREADS": "ALL_CPUS"}
+JP2_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS"}
 DTYPES = ("uint8", "uint16", "int16")  # that Sentinel-2 layers are stored in
-# A remote file of another format, such as VRT, may name files of this machine.
-REMOTE_FORMATS = ("COG", "GTiff", "JP2ECW", "JP2KAK", "JP2MrSID", "JP2OpenJPEG")
+LOST_M = 5120.0  # side of a square; where a scene begins, neighbouring bands end 2 km apart
+# What GDAL remembers of a file on a server, it remembers for the whole process. So it is told by
+# which jobs each was opened: what is another job's is read anew.
+_OPENED: OrderedDict[str, set[str]] = OrderedDict()
+_OPENED_LOCK = Lock()
+_MOST_OPENED = 10_000  # files; of those before them GDAL remembers nothing either
 
 
 # --- how files are opened ------------------------------------------------------------------
@@ -57,12 +65,13 @@ class Access:
     # By address: what messages call a file, and what its scene says of it; of each such scene.
     claims: Mapping[str, Sequence[tuple[str, BandFile | None]]]
     options: Mapping[str, str]  # of GDAL
+    job: str = field(default_factory=token_hex, compare=False)
 
     @classmethod
     def to(cls, scenes: Sequence[Scene]) -> Access:
         """Tell what scenes say of each file, and what their catalogues want of GDAL."""
         claims: defaultdict[str, list[tuple[str, BandFile | None]]] = defaultdict(list)
-        options = dict(HTTP_OPTIONS)
+        options = ALONE | HTTP_OPTIONS
         for scene in scenes:
             options |= scene.profile.gdal_options if scene.profile else {}
             for file in scene.files.values():
@@ -80,6 +89,41 @@ class Access:
         """Tell what messages call a file."""
         return next((name for name, _ in self.claims.get(href, ())), "a file")
 
+    def open(self, href: str) -> Any:
+        """Open a file and check it; what another job read of it is read again.
+
+        Raises
+        ------
+        ReadError
+            As `check` and `open_pixels`.
+        """
+        if is_remote(href) and self._is_stale(href):
+            self.forget(href)
+        try:
+            raster = open_pixels(href)
+            with ExitStack() as unless_whole:
+                unless_whole.callback(raster.close)
+                if raster.driver == "JP2OpenJPEG" and not is_remote(href):
+                    check_codestream(href, raster.shape)
+                unless_whole.pop_all()
+        except ReadError as error:
+            raise ReadError(f"{self.name(href)}: {error}") from error
+        try:
+            self.check(raster, href)
+        except ReadError:
+            raster.close()
+            raise
+        return raster
+
+    def _is_stale(self, href: str) -> bool:
+        with _OPENED_LOCK:
+            jobs = _OPENED.setdefault(href, set())
+            stale = bool(jobs) and self.job not in jobs
+            jobs.add(self.job)
+            while len(_OPENED) > _MOST_OPENED:
+                _OPENED.popitem(last=False)
+        return stale
+
     def check(self, raster: Any, href: str) -> None:
         """Compare an open file with what its scenes say.
 
@@ -90,9 +134,7 @@ class Access:
         """
         got = f"got {raster.height} x {raster.width} pixels of {raster.dtypes[0]}"
         code, broken = raster.crs and raster.crs.to_epsg(), ""
-        if is_remote(href) and raster.driver not in REMOTE_FORMATS:
-            broken = f"is GeoTIFF or JPEG 2000 where it is remote, got {raster.driver}"
-        elif raster.count != 1 or raster.dtypes[0] not in DTYPES:
+        if raster.count != 1 or raster.dtypes[0] not in DTYPES:
             broken = f"must hold one band of uint16, {got} in {raster.count} bands"
         elif raster.crs is None:
             broken = f"must say where it lies, {got} without a CRS"
@@ -147,13 +189,9 @@ class Access:
             return
         # GDAL forgets a file when it closes it, if told so before it opens it; it need not look
         # for the seven files that might lie beside it.
-        forgetting = {
-            "CPL_VSIL_CURL_NON_CACHED": "/vsi",
-            "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        }
-        with rasterio.Env(**{**self.options, **forgetting}):
+        with rasterio.Env(**{**self.options, "CPL_VSIL_CURL_NON_CACHED": "/vsi"}):
             try:
-                rasterio.open(href, sharing=False).close()
+                open_pixels(href).close()
             except (RasterioError, OSError):
                 return
 
@@ -200,7 +238,7 @@ class FileReader:
     def __init__(self, files: Mapping[str, BandFile]) -> None:
         self.files = files
         claims = {file.href: ((f"band {band}", file),) for band, file in files.items()}
-        self.access = Access(claims, HTTP_OPTIONS)
+        self.access = Access(claims, ALONE | HTTP_OPTIONS)
         self._open: dict[tuple[int, str], Any] = {}
 
     def __enter__(self) -> Self:
@@ -233,7 +271,7 @@ class FileReader:
     def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
         """Open and use a file, again if it lies on a server that may recover."""
         href = self.files[band].href
-        options = JP2_OPTIONS if href.lower().endswith(".jp2") else GDAL_OPTIONS
+        options = JP2_OPTIONS if href.lower().endswith(".jp2") else {}
 
         def read() -> Any:
             with rasterio.Env(**options, **self.access.options):
@@ -251,8 +289,7 @@ class FileReader:
         key = get_ident(), band
         if key not in self._open:
             file = self.files[band]
-            raster = rasterio.open(file.href)
-            self.access.check(raster, file.href)
+            raster = self.access.open(file.href)
             if raster.shape != (file.height, file.width) or raster.dtypes[0] != "uint16":
                 raster.close()
                 raise ReadError(
@@ -269,6 +306,47 @@ def _read_dn(raster: Any, window: Window) -> np.ndarray:
     if plain:
         return raster.read(1, window=window)  # type: ignore[no-any-return]
     return raster.read(1, window=window, masked=True).filled(0)  # type: ignore[no-any-return]
+
+
+def check_band(
+    band: str,
+    bands: Iterable[str],
+    valid: Callable[[str], np.ndarray],
+    *,
+    where: str,
+    resolution: float,
+) -> None:
+    """Refuse a scene one band of which has no data where all others have it.
+
+    Decoders give zeros for what is damaged, and zeros are "no data".
+
+    Parameters
+    ----------
+    band
+        The one that is looked at.
+    bands
+        All that were read of the scene.
+    valid
+        Gives (y, x) bool of a band, True where it has data; asked for others only if needed.
+    where
+        The item or product, for the message.
+    resolution
+        Metres per pixel.
+
+    Raises
+    ------
+    ReadError
+        If a square of `LOST_M` is lost, or as large a one as there is.
+    """
+    others = [other for other in bands if other != band and get_band(other).is_reflectance]
+    step = max(round(LOST_M / resolution / 2), 1)
+    if not (others and get_band(band).is_reflectance):
+        return
+    if is_lost(valid(band), map(valid, others), step=step):
+        raise ReadError(
+            f"bands of one scene have data in the same places, {band} of {where} has none where "
+            "all others have: its file is damaged, download it again or leave the item out"
+        )
 
 
 @dataclass(frozen=True)

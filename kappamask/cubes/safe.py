@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.cube import build_cube, choose_grid
-from kappamask.cubes.rasters import BandOnGrid, FileReader
+from kappamask.cubes.rasters import BandOnGrid, FileReader, check_band
 from kappamask.scenes.safe import read_product
 from kappamask.scenes.scene import Scene
 
@@ -147,8 +147,22 @@ def read_chunk(
     rows, columns = (slice(*axis) for axis in axes)
     shape = [span.stop - span.start for span in (rows, columns)]
     chunk = np.full(shape, np.nan, np.float32)
-    for file in (scene.files[names[first]] for scene in scenes):
-        with FileReader({file.band: file}) as reader:
-            layer = BandOnGrid.fit(file, grid).read(reader, rows, columns)
+    for scene in scenes:
+
+        @cache
+        def read(name: str, scene: Scene = scene) -> np.ndarray:
+            file = scene.files[name]
+            with FileReader({name: file}) as reader:
+                return BandOnGrid.fit(file, grid).read(reader, rows, columns)
+
+        layer = read(names[first])
+        # The others are read only where this one has no data, until one has none there either.
+        check_band(
+            names[first],
+            names,
+            lambda name, read=read: np.isfinite(read(name)),  # type: ignore[misc]
+            where=f"product {scene.id}",
+            resolution=grid.resolution,
+        )
         np.copyto(chunk, layer, where=np.isnan(chunk))
     return chunk[None, None]

@@ -18,6 +18,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import PREDICTED, Label
+from kappamask.scenes.formats import OWN, open_pixels
 from kappamask.train.chips import SCL_NONE, Chip
 
 EVERY_CLASS = frozenset(PREDICTED)
@@ -301,11 +302,10 @@ def read_raster(path: Path, *, band: str | None = None) -> np.ndarray:
     ReadError
         If the file cannot be read or has no such band.
     """
-    import rasterio
     from rasterio.errors import RasterioError
 
     try:
-        with rasterio.open(path) as source:
+        with open_pixels(str(path), OWN) as source:
             names = [name or "" for name in source.descriptions]
             if band is not None and band not in names:
                 raise ReadError(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window
 
 from kappamask.base.errors import ReadError
@@ -30,6 +29,7 @@ from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.formats import open_layers, open_pixels
 from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import read_scenes
 
@@ -167,16 +167,15 @@ def draw_period(cube: xr.DataArray, labels: xr.DataArray, path: Path) -> Path:
 
 def read_composite(path: Path) -> xr.Dataset:
     """Read what `plot_before_after` needs of a composite that `write_composite` wrote."""
-    import rioxarray
     import xarray as xr
 
     known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
     span = [known[f"{end}_datetime"].removesuffix("Z") for end in ("start", "end")]
     observations = path.with_name(f"{path.stem}_observations.tif")
-    with rioxarray.open_rasterio(path, mask_and_scale=True) as raster:
+    with open_layers(path, mask_and_scale=True) as raster:
         visible = [raster.attrs["long_name"].index(name) for name in TRUE_COLOR]
         reflectance = raster.isel(band=visible).load().assign_coords(band=list(TRUE_COLOR))
-    with rioxarray.open_rasterio(observations) as raster:
+    with open_layers(observations) as raster:
         counts = raster.squeeze("band", drop=True).load()
     return xr.Dataset(
         {"reflectance": reflectance, "observations": counts},
@@ -257,6 +256,6 @@ class MaskFile:
 
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
         """Read one block."""
-        with rasterio.open(self.path) as raster:
+        with open_pixels(str(self.path)) as raster:
             block: np.ndarray = raster.read(1, window=Window.from_slices(*key))
         return block

@@ -42,6 +42,7 @@ from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import Progress, is_complete, try_each, write_record
 from kappamask.predict.array import Output, Task, make_task
 from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.formats import open_layers
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
@@ -209,8 +210,6 @@ def may_pass(error: KappaMaskError) -> bool:
 
 def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
     """Draw the quicklook of a mask that was written, unless a newer picture is there."""
-    import rioxarray
-
     from kappamask.plot import quicklook
     from kappamask.plot.picture import TRUE_COLOR
     from kappamask.predict.snow import find_snow, snow_bands
@@ -221,7 +220,7 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
     visible = scene.sel(band=list(TRUE_COLOR))
     if visible[0].size < BY_BAND:
         visible = visible.compute()
-    with rioxarray.open_rasterio(mask) as raster:
+    with open_layers(mask) as raster:
         codes = raster.squeeze("band", drop=True).load()
     labels = visible.isel(band=0, drop=True).copy(data=codes.values)
     labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}

@@ -17,7 +17,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.windows import Grid, Window, plan_windows
-from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader
+from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader, check_band
 from kappamask.networks.runners import available_threads
 from kappamask.outputs.cog import Strips
 from kappamask.outputs.records import Progress
@@ -87,7 +87,14 @@ def stream_labels(
                     for window in strip:
                         for coming in windows[done : done + 1 + AHEAD]:
                             cells.prefetch(coming)
-                        core = label_window(task, bands, cells, window)
+                        core = label_window(
+                            task,
+                            bands,
+                            cells,
+                            window,
+                            where=scene.id,
+                            resolution=grid.resolution,
+                        )
                         labels[..., window.columns.core] = core
                         cells.release(window)
                         done += 1
@@ -101,25 +108,52 @@ def stream_labels(
 
 
 def label_window(
-    task: Task, bands: Mapping[str, BandOnGrid], reader: Reader, window: Window
+    task: Task,
+    bands: Mapping[str, BandOnGrid],
+    reader: Reader,
+    window: Window,
+    *,
+    where: str = "a scene",
+    resolution: float = 10,
 ) -> np.ndarray:
-    """Label the core of one window, (*leading, y, x); without data that costs nothing."""
-    if is_empty(task, bands, reader, window):
-        return task.nothing(*(span.stop - span.start for span in (window.rows, window.columns)))
-    layers = [
-        bands[name].read(reader, window.rows.read, window.columns.read) for name in task.bands
-    ]
-    return predict_window(task, layers, window)
+    """Label the core of one window, (*leading, y, x); without data that costs nothing.
+
+    Raises
+    ------
+    ReadError
+        If one band has no data where all others have it; `where` names the scene, whose
+        grid has pixels of `resolution` metres.
+    """
+    empty = find_empty(task, bands, reader, window)
+    missing = any(task.bands[index] in empty for index in task.required)
+    nothing = task.nothing(*(span.stop - span.start for span in (window.rows, window.columns)))
+    if missing and len(empty) == len(task.bands):
+        return nothing
+    layers = {
+        name: bands[name].read(reader, window.rows.read, window.columns.read) for name in task.bands
+    }
+    for name in task.bands:
+        check_band(
+            name,
+            task.bands,
+            lambda band: np.isfinite(layers[band]),
+            where=where,
+            resolution=resolution,
+        )
+    return nothing if missing else predict_window(task, list(layers.values()), window)
 
 
-def is_empty(task: Task, bands: Mapping[str, BandOnGrid], reader: Reader, window: Window) -> bool:
-    """Tell whether a band without which a pixel is missing has no data in the whole core."""
-    for name in (task.bands[index] for index in task.required):
+def find_empty(
+    task: Task, bands: Mapping[str, BandOnGrid], reader: Reader, window: Window
+) -> set[str]:
+    """Find the bands that have no data in the whole core."""
+    empty = set()
+    for name in task.bands:
         band = bands[name]
         rows, columns = band.rows.native(window.rows.core), band.columns.native(window.columns.core)
         if not reader.read(name, rows, columns).any():
-            return True
-    return False
+            empty.add(name)
+    return empty
 
 
 class Cells:

@@ -26,6 +26,7 @@ from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
 from kappamask.base.errors import refuse_limit
+from kappamask.scenes.formats import open_pixels
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -241,7 +242,7 @@ class Draft(Tally):
                     self.path.write_bytes(memory.getbuffer())
                 else:
                     Path(self._raw).unlink()
-            with rasterio.open(self.path) as raster:
+            with open_pixels(str(self.path)) as raster:
                 for indexes, window, checksum in self.checksums:
                     if zlib.crc32(raster.read(indexes, window=window).tobytes()) != checksum:
                         raise OSError(f"{self.path.name} does not hold what was written")
@@ -278,7 +279,7 @@ def _why(error: BaseException) -> str:
 
 def read_blocks(path: Path) -> Iterator[np.ndarray]:
     """Read back the first band of what was written, block by block."""
-    with rasterio.open(path) as raster:
+    with open_pixels(str(path)) as raster:
         for _, window in raster.block_windows(1):
             yield raster.read(1, window=window)
 

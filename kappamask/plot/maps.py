@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (registers the .odc accessor)
-import rioxarray
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.outputs.label_cube import check_labels
+from kappamask.scenes.formats import open_layers
 from kappamask.scenes.items import view_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _planes(masks: Any) -> Iterable[tuple[str, xr.DataArray]]:
             yield str(plane["time"].values)[:16].replace("T", " "), plane.compute()
         return
     for path in masks:
-        with rioxarray.open_rasterio(path) as raster:
+        with open_layers(Path(path)) as raster:
             yield Path(path).stem, raster.squeeze("band", drop=True).load()
 
 

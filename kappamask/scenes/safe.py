@@ -18,6 +18,7 @@ from typing import Any
 
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
+from kappamask.base.files import check_regular
 from kappamask.scenes.area import parse_area
 from kappamask.scenes.safe_metadata import (
     ProductMetadata,
@@ -68,9 +69,11 @@ class Archive:
         """
         if name not in self.names:
             raise ReadError(f"{self.location} must hold {name}, which is absent: download it again")
+        content: bytes | None
         try:
             if self.location.is_dir():
                 path = self.location / name
+                check_regular(path)
                 content = path.read_bytes() if path.stat().st_size <= LARGEST_XML else None
             else:
                 with (
@@ -93,7 +96,20 @@ class Archive:
         """Tell how GDAL opens a file of the product."""
         if self.location.is_dir():
             return str(self.location / name)
-        return f"/vsizip/{{{self.location}}}/{self.inside}{name}"  # braces: whatever its suffix
+        path = str(self.location)  # in braces, whatever its suffix; GDAL counts those inside
+        if _are_paired(path):
+            return f"/vsizip/{{{path}}}/{self.inside}{name}"
+        return f"/vsizip/{path}/{self.inside}{name}"
+
+
+def _are_paired(path: str) -> bool:
+    """Tell whether every brace in a path has its other one, as GDAL counts them."""
+    depth = 0
+    for letter in path:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _open_archive(path: str | os.PathLike[str]) -> Archive:
@@ -103,6 +119,13 @@ def _open_archive(path: str | os.PathLike[str]) -> Archive:
         raise ReadError(f"no SAFE product at {location}: check the path")
     if location.is_file() and PRODUCT_METADATA.fullmatch(location.name):
         location = location.parent
+    if not location.is_dir():
+        check_regular(location)
+        if not _are_paired(str(location)) and location.suffix.lower() != ".zip":
+            raise InputError(
+                f"braces in the name of an archive come in pairs, or it ends in .zip, got "
+                f"{location}: rename it"
+            )
     names = _names_of_folder(location) if location.is_dir() else _names_of_zip(location)
     found = sorted(
         (name for name in names if PRODUCT_METADATA.fullmatch(PurePosixPath(name).name)),
@@ -124,10 +147,18 @@ def _open_archive(path: str | os.PathLike[str]) -> Archive:
 
 
 def _names_of_folder(folder: Path) -> list[str]:
-    names = []
+    names, root = [], folder.resolve()
     for at, _, files in os.walk(folder):
         below = Path(at).relative_to(folder)
-        names += [(below / file).as_posix() for file in files]
+        for file in files:
+            path = Path(at, file)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise InputError(
+                    f"the files of a product lie in its folder, {path} is a link out of it: put "
+                    "the file in its place"
+                )
+            check_regular(path)
+            names.append((below / file).as_posix())
     return names
 
 

@@ -18,6 +18,7 @@ from rasterio.windows import Window
 from kappamask.base.bands import LEVELS, NAMES
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import Label
+from kappamask.scenes.formats import open_pixels
 from kappamask.train.teacher import remember
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
@@ -157,12 +158,12 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     kind, level = WITHOUT_FILE.get(row["label_kind"], row["label_kind"]), row["level"]
     label_path = path.with_name(f"{path.stem}_label.tif")
     try:
-        with rasterio.open(path) as image:
+        with open_pixels(str(path)) as image:
             dn = stack(dict(zip(image.descriptions, image.read(), strict=True)))
         label, scl = np.zeros(dn.shape[1:], np.uint8), None
         label[dn.any(0)] = kind == "clear"
         if row["label_kind"] not in WITHOUT_FILE:
-            with rasterio.open(label_path) as labels:
+            with open_pixels(str(label_path)) as labels:
                 label, second = labels.read(1), labels.descriptions[1:2]
                 scl = labels.read(2) if second and second != ("as_drawn",) else None
     except rasterio.errors.RasterioError as error:
@@ -224,7 +225,7 @@ def read_bands(
     """Read one file per band into their slots, see `stack`; to `shape`, pixels are repeated."""
     layers = {}
     for name, path in paths.items():
-        with rasterio.open(path) as source:
+        with open_pixels(str(path)) as source:
             layers[name] = source.read(1, out_shape=shape)
     return stack(layers, offset=offset)
 
@@ -238,7 +239,7 @@ def read_bolzano(folder: Path) -> list[Chip]:
     """Read the labelled dates of the Bolzano scene."""
     chips = []
     for label_path in sorted(folder.glob("*/label.tif")):
-        with rasterio.open(label_path) as source:
+        with open_pixels(str(label_path)) as source:
             label, scl = source.read((1, 2))
         dn = read_bolzano_date(label_path.parent)
         chip = Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net", scl)
@@ -260,7 +261,7 @@ def read_safe_blocks(folder: Path) -> list[Chip]:
     for label_path in sorted(folder.glob("labels_T29UNU/*_label.tif")):
         row, column = (int(digit) * 610 for digit in label_path.stem.split("_")[1])
         block = np.s_[row : row + 610, column : column + 610]
-        with rasterio.open(label_path) as source:
+        with open_pixels(str(label_path)) as source:
             label, scl = source.read((1, 2))
         chip = Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net", scl)
         chips.append(distrust(chip))
@@ -283,7 +284,7 @@ def read_strip(folder: Path) -> list[Chip]:
     for top in range(0, 5 * STRIP, STRIP):
         layers = {}
         for name, path in paths.items():
-            with rasterio.open(path) as source:
+            with open_pixels(str(path)) as source:
                 factor = 10980 // source.width
                 size = STRIP // factor
                 coarse = source.read(1, window=Window(0, top // factor, size, size))

@@ -33,6 +33,7 @@ import rasterio
 from kappamask.base.bands import LEVELS, NAMES, canonical_name
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.base.legend import Label
+from kappamask.scenes.formats import open_pixels
 from kappamask.train.chips import Chip, spread, stack
 
 CODES = {0: Label.CLEAR, 1: Label.CLOUD, 2: Label.SEMI_TRANSPARENT, 3: Label.CLOUD_SHADOW}
@@ -129,9 +130,9 @@ def read_patch(image: str, label: str, *, name: str, level: str) -> Chip:
         If the image lacks bands, or image and label differ in size.
     """
     try:
-        with rasterio.open(image) as source:
+        with open_pixels(str(image)) as source:
             spelled, layers = source.descriptions, source.read()
-        with rasterio.open(label) as source:
+        with open_pixels(str(label)) as source:
             codes = source.read(1)
     except rasterio.errors.RasterioError as error:
         raise ReadError(f"patch {name} cannot be read ({error}): fetch it again") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import Label
+from kappamask.scenes.formats import OWN, open_pixels
 
 SUFFIXES = (".tif", ".png")
 SMALLEST, LARGEST = 0.005, 0.95  # share of a mask that is cloud, for it to be of use
@@ -45,7 +46,7 @@ def read_outlines(folder: Path) -> list[Outline]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                with rasterio.open(path) as source:
+                with open_pixels(str(path), OWN) as source:
                     label = source.read(1)
         except rasterio.errors.RasterioError as error:
             raise ReadError(f"mask {path} cannot be read ({error}): write it again") from error

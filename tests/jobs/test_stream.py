@@ -17,7 +17,7 @@ import rasterio
 import shapely
 from pyproj import Transformer
 from rasterio.transform import from_origin
-from support.safe_products import EPSG, LEFT, TOP, Recipe, write_safe
+from support.safe_products import EPSG, LEFT, TOP, Recipe, write_jp2, write_safe
 
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
@@ -120,9 +120,11 @@ def test_a_real_strip_gets_the_same_labels(shared_data, model, tmp_path):
 def test_a_product_without_any_data_never_calls_the_network(tmp_path, model, monkeypatch):
     recipe = Recipe(shape=(180, 180))
     folder = write_safe(tmp_path, recipe)
-    path = next(folder.glob("GRANULE/*/IMG_DATA/*_B04.jp2"))
-    with rasterio.open(path, "w", **jp2(recipe, 10)) as raster:
-        raster.write(np.zeros(recipe.shape, np.uint16), 1)
+    for path in folder.glob("GRANULE/*/IMG_DATA/*.jp2"):
+        with rasterio.open(path) as raster:
+            place = raster.crs, raster.transform
+            nothing = np.zeros(raster.shape, np.uint16)
+        write_jp2(path, nothing, *place, block=recipe.block)
     monkeypatch.setattr(stream, "predict_window", None)
     (mask,) = mask_product(folder, tmp_path / "out", options=MaskOptions(model=model))
     with rasterio.open(mask) as raster:
