@@ -7,7 +7,6 @@ of a function of `kappamask` that gives or takes cubes, such as ``kappamask.load
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from kappamask.base.legend import Label
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from kappamask.composites.clear import BufferLike
 
 
 @xr.register_dataarray_accessor("kappamask")  # type: ignore[no-untyped-call]
@@ -67,7 +68,7 @@ class KappaMaskAccessor:
         self,
         labels: xr.DataArray | None = None,
         *,
-        buffer_m: Mapping[str, float] | None = None,
+        buffer_m: BufferLike = None,
         model: Any = "default",
     ) -> xr.DataArray:
         """Keep what is clear, lazily; NaN stands for the rest.

@@ -11,7 +11,9 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
+CLOSE = 0.6  # how alike two names are of which one is taken for the other misspelt
 _SECRETS = (
     (
         re.compile(
@@ -75,12 +77,17 @@ class UnknownNameError(KappaMaskError, LookupError):
     --------
     >>> print(UnknownNameError.of("band", "B99", ["B02", "B03"]))
     unknown band 'B99': expected one of B02, B03
+    >>> print(UnknownNameError.of("engine", "stackstack", ["stackstac", "odc"]))
+    unknown engine 'stackstack': expected one of stackstac, odc: did you mean stackstac?
     """
 
     @classmethod
     def of(cls, kind: str, got: str, known: list[str]) -> UnknownNameError:
         """Name the table, what was asked of it and what it holds."""
-        return cls(f"unknown {kind} {got!r}: expected one of {', '.join(known)}")
+        near = get_close_matches(got.lower(), [name.lower() for name in known], 1, CLOSE)
+        meant = [name for name in known if name.lower() in near]
+        asked = f": did you mean {meant[0]}?" if meant else ""
+        return cls(f"unknown {kind} {got!r}: expected one of {', '.join(known)}{asked}")
 
 
 class NoItemsError(KappaMaskError, LookupError):
@@ -109,6 +116,10 @@ class ResourceError(KappaMaskError, RuntimeError):
 
 class ArchiveError(KappaMaskError, OSError):
     """An archive for openEO workers that cannot be made."""
+
+
+class ExtraError(KappaMaskError, ImportError):
+    """Something was asked for that needs packages of an extra, which are not installed."""
 
 
 class WeightsError(KappaMaskError, ValueError):
@@ -204,6 +215,31 @@ def limits_named() -> Iterator[None]:
     except Exception as error:
         refuse_limit(error)
         raise
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Import what an extra brings; say so where it is not installed.
+
+    Raises
+    ------
+    ExtraError
+        In place of ImportError.
+
+    Examples
+    --------
+    >>> with needs_extra("serve", "a server"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    kappamask.base.errors.ExtraError: a server needs the package no_such_package, ...
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExtraError(
+            f"{what} needs the package {error.name}, which is not installed: "
+            f"pip install 'kappamask[{extra}]'"
+        ) from error
 
 
 def _lacks_memory(error: BaseException) -> bool:

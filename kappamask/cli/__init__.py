@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 from kappamask import __version__
 from kappamask.cli.exit_codes import Signals, end, flush_errors, flush_output
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SystemExit
         With 2 for words that no command knows, 0 for ``--help``.
     """
-    words = _glue_negative(sys.argv[1:] if arguments is None else arguments)
+    words = _join_values(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser(words[:1])
     resume = "nothing was begun, repeat the command"
     with Signals(ours=arguments is None) as signals:
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.basicConfig(
                 format="kappamask: %(message)s", level=logging.WARNING, stream=sys.stderr
             )
+            logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry, in words of its own
             code = int(options.run(options))
             flush_output()
             signals.over = True
@@ -99,20 +103,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _glue_negative(arguments: Sequence[str]) -> list[str]:
-    """Let `--bbox -9.2,38.6,-9.0,38.8` through: argparse would take the value for an option."""
-    glued: list[str] = []
-    for argument in arguments:
-        if glued and glued[-1] == "--bbox" and argument.startswith("-") and "," in argument:
-            glued[-1] = f"--bbox={argument}"
-        else:
-            glued.append(argument)
-    return glued
+def _join_values(arguments: Sequence[str]) -> list[str]:
+    """Take `--bbox -9.2,38.6,-9.0,38.8`, `--bbox 11 46 12 47` and `--date START END` as one value.
+
+    argparse would take a minus for an option, and further words for a product.
+
+    Examples
+    --------
+    >>> _join_values(["--bbox", "-9.2", "38.6,", "-9", "38.8", "--date", "2022-06-01", "2022-07"])
+    ['--bbox=-9.2,38.6,-9,38.8', '--date=2022-06-01/2022-07']
+    """
+    joined: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        values: list[str] = []
+        if word == "--bbox":
+            while words and len(values) < 4 and re.fullmatch(r"[-+\d.,eE]*\d[-+\d.,eE]*", words[0]):
+                values += [part for part in words.pop(0).split(",") if part]
+            word = f"--bbox={','.join(values)}" if values else word
+        if word == "--date":
+            while words and len(values) < 2 and re.fullmatch(r"\d{4}[-\d:.TWZ]*|\.\.", words[0]):
+                values.append(words.pop(0))
+            word = f"--date={'/'.join(values)}" if values else word
+        joined.append(word)
+    return joined
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what a misspelt option was perhaps meant to be."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with 2."""
+        unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
+        known = self._options()
+        meant = [near[0] for word in unknown if (near := get_close_matches(word, known, 1))]
+        super().error(message + (f": did you mean {', '.join(meant)}?" if meant else ""))
+
+    def _options(self) -> list[str]:
+        """List the options of this command and of those below it."""
+        found = [*self._option_string_actions]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  has no other way
+                for below in action.choices.values():
+                    found += below._options()  # noqa: SLF001
+        return found
 
 
 def make_parser(asked: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Build the parser of all commands; those that are not asked for have no options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kappamask",
         description="Cloud masks for Sentinel-2: clear, cloud shadow, semi-transparent, cloud.",
     )

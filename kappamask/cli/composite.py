@@ -77,7 +77,12 @@ def run(options: argparse.Namespace) -> int:
     items = search_items(options)
     with show_progress() as progress:
         report = compose_items(
-            items, area_of(options), options.out, options=chosen, progress=progress
+            items,
+            area_of(options),
+            options.out,
+            options=chosen,
+            progress=progress,
+            tell=progress.tell,
         )
     for path in report.images:
         known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,15 @@ SIGNALLED = 128  # and the signal's number, as shells count
 CLOSED_PIPE = SIGNALLED + 13  # SIGPIPE, which not every system has
 IMPATIENT = 1.0  # seconds: `timeout` and a terminal may send one signal twice at once
 PAUSE = 0.05  # seconds until a signal that came at a bad moment is looked at again
+OPTIONS = {  # arguments as messages name them: what the command line has for them, in this order
+    r"\bpass (?=\w+=)": "give ",
+    r"\bmax_pixels=None": "--yes-large",
+    r"\barea=\.\.\.": "--bbox or --area",
+    r"\bmax_cloud_cover\b(?!=)": "--max-cloud-cover",
+    r"\b(dn|max|buffer)_(offset|cloud_cover|items|cloud|shadow)=": r"--\1-\2 ",
+    r"\b(level|model|engine|resolution|tile|catalog|period|method)=": r"--\1 ",
+    r"\b(bands)=(?=[\w'])": r"--\1 ",
+}
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -192,7 +202,7 @@ def explain(error: BaseException) -> str | None:
     """
     limit = find_limit(error)
     if limit is not None or isinstance(error, KappaMaskError):
-        return " ".join(str(limit or error).split())
+        return in_options(" ".join(str(limit or error).split()))
     if isinstance(error, OSError):
         where = f" for {error.filename}" if error.filename else ""
         return (
@@ -200,6 +210,21 @@ def explain(error: BaseException) -> str | None:
             "space, look at the permissions, or choose another place"
         )
     return None
+
+
+def in_options(text: str) -> str:
+    """Say an argument of Python as the option of the command line that it is.
+
+    Examples
+    --------
+    >>> in_options("its offset is not told: pass dn_offset=0 or dn_offset=-1000")
+    'its offset is not told: give --dn-offset 0 or --dn-offset -1000'
+    >>> in_options("item S2A_a does not tell its extent: pass area=...")
+    'item S2A_a does not tell its extent: give --bbox or --area'
+    """
+    for argument, option in OPTIONS.items():
+        text = re.sub(argument, option, text)
+    return text
 
 
 def flush_output() -> None:

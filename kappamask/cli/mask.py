@@ -60,7 +60,12 @@ def run(options: argparse.Namespace) -> int:
     wanted = MaskOptions(tile=options.tile, **asked)
     with show_progress() as progress:
         paths = mask_product(
-            options.product, options.out, area=area, options=wanted, progress=progress
+            options.product,
+            options.out,
+            area=area,
+            options=wanted,
+            progress=progress,
+            tell=progress.tell,
         )
     for path in paths:
         say(str(path))
@@ -92,7 +97,14 @@ def mask_and_tell(items: Sequence[Any], area: Any, folder: Path, **settings: Any
     from kappamask.jobs import MaskOptions, mask_items
 
     with show_progress() as progress:
-        report = mask_items(items, area, folder, options=MaskOptions(**settings), progress=progress)
+        report = mask_items(
+            items,
+            area,
+            folder,
+            options=MaskOptions(**settings),
+            progress=progress,
+            tell=progress.tell,
+        )
     counts = f"{len(report.done)} done, {len(report.skipped)} skipped (finished before)"
     say(f"{counts}, {len(report.failed)} failed: masks in {folder.resolve()}")
     return say_failed(report.failed)

@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    from kappamask.base.errors import needs_extra
     from kappamask.openeo.server.settings import Settings, read_token
 
     settings = Settings(
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
         token=read_token(options.token_file),
         load_stac_hosts=tuple(options.allow_load_stac),
     )
-    from kappamask.openeo.server.app import serve
+    with needs_extra("serve", "an openEO back end"):
+        from kappamask.openeo.server.app import serve
 
     with suppress(KeyboardInterrupt):
         serve(settings, say=say)

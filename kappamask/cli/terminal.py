@@ -89,13 +89,19 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
         metavar="DN",
         help="0 or -1000, for items that do not tell their offset",
     )
+    parser.add_argument(
+        "--yes-large",
+        action="store_true",
+        help="take an area of more than 100 million pixels a date (10 000 km2 at 10 m)",
+    )
 
 
 def labelling_of(options: argparse.Namespace) -> dict[str, Any]:
     """Give the options of `add_labelling`, and whether pictures are wanted, as the loop does."""
     names = ("model", "resolution", "engine", "dn_offset")
     asked = {name: getattr(options, name) for name in names}
-    return asked | {"pictures": not options.no_pictures}
+    allowed = {"max_pixels": None} if options.yes_large else {}
+    return asked | allowed | {"pictures": not options.no_pictures}
 
 
 def area_of(options: argparse.Namespace) -> Any:
@@ -112,9 +118,12 @@ def area_of(options: argparse.Namespace) -> Any:
 
 
 def search_items(options: argparse.Namespace) -> list[Any]:
-    """Search with the options of `add_query`."""
+    """Search with the options of `add_query`; refuse what is too large to label before."""
+    from kappamask.scenes.area import check_size
     from kappamask.scenes.search import search
 
+    if not getattr(options, "yes_large", True):  # `kappamask search` reads no pixels
+        check_size(area_of(options), resolution=options.resolution)
     return search(
         area_of(options),
         options.date,
@@ -183,50 +192,60 @@ class Heedless:
             self._stream.flush()
 
 
+class Shown:
+    """A bar on standard error that jobs call with (name, done, total), and lines above it."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+        self.said: tuple[int, int] | None = None
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show how far a job came."""
+        self.said = done, total
+        self.update(description=name, completed=done, total=total)
+
+    def update(self, **change: Any) -> None:
+        """Change the bar."""
+        check_signals()
+        self._bar.update(self._task, **change, visible=True)
+
+    def tell(self, text: str) -> None:
+        """Print a line above the bar."""
+        check_signals()
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def _bar(name: str, *columns: str) -> Iterator[Callable[..., None]]:
-    """Show a bar on standard error, whatever becomes of that; yield what updates it."""
+def _bar(name: str, *columns: str) -> Iterator[Shown]:
+    """Show a bar on standard error, whatever becomes of that; only lines if it is no terminal."""
     from rich import progress
     from rich.console import Console
 
     shown = [progress.TextColumn("{task.description}"), progress.BarColumn()]
     shown += [getattr(progress, column)() for column in columns]
     console = Console(file=cast("IO[str]", Heedless(sys.stderr)))
-    with progress.Progress(*shown, console=console) as bar:
+    with progress.Progress(*shown, console=console, disable=not console.is_terminal) as bar:
         # Hidden until there is something to show: an error that comes before stands alone.
-        task = bar.add_task(name, total=None, visible=False)
-
-        def show(**change: Any) -> None:
-            check_signals()
-            bar.update(task, **change, visible=True)
-
-        yield show
+        yield Shown(bar, bar.add_task(name, total=None, visible=False))
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on stderr; yield what is called with (name, done, total).
+def show_progress() -> Iterator[Shown]:
+    """Show a bar on stderr; yield what is called with (name, done, total), and with lines.
 
     An interruption is told how far it came.
     """
-    said: tuple[int, int] | None = None
-    with _bar("", "MofNCompleteColumn", "TimeRemainingColumn") as update:
-
-        def show(date: str, done: int, total: int) -> None:
-            nonlocal said
-            said = done, total
-            update(description=date, completed=done, total=total)
-
+    with _bar("", "MofNCompleteColumn", "TimeRemainingColumn") as shown:
         try:
-            yield show
+            yield shown
         except KeyboardInterrupt as stop:
-            if said:
-                stop.add_note("after {} of {}".format(*said))
+            if shown.said:
+                stop.add_note("after {} of {}".format(*shown.said))
             raise
 
 
 @contextmanager
 def show_download(name: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar of bytes on stderr; yield what is called with (bytes done, bytes in all)."""
-    with _bar(name, "DownloadColumn", "TransferSpeedColumn") as update:
-        yield lambda done, total: update(completed=done, total=total or None)
+    with _bar(name, "DownloadColumn", "TransferSpeedColumn") as shown:
+        yield lambda done, total: shown.update(completed=done, total=total or None)

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
-from kappamask.base.pixels import within
+from kappamask.base.pixels import count_codes, within
 from kappamask.composites import BUFFER_M
 
 if TYPE_CHECKING:
     import dask.array as da
 
 CLOUDS = (Label.CLOUD, Label.SEMI_TRANSPARENT)  # what the buffer of clouds is put around
+BufferLike: TypeAlias = Mapping[str, float] | float | None  # metres, by name or around both
 Step = tuple[float, float]  # height and width of a pixel in metres
 
 
@@ -37,8 +38,14 @@ class Buffers:
                 raise InputError(f"a buffer is metres, 0 or more, got {metres!r} for {name!r}")
 
     @classmethod
-    def read(cls, buffer_m: Mapping[str, float] | None) -> Buffers:
-        """Read what a caller gives; what is not named has no buffer."""
+    def read(cls, buffer_m: BufferLike) -> Buffers:
+        """Read what a caller gives; what is not named has no buffer, a number is for both."""
+        if isinstance(buffer_m, int | float):
+            return cls(buffer_m, buffer_m)
+        if not isinstance(buffer_m, Mapping | None):
+            raise InputError(
+                f"a buffer is metres, or metres by name ({{'cloud': 60}}), got {buffer_m!r}"
+            )
         given = dict(buffer_m or {})
         if unknown := sorted(set(given) - set(BUFFER_M)):
             raise UnknownNameError.of("buffer", str(unknown[0]), list(BUFFER_M))
@@ -60,6 +67,7 @@ def find_clear(labels: da.Array, buffers: Buffers, step: Step) -> da.Array:
     """
 
     def find(codes: np.ndarray) -> np.ndarray:
+        count_codes(codes, where="in the labels")  # refuses codes of another mask
         clear: np.ndarray = codes == Label.CLEAR
         clear &= ~within(np.isin(codes, CLOUDS), buffers.cloud, step=step)
         clear &= ~within(codes == Label.CLOUD_SHADOW, buffers.shadow, step=step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import xarray as xr
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.composites import BUFFER_M, METHODS
-from kappamask.composites.clear import Buffers, Step, find_clear
+from kappamask.composites.clear import BufferLike, Buffers, Step, find_clear
 from kappamask.composites.methods import BLENDS, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.ranking import Ranking
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import dask.array as da
 
 CLEAR_FRACTION = "clear_fraction"  # a coordinate of labels that spares `coverage` reading them
+OTHERS = ("scl", "fmask", "qa_pixel", "cloud_mask")  # names of masks with other codes
 SAME = "be of the same dates and pixels"
 
 
@@ -33,7 +34,7 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
     *,
     method: str = "median",
     period: str | None = None,
-    buffer_m: Mapping[str, float] | None = BUFFER_M,
+    buffer_m: BufferLike = BUFFER_M,
     probabilities: xr.DataArray | None = None,
     ranking: Ranking | None = None,
 ) -> xr.Dataset:
@@ -63,8 +64,8 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         of starts, such as ``"2MS"`` or ``"10D"``.
     buffer_m
         Metres around ``"cloud"`` (which here includes semi-transparent cloud) and around
-        ``"shadow"`` that are not used, between pixel centres; what is not named has none,
-        None means no buffers. Nothing is known of clouds outside of the cube.
+        ``"shadow"`` that are not used, between pixel centres; what is not named has none, a
+        number is for both, None means no buffers. Nothing is known of clouds outside of the cube.
     probabilities
         float32 (time, label, y, x) as ``predict_cube(cube, output="probabilities")`` gives
         them: best-pixel then prefers what is surely clear.
@@ -151,7 +152,10 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
 
 
 def clear_of(
-    cube: xr.DataArray, labels: xr.DataArray, *, buffer_m: Mapping[str, float] | None = BUFFER_M
+    cube: xr.DataArray,
+    labels: xr.DataArray,
+    *,
+    buffer_m: BufferLike = BUFFER_M,
 ) -> xr.DataArray:
     """Say lazily which pixels `composite` would take for clear: bool (time, y, x).
 
@@ -171,7 +175,7 @@ def clear_of(
 # --- checks -------------------------------------------------------------------------------------
 
 
-def check_recipe(method: str, period: str | None, buffer_m: Mapping[str, float] | None) -> None:
+def check_recipe(method: str, period: str | None, buffer_m: BufferLike) -> None:
     """Refuse an unknown method, period or buffer before anything is loaded."""
     if method not in METHODS:
         raise UnknownNameError.of("method", str(method), list(METHODS))
@@ -205,6 +209,7 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
             "returned, as it is"
         )
     refuse_snow(labels)
+    check_meanings(labels)
     times = cube["time"].values
     if times.dtype.kind != "M" or np.isnat(times).any():
         raise InputError(
@@ -217,6 +222,31 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
     if (order != np.arange(times.size)).any():
         cube, labels = cube.isel(time=order), labels.isel(time=order)
     return cube, labels
+
+
+def check_meanings(labels: xr.DataArray) -> None:
+    """Refuse class codes of another mask, such as the SCL, that can be told for that.
+
+    Raises
+    ------
+    InputError
+        If their name or their ``flag_meanings`` are others, or what is in memory holds other
+        codes; lazy labels are looked at when they are computed.
+    """
+    own = {entry.name for entry in LEGEND}
+    meanings = str(labels.attrs.get("flag_meanings", "")).split()
+    got = ""
+    if foreign := [name for name in meanings if name not in own]:
+        got = f"classes named {', '.join(foreign[:3])}"
+    elif str(labels.name).lower() in OTHERS:
+        got = f"the name {labels.name}"
+    elif isinstance(labels.data, np.ndarray) and labels.size and labels.data.max() >= len(LEGEND):
+        got = f"codes up to {labels.data.max()}"
+    if got:
+        raise InputError(
+            f"labels must be codes of kappamask.Label, 0 to {len(LEGEND) - 1}, got {got}: pass "
+            "what predict_cube returned; other masks have to be recoded first (docs: Classes)"
+        )
 
 
 def _with_time(array: Any) -> xr.DataArray:

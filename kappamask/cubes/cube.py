@@ -20,7 +20,7 @@ from kappamask.base.pixels import to_reflectance
 from kappamask.base.windows import LATTICE, Grid, snap_chunks
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.cubes.rasters import check_band
-from kappamask.scenes.area import parse_area, project_bounds
+from kappamask.scenes.area import MAX_PIXELS, AreaLike, check_size, parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Bounds, Scene, overlap, rounded
 from kappamask.scenes.sources import Resolve, scene_of
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
+SPREAD = 4  # times what their items cover: from here on a cube is a mistake
 LOG = logging.getLogger(__name__)
 
 
 def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     items: Iterable[Any],
-    area: Any = None,
+    area: AreaLike | None = None,
     *,
     resolution: float = 10,
     bands: Sequence[str] | None = None,
@@ -42,6 +43,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     engine: str = "stackstac",
     crs: Any = None,
     resolve: Resolve = resolve_assets,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> xr.DataArray:
     """Assemble STAC items into one lazy cube of reflectance.
 
@@ -69,6 +71,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     resolve
         How to find an item's files and offsets. Only needed for items that do not
         tell: ``functools.partial(resolve_assets, dn_offset=-1000)``.
+    max_pixels
+        Of a date: a larger area is refused, as a mistake; None allows any.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     names = choose_bands(scenes, bands, level)
     if engine not in ENGINES:
         raise UnknownNameError.of("engine", engine, list(ENGINES))
-    grid = choose_grid(scenes, area, resolution=resolution, crs=crs)
+    grid = choose_grid(scenes, area, resolution=resolution, crs=crs, max_pixels=max_pixels)
     kept, dn = read_dn(scenes, names, grid, chunks=snap_chunks(grid, chunks), engine=engine)
     if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
@@ -141,12 +145,23 @@ def choose_bands(scenes: Sequence[Scene], bands: Sequence[str] | None, level: st
 
 
 def choose_grid(
-    scenes: Sequence[Scene], area: Any, *, resolution: float, crs: Any = None, within: bool = False
+    scenes: Sequence[Scene],
+    area: AreaLike | None,
+    *,
+    resolution: float,
+    crs: Any = None,
+    within: bool = False,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Grid:
     """Settle CRS, origin and size of the cube; edges lie on the items' own pixel edges.
 
     The CRS is, in this order: 1. the caller's; 2. the one of most items. `within` leaves out
     what of the area's rectangle lies outside the scenes.
+
+    Raises
+    ------
+    InputError
+        If there are more than `max_pixels`: in the area, or between items that lie far apart.
     """
     if not resolution > 0:
         raise InputError(f"resolution is metres per pixel, above 0, got {resolution!r}")
@@ -156,7 +171,10 @@ def choose_grid(
         if not reach:
             raise ItemError(f"item {scenes[0].id} does not tell its extent: pass area=...")
         wanted = _union(reach)
+        _check_together(reach, wanted, resolution=resolution, max_pixels=max_pixels)
     else:
+        if not within:
+            check_size(area, resolution=resolution, max_pixels=max_pixels)
         wanted = project_bounds(parse_area(area), epsg)
         if reach and not any(overlap(bounds, wanted) for bounds in reach):
             raise NoItemsError(
@@ -169,6 +187,23 @@ def choose_grid(
         wanted = max(west, left), max(south, bottom), min(east, right), min(north, top)
     anchor = reach[0] if reach else (0.0, 0.0, 0.0, 0.0)
     return Grid.covering(wanted, epsg=epsg, resolution=resolution, anchor=(anchor[0], anchor[3]))
+
+
+def _check_together(
+    reach: Sequence[Bounds], whole: Bounds, *, resolution: float, max_pixels: int | None
+) -> None:
+    """Refuse items without an area whose common rectangle is nearly empty, and large."""
+    own, around = (
+        sum((right - left) * (top - bottom) for left, bottom, right, top in rectangles)
+        for rectangles in (set(reach), [whole])
+    )
+    pixels = around / resolution**2
+    if max_pixels is not None and pixels > max_pixels and around > SPREAD * own:
+        raise InputError(
+            f"items without an area share one cube of at most {max_pixels:,} pixels a date, got "
+            f"{pixels:,.0f} around items that lie far apart: pass area=..., or take one tile at a "
+            "time"
+        )
 
 
 def _projected(crs: Any) -> int:

@@ -7,7 +7,7 @@ composed of it later, and an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,12 @@ from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.cube import load_cube
 from kappamask.jobs.masks import MaskOptions, Report, mask_items
+from kappamask.jobs.plan import in_bytes
 from kappamask.outputs.composites import write_composite
 from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
+from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers, open_pixels
 from kappamask.scenes.scene import Scene
@@ -54,11 +56,12 @@ class CompositeOptions(MaskOptions):
 
 def compose_items(
     items: Sequence[Any],
-    area: Any,
+    area: AreaLike | None,
     folder: str | Path,
     *,
     options: CompositeOptions | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Report:
     """Label every date of some items over an area and compose images without clouds.
 
@@ -75,6 +78,8 @@ def compose_items(
     progress
         Called with a name, how many are done, and how many there are: after each date, then
         after each block of each image.
+    tell
+        Called with lines for people: what will be done, and the shares of each date.
 
     Returns
     -------
@@ -97,7 +102,7 @@ def compose_items(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report = compose_items(items, scene.bbox, folder)
     ...     len(report.masks), [path.name for path in report.images]
-    (4, ['kappamask_20190701_20190731_T34TER_L2A_median.tif'])
+    (4, ['kappamask_20190701_20190731_T34TER_L2A_median_10m_...tif'])
     """
     options = options or CompositeOptions()
     folder = Path(folder)
@@ -106,9 +111,15 @@ def compose_items(
     # Once, with all bands they hold, whatever the network takes.
     scenes, unreadable = read_scenes(items, also=options.bands or (), resolve=resolve)
     cube = _load(scenes, area, options)
+    if tell is not None:
+        size = 2 * cube[0].size  # int16
+        tell(
+            f"composes {options.method}, {options.period or 'all dates'}: images of "
+            f"{cube.sizes['band']} bands, up to {in_bytes(size)} each, to {folder.absolute()}"
+        )
     check_method(options.method, [str(name) for name in cube["band"].values])
     plain = replace(options, pictures=False)
-    report = mask_items(scenes, area, folder / MASKS, options=plain, progress=progress)
+    report = mask_items(scenes, area, folder / MASKS, options=plain, progress=progress, tell=tell)
     why = {name: str(error) for name, error in unreadable.items()} | report.failed
     report.failed = dict(sorted(why.items()))
     if not report.masks:
@@ -135,7 +146,9 @@ def compose_items(
     return report
 
 
-def _load(scenes: Sequence[Scene], area: Any, options: CompositeOptions) -> xr.DataArray:
+def _load(
+    scenes: Sequence[Scene], area: AreaLike | None, options: CompositeOptions
+) -> xr.DataArray:
     """Load lazily, in the largest chunks whose stack of all dates stays within `STACK_BYTES`."""
     for edge in CHUNKS:
         cube = load_cube(
@@ -145,6 +158,7 @@ def _load(scenes: Sequence[Scene], area: Any, options: CompositeOptions) -> xr.D
             bands=options.bands,
             chunks=edge,
             engine=options.engine,
+            max_pixels=options.max_pixels,
         )
         dates, bands, rows, columns = cube.shape
         if 4 * dates * bands * min(edge, rows) * min(edge, columns) <= STACK_BYTES:

@@ -35,12 +35,14 @@ from kappamask.cubes.cube import (
     load_cube,
 )
 from kappamask.cubes.rasters import BandOnGrid
+from kappamask.jobs.plan import check_room, describe, tell_date
 from kappamask.jobs.stream import stream_labels
 from kappamask.networks.manifest import bands_of_model
 from kappamask.outputs.cog import Placement
 from kappamask.outputs.masks import MaskRecord
-from kappamask.outputs.records import Progress, is_complete, try_each, write_record
+from kappamask.outputs.records import Progress, find_complete, try_each, write_record
 from kappamask.predict.array import Output, Task, make_task
+from kappamask.scenes.area import MAX_PIXELS, AreaLike
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers
 from kappamask.scenes.scene import Scene, overlap
@@ -66,6 +68,7 @@ class MaskOptions:
     pictures: bool = True  # of items; of a product there is none
     snow: bool = False  # write NAME_snow.tif too; needs B11
     title: str | None = None  # of the pictures
+    max_pixels: int | None = MAX_PIXELS  # of a date: more is taken for a mistake; None: any
     overwrite: bool = False  # False keeps what is complete and the same
     retries: int = DATES.tries - 1  # rounds in which dates that could not be read are tried again
     retry_wait: float = (
@@ -104,19 +107,18 @@ class Date:
     name: str
     record: MaskRecord
     pixels: Callable[[], Any]  # labels as `MaskRecord` takes them
+    bands: tuple[str, ...] = ()  # that are read
     scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
     remote: bool = False  # a pause may help
 
     def make(self, folder: Path, options: MaskOptions) -> Made:
         """Label, write and draw it, unless that is done."""
-        skipped = not options.overwrite and is_complete(self.record, folder)
-        mask = folder / self.record.file_name("mask")
-        if not skipped:
-            write_record(self.record, self.pixels(), folder)
+        there = None if options.overwrite else find_complete(self.record, folder)
+        mask = there or write_record(self.record, self.pixels(), folder)
         picture = None
         if self.scene is not None and options.pictures:
             picture = draw(self.scene(), mask, title=options.title)
-        return Made(mask, picture, skipped)
+        return Made(mask, picture, there is not None)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def run(
     *,
     reopen: Callable[[], Sequence[Date]],
     progress: Progress | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> tuple[Report, dict[str, KappaMaskError]]:
     """Make one date after another; those that could not be read again, after all others.
 
@@ -146,6 +149,8 @@ def run(
         Gives them anew, with addresses that are valid again.
     progress
         Called after each date with its name, how many were tried, and how many there are.
+    tell
+        Called with a line for people: what will be done, then the shares of each date.
 
     Returns
     -------
@@ -161,12 +166,22 @@ def run(
     """
     folder = folder.absolute()
     check_folder(folder, "masks")  # or every date would fail for it
+    check_room(dates, folder)
+    if tell is not None:
+        drawn = options.pictures and any(date.scene for date in dates)
+        tell(describe(dates, folder, pictures=drawn))
     made: dict[int, Made] = {}
     failed: dict[int, KappaMaskError] = {}
     waiting = list(range(len(dates)))
     tried = count(1)
 
-    def tell(index: int) -> None:
+    def make(index: int) -> Made:
+        one = dates[index].make(folder, options)
+        if tell is not None:
+            tell(tell_date(dates[index].name, one.mask, skipped=one.skipped))
+        return one
+
+    def on_tried(index: int) -> None:
         if progress is not None:
             progress(dates[index].name, min(next(tried), len(dates)), len(dates))
 
@@ -174,8 +189,8 @@ def run(
         if attempt and any(dates[index].remote for index in waiting):
             time.sleep(replace(DATES, wait_s=options.retry_wait).wait(attempt))
             dates = reopen()
-        work = {index: partial(dates[index].make, folder, options) for index in waiting}
-        results, errors = try_each(work, on_tried=tell)
+        work = {index: partial(make, index) for index in waiting}
+        results, errors = try_each(work, on_tried=on_tried)
         # A second try that finds the mask draws a picture that failed: that is no skip.
         made |= {i: replace(one, skipped=one.skipped and not attempt) for i, one in results.items()}
         failed = {i: error for i, error in failed.items() if i not in results} | errors
@@ -238,11 +253,12 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
 
 def mask_items(
     items: Sequence[Any],
-    area: Any,
+    area: AreaLike | None,
     folder: str | Path,
     *,
     options: MaskOptions | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Report:
     """Label every date of some items over an area and write masks and pictures.
 
@@ -263,6 +279,8 @@ def mask_items(
     progress
         Called after each date with its name, how many were tried, and how many there are;
         again for those that are tried again.
+    tell
+        Called with lines for people: first what will be done, then the shares of each date.
 
     Returns
     -------
@@ -297,6 +315,7 @@ def mask_items(
         options,
         reopen=lambda: dates_of([renew(scene) for scene in scenes], area, options),
         progress=progress,
+        tell=tell,
     )
     why = {name: str(error) for name, error in unreadable.items()} | report.failed
     return replace(report, failed=dict(sorted(why.items())))
@@ -315,12 +334,19 @@ def dates_of(
     scenes = sorted(scenes, key=lambda scene: (scene.time, scene.id))
     level, bands, step = check_scenes(scenes), options.network_bands, options.resolution
     names = choose_bands(scenes, bands, level)
-    grid = choose_grid(scenes, area, resolution=step, crs=None)
+    grid = choose_grid(scenes, area, resolution=step, max_pixels=options.max_pixels)
     task = task_of(names, level, options)
 
     @cache
     def cube() -> xr.DataArray:
-        return load_cube(scenes, area, resolution=step, bands=bands, engine=options.engine)
+        return load_cube(
+            scenes,
+            area,
+            resolution=step,
+            bands=bands,
+            engine=options.engine,
+            max_pixels=options.max_pixels,
+        )
 
     @cache
     def labels() -> da.Array:
@@ -357,6 +383,7 @@ def dates_of(
             pixels=partial(stream_labels, own, grid, task, progress=on_window)
             if own
             else partial(labels_at, group[0].time),
+            bands=task.bands,
             scene=partial(scene_at, group[0].time),
             remote=any(is_remote(file.href) for one in group for file in one.files.values()),
         )

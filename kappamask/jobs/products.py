@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from kappamask.cubes.safe import read_product
 from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run, task_of
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed
+from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.sources import scene_of
 
@@ -22,7 +23,7 @@ def mask_files(
     items: Sequence[Any],
     folder: str | os.PathLike[str],
     *,
-    area: Any = None,
+    area: AreaLike | None = None,
     options: MaskOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -72,9 +73,10 @@ def mask_product(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    area: Any = None,
+    area: AreaLike | None = None,
     options: MaskOptions | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """Label a SAFE product, or the part of it in an area, and write masks.
 
@@ -92,6 +94,8 @@ def mask_product(
         Model, resolution, tile, offset, whether to write again.
     progress
         Called after each window with a name, windows done, windows in all.
+    tell
+        Called with lines for people: what will be done, then the shares of each tile.
 
     Returns
     -------
@@ -125,16 +129,21 @@ def mask_product(
         grid = choose_grid([scene], area, resolution=options.resolution, within=True)
         task = task_of(tuple(scene.files), str(scene.level), options)
         pixels = partial(stream_labels, scene, grid, task, progress=progress)
-        dates.append(Date(f"tile {scene.tile}", record_of([scene], grid, task, options), pixels))
-    return _all_or_error(dates, folder, options)
+        record = record_of([scene], grid, task, options)
+        dates.append(Date(f"tile {scene.tile}", record, pixels, task.bands))
+    return _all_or_error(dates, folder, options, tell=tell)
 
 
 def _all_or_error(
-    dates: Sequence[Date], folder: str | os.PathLike[str], options: MaskOptions
+    dates: Sequence[Date],
+    folder: str | os.PathLike[str],
+    options: MaskOptions,
+    *,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """Make dates whose files lie here: a second round would read the same."""
     once = replace(options, pictures=False, retries=0)
-    report, failed = run(dates, Path(folder), once, reopen=lambda: dates)
+    report, failed = run(dates, Path(folder), once, reopen=lambda: dates, tell=tell)
     if failed:
         first = next(iter(failed.values()))
         if len(dates) == 1:

@@ -14,13 +14,15 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
-
+from kappamask.base.errors import needs_extra
 from kappamask.composites.periods import PERIODS
 from kappamask.openeo.engine import arrays, library, load, processes, save
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
 from kappamask.openeo.engine.validate import find_faults
+
+with needs_extra("local", "running openEO process graphs"):
+    from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
 
 if TYPE_CHECKING:
     import xarray as xr

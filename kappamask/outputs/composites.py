@@ -19,6 +19,7 @@ from kappamask.base.files import check_folder
 from kappamask.outputs.cog import Layer, Placement, read_blocks
 from kappamask.outputs.label_cube import north_up
 from kappamask.outputs.records import (
+    Outline,
     Progress,
     Record,
     grid_fields,
@@ -64,13 +65,11 @@ class CompositeRecord(Record):
     end: np.datetime64  # the last moment that belongs to it
     names: tuple[str, ...]  # of the bands
     recipe: dict[str, Any]  # method, period, buffers, ranking, as `composite` says them
+    outline: Outline | None = None  # what was cut out; None: all of the rectangle
 
     @property
-    def name(self) -> str:
-        """Of the files, without suffix; also the item's id.
-
-        First and last day come first, so that names sort by date.
-        """
+    def short_name(self) -> str:
+        """First and last day come first, so that names sort by date."""
         days = [re.sub("-", "", str(moment)[:10]) for moment in (self.start, self.end)]
         tile = [f"T{self.tile}"] if self.tile else []
         return "_".join(["kappamask", *days, *tile, self.level, self.recipe["method"]])
@@ -278,7 +277,7 @@ def write_composite(
     >>> labels = cube.isel(band=0, drop=True).copy(data=np.ones((1, 2, 2), "uint8"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     [path.name for path in write_composite(composite(cube, labels, period="month"), folder)]
-    ['kappamask_20220601_20220630_L2A_median.tif']
+    ['kappamask_20220601_20220630_L2A_median_10m_...tif']
     """
     image = check_composite(image)
     folder = Path(folder).absolute()

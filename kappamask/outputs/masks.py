@@ -19,7 +19,14 @@ from kappamask.base.files import check_folder
 from kappamask.base.legend import LEGEND, SNOW_LEGEND, ClassEntry, Label, Snow
 from kappamask.base.pixels import count_codes
 from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
-from kappamask.outputs.records import Record, grid_fields, told, write_each, write_record
+from kappamask.outputs.records import (
+    Outline,
+    Record,
+    grid_fields,
+    told,
+    write_each,
+    write_record,
+)
 from kappamask.predict.cube import check_same
 from kappamask.scenes.sources import sources_of_dates
 
@@ -39,6 +46,7 @@ class MaskRecord(Record):
     time: np.datetime64  # UTC
     snow: bool = False  # whether its pixels come with snow
     keep_snow: bool = False  # in a file of its own
+    outline: Outline | None = None  # what was cut out; None: all of the rectangle
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -46,18 +54,23 @@ class MaskRecord(Record):
         return self.PARTS if self.keep_snow else self.PARTS[:1]
 
     @property
-    def name(self) -> str:
-        """Of the files, without suffix; also the item's id.
+    def short_name(self) -> str:
+        """The time comes first, as in a Sentinel-2 product's own name.
 
-        The time comes first, as in a Sentinel-2 product's own name, so that names sort
-        by date whether or not a tile is known.
+        So names sort by date whether or not a tile is known.
 
         Examples
         --------
+        >>> from rasterio import Affine
+        >>> from rasterio.crs import CRS
         >>> from kappamask.scenes.scene import Scene
-        >>> source = Scene("S2A_a", tile="32TPS")
-        >>> MaskRecord(None, "L2A", None, None, (source,), np.datetime64("2022-06-02")).name
-        'kappamask_20220602T000000_T32TPS_L2A'
+        >>> source, corner = (Scene("S2A_a", tile="32TPS"),), Affine(10, 0, 600000, 0, -10, 5200020)
+        >>> when = np.datetime64("2022-06-02")
+        >>> for shape in ((10980, 10980), (24, 24)):
+        ...     placement = Placement(CRS.from_epsg(32632), corner, shape)
+        ...     print(MaskRecord(placement, "L2A", None, None, source, when).name)
+        kappamask_20220602T000000_T32TPS_L2A
+        kappamask_20220602T000000_T32TPS_L2A_10m_...
         """
         stamp = re.sub("[-:]", "", self.timestamp[:19])
         tile = [f"T{self.tile}"] if self.tile else []
@@ -291,7 +304,7 @@ def write_mask(
     ... ).rio.write_crs(32632)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     [path.name for path in write_mask(labels, folder)]
-    ['kappamask_20220602T101559_L2A.tif']
+    ['kappamask_20220602T101559_L2A_10m_...tif']
     """
     import dask.array as da
 

@@ -6,10 +6,13 @@ Masks and composites differ in their `Record` only.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +21,7 @@ import numpy as np
 import shapely
 from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Polygon, mapping
+from shapely.geometry.base import BaseGeometry
 from shapely.geometry.polygon import orient
 
 from kappamask import __version__
@@ -41,6 +45,8 @@ from kappamask.outputs.cog import (
 from kappamask.scenes.area import cut_at_antimeridian
 from kappamask.scenes.scene import Scene
 
+LOG = logging.getLogger(__name__)
+TILE_M = 109_800  # metres of a side of every tile of Sentinel-2
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], object]
@@ -55,6 +61,19 @@ EXTENSIONS = {  # of the STAC item: prefix of their fields, version
     "raster": ("raster:", "2.0.0"),
 }
 EDGE_PIECES = 8  # per side of a footprint; 110 km in UTM then lie within 3 m of the true edge
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The polygon that an output was cut out of its rectangle by."""
+
+    geometry: BaseGeometry  # degrees
+    name: str = ""  # that a person gave it
+
+    @property
+    def words(self) -> str:
+        """Its name as a file's name may hold it."""
+        return re.sub(r"[^\w.]+", "-", self.name).strip("-.")[:40]
 
 
 @dataclass(frozen=True)
@@ -76,8 +95,22 @@ class Record(ABC):
 
     @property
     @abstractmethod
+    def short_name(self) -> str:
+        """When, which tile and which level: of an output that is a whole tile, its name."""
+
+    @property
     def name(self) -> str:
-        """Of the files, without suffix; also the item's id."""
+        """Of the files, without suffix; also the item's id: `short_name`, and what of the tile.
+
+        An area and a pixel size that are not those of a tile stand at the end, the area as a
+        hash of its grid and outline: two fields in one folder keep their files.
+        """
+        return "_".join([self.short_name, *_place_words(self.placement, self.tile, self.outline)])
+
+    @property
+    def outline(self) -> Outline | None:
+        """What was cut out of the rectangle; None for all of it."""
+        return None
 
     @property
     @abstractmethod
@@ -114,9 +147,10 @@ class Record(ABC):
         """Texts that lie beside the rasters, by file name."""
         return {}
 
-    def file_name(self, part: str) -> str:
-        """Name the file of one of `PARTS`."""
-        return f"{self.name}.tif" if part == self.PARTS[0] else f"{self.name}_{part}.tif"
+    def file_name(self, part: str, *, name: str | None = None) -> str:
+        """Name the file of one of `PARTS`, of this record or of one by another `name`."""
+        name = name or self.name
+        return f"{name}.tif" if part == self.PARTS[0] else f"{name}_{part}.tif"
 
     @property
     def tile(self) -> str | None:
@@ -167,6 +201,20 @@ class Record(ABC):
             "processing:software": {"kappamask": __version__},
             "processing:lineage": f"{lineage} by kappamask {__version__}",
         }
+
+
+def _place_words(placement: Placement, tile: str | None, outline: Outline | None) -> list[str]:
+    """Say in a file's name where its pixels lie, as far as the tile does not."""
+    step, sides = placement.transform.a, (TILE_M, TILE_M)
+    unit = "m" if placement.crs.is_projected else "deg"
+    left, bottom, right, top = placement.bounds
+    if tile and not outline and unit == "m" and (right - left, top - bottom) == sides:
+        return [] if step == 10 else [f"{step:g}m"]
+    said = [placement.crs.to_string(), list(placement.transform[:6]), list(placement.shape)]
+    said += [outline.geometry.wkt] if outline else []
+    code = sha256(json.dumps(said).encode()).hexdigest()[:6]
+    name = [outline.words] if outline and outline.words else []
+    return [f"{step:.6g}{unit}", *name, code]
 
 
 def grid_fields(placement: Placement) -> dict[str, Any]:
@@ -223,8 +271,8 @@ def write_record(
         half-written is left.
     """
     names = [record.file_name(part) for part in record.parts]
-    if not overwrite and is_complete(record, folder):
-        return folder / names[0]
+    if not overwrite and (there := find_complete(record, folder)):
+        return there
     layers = record.layers(pixels)
     done = count(1)
 
@@ -240,6 +288,7 @@ def write_record(
             texts = {**record.companions(), f"{record.name}.json": text}
             for name, content in texts.items():
                 (aside / name).write_text(content, encoding="utf-8")
+            _tell_replaced(record, folder)
             move_in(aside, [folder / name for name in (*names, *texts)])
     except BlockError as error:
         cause = error.__cause__
@@ -312,13 +361,44 @@ def name_failed(
     )
 
 
-def is_complete(record: Record, folder: Path) -> bool:
-    """Tell whether this very output was written before: time, grid, model and sources agree."""
+def find_complete(record: Record, folder: Path) -> Path | None:
+    """Find this very output, written before: time, grid, model and sources agree.
+
+    It may have the name that versions before 0.2 gave, which told no area.
+
+    Returns
+    -------
+    Path or None
+        Of its first part.
+    """
+    names = [record.name] if record.outline else [record.name, record.short_name]
+    found = (name for name in names if _is_complete(record, folder, name))
+    return next((folder / record.file_name(record.PARTS[0], name=name) for name in found), None)
+
+
+def _tell_replaced(record: Record, folder: Path) -> None:
+    """Say it where an output of this name was made otherwise and gives way."""
+    try:
+        known = json.loads((folder / f"{record.name}.json").read_text(encoding="utf-8"))
+        before = dict(known["properties"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    wanted = json.loads(json.dumps(record.identity))
+    other = [name for name, value in wanted.items() if before.get(name) != value]
+    if other:
+        LOG.warning(
+            "replaced %s, which was made otherwise: %s",
+            record.name,
+            ", ".join(f"{name} {before.get(name)}, now {wanted[name]}" for name in other),
+        )
+
+
+def _is_complete(record: Record, folder: Path, stem: str) -> bool:
     wanted = json.loads(json.dumps(record.identity))
     # Titles hold the ids of the sources; addresses change with the server that is asked.
     titles = [link["title"] for link in build_links(record, folder=folder)]
     try:
-        item = json.loads((folder / f"{record.name}.json").read_text(encoding="utf-8"))
+        item = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
         known, assets = item["properties"], item["assets"]
         bands = [band["name"] for band in assets[record.PARTS[0]].get("bands", ())]
         return bool(
@@ -326,7 +406,8 @@ def is_complete(record: Record, folder: Path) -> bool:
             and [link["title"] for link in item["links"]] == titles
             and bands == list(record.bands)
             and all(
-                assets[part]["file:size"] == (folder / record.file_name(part)).stat().st_size
+                assets[part]["file:size"]
+                == (folder / record.file_name(part, name=stem)).stat().st_size
                 for part in record.parts
             )
         )

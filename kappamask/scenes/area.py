@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import shapely
@@ -17,21 +17,38 @@ from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.errors import InputError
 
+
+class HasGeoInterface(Protocol):
+    """What says its geometry as GeoJSON: a GeoSeries, a GeoDataFrame, many others."""
+
+    @property
+    def __geo_interface__(self) -> Mapping[str, Any]:
+        """A GeoJSON object."""
+
+
+AreaLike: TypeAlias = (
+    Sequence[float] | str | os.PathLike[str] | Mapping[str, Any] | BaseGeometry | HasGeoInterface
+)
+MAX_PIXELS = 100_000_000  # of a date: 10 000 km2 at 10 m, a little less than a whole tile
+HALF_THE_EARTH = 180.0
+APART = 10  # parts that fill less than one in so many of the rectangle around them
+SIGN = 5  # a bbox so many times wider than without one of its signs
+METRES = 111_320.0  # of a degree of latitude
 _DEGREES = "west and east lie in -180..180, south and north in -90..90"
 _WGS84 = re.compile(r"CRS84|EPSG:+(\d*:)?4326$|WGS ?84$", re.IGNORECASE)
 
 
-def parse_area(area: Any) -> BaseGeometry:
+def parse_area(area: AreaLike) -> BaseGeometry:
     """Read an area of interest, whatever its form, as polygons in longitude and latitude.
 
     Parameters
     ----------
     area
         One of: a bbox ``(west, south, east, north)`` in degrees, where
-        ``west > east`` crosses the antimeridian; a GeoJSON geometry, Feature or
-        FeatureCollection (RFC 7946: always WGS 84, longitude first); the path of
-        a GeoJSON file; a shapely geometry in degrees, or any other object with
-        ``__geo_interface__``.
+        ``west > east`` crosses the antimeridian and spans at most half the Earth; a
+        GeoJSON geometry, Feature or FeatureCollection (RFC 7946: always WGS 84,
+        longitude first); the path of a GeoJSON file; a shapely geometry in degrees,
+        or any other object with ``__geo_interface__``.
 
     Returns
     -------
@@ -61,6 +78,94 @@ def parse_area(area: Any) -> BaseGeometry:
     if isinstance(document, Mapping):
         return _from_geojson(document, "GeoJSON")
     return _from_bbox(area)
+
+
+def is_bbox(geometry: BaseGeometry) -> bool:
+    """Tell whether an area is what a bbox says, so that nothing of its rectangle is outside.
+
+    Examples
+    --------
+    >>> is_bbox(parse_area((179.5, -17, -179.5, -16))), is_bbox(box(0, 0, 1, 1).buffer(1))
+    (True, False)
+    """
+    parts = [part.equals(box(*part.bounds)) for part in getattr(geometry, "geoms", [geometry])]
+    west, _, east, _ = geometry.bounds
+    return all(parts) and (len(parts) == 1 or (len(parts) == 2 and (west, east) == (-180, 180)))
+
+
+def measure(geometry: BaseGeometry) -> tuple[float, float]:
+    """Width and height in metres of the rectangle around an area, about.
+
+    Examples
+    --------
+    >>> [round(side) for side in measure(box(11.0, 60.0, 12.0, 61.0))]
+    [54817, 111320]
+    """
+    parts = getattr(geometry, "geoms", [geometry])
+    west, south, east, north = geometry.bounds
+    if east - west > HALF_THE_EARTH and len(parts) > 1:  # across the antimeridian, not around
+        west = min(part.bounds[0] % 360 for part in parts)
+        east = max(part.bounds[2] % 360 or 360 for part in parts)
+    return (
+        (east - west) * METRES * math.cos(math.radians((south + north) / 2)),
+        (north - south) * METRES,
+    )
+
+
+def check_size(
+    area: AreaLike, *, resolution: float = 10, max_pixels: int | None = MAX_PIXELS
+) -> None:
+    """Refuse an area whose rectangle has too many pixels, and say what was perhaps meant.
+
+    Parameters
+    ----------
+    area
+        As `parse_area` takes it.
+    resolution
+        Metres per pixel.
+    max_pixels
+        The most that are allowed; None allows any number.
+
+    Raises
+    ------
+    InputError
+        If it has more.
+
+    Examples
+    --------
+    >>> check_size((-9.2, 38.6, 9.0, 38.8))
+    Traceback (most recent call last):
+    kappamask.base.errors.InputError: ... a minus missing before 9?...
+    """
+    geometry = parse_area(area)
+    width, height = measure(geometry)
+    pixels = width * height / resolution**2
+    if max_pixels is None or pixels <= max_pixels:
+        return
+    west, south, east, north = geometry.bounds
+    most = max_pixels * resolution**2 / 1e6
+    raise InputError(
+        f"an area has at most {max_pixels:,} pixels a date ({most:,.0f} km2 at {resolution:g} m), "
+        f"got {pixels:,.0f}, {width / 1000:,.0f} x {height / 1000:,.0f} km, west {west:g}, "
+        f"south {south:g}, east {east:g}, north {north:g}: "
+        f"{_guess(geometry)}; if it is meant, pass max_pixels=None"
+    )
+
+
+def _guess(geometry: BaseGeometry) -> str:
+    """Say what was perhaps meant with a large area."""
+    parts = getattr(geometry, "geoms", [geometry])
+    filled = sum(math.prod(measure(part)) for part in parts)
+    if len(parts) > 1 and filled * APART < math.prod(measure(geometry)):
+        return (
+            f"its {len(parts)} parts lie far apart: take one at a time, or `kappamask stats`, "
+            "which takes many fields"
+        )
+    west, south, east, north = geometry.bounds
+    for low, high, size in ((west, east, east - west), (south, north, north - south)):
+        if low < 0 < high and size > SIGN * abs(low + high):
+            return f"a minus missing before {high:g}? Or one too many before {-low:g}?"
+    return "take a smaller area or larger pixels"
 
 
 def cut_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
@@ -146,6 +251,12 @@ def _from_bbox(bbox: Any) -> BaseGeometry:
         raise InputError(f"an area needs a surface, {got}, which is a line: widen it")
     if west < east:
         return box(west, south, east, north)
+    if east + 360 - west > HALF_THE_EARTH:
+        raise InputError(
+            "only a bbox across the antimeridian has west > east, and spans less than half the "
+            f"Earth, {got}, which spans {east + 360 - west:.4g} degrees: swap west and east, "
+            f"({east:g}, {south:g}, {west:g}, {north:g})"
+        )
     halves = ((west, 180.0), (-180.0, east))
     return MultiPolygon([box(left, south, right, north) for left, right in halves if left < right])
 

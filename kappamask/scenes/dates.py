@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import time as clock
+from typing import Any, TypeAlias
 
 from kappamask.base.errors import InputError
+
+DatesLike: TypeAlias = str | date | Sequence[str | date | None]
+FORMS = (
+    "a date is YYYY-MM-DD, YYYYMMDD, YYYY-MM, YYYY, a week YYYY-Www or a time YYYY-MM-DDTHH:MM:SSZ"
+)
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,17 @@ class Interval:
         return "/".join(ends)
 
 
-def parse_dates(dates: Any) -> Interval:
+def parse_dates(dates: DatesLike) -> Interval:
     """Read a span of time, from the start of its first date to the end of its last, in UTC.
 
     Parameters
     ----------
     dates
-        ``"START/END"``, where each is a year, month, day or time and ``..`` leaves
-        the span open; a single one of these; a time lasts for its last digit, a
-        second or a part of one; a `datetime.date` or
-        `datetime.datetime`; or a pair ``(start, end)`` of any of these, None for open.
+        ``"START/END"``, where each is a year, month, ISO week, day or time, in the extended
+        form (2024-06-01) or the basic one (20240601), and ``..`` leaves the span open; a
+        single one of these; a time lasts for its last digit, a second or a part of one; a
+        `datetime.date` or `datetime.datetime`, which is the whole day if it is midnight; or a
+        pair ``(start, end)`` of any of these, None for open.
 
     Raises
     ------
@@ -57,11 +65,13 @@ def parse_dates(dates: Any) -> Interval:
     >>> str(parse_dates("../2024-06-30"))
     '../2024-07-01T00:00:00Z'
     """
-    ends = dates
+    ends: Any = dates
     if isinstance(dates, str):
         ends = dates.split("/")
-    elif isinstance(dates, date):
+    elif isinstance(dates, date) or hasattr(dates, "dtype"):  # numpy's own dates
         ends = [dates]
+    if isinstance(dates, str) and len(ends) == 3 and all(len(part) <= 4 for part in ends):
+        raise InputError(f"{FORMS}, got {dates!r}: begin with the year, and write '-' in a date")
     if not isinstance(ends, tuple | list) or len(ends) not in (1, 2):
         raise InputError(
             f"dates are one date or a start and an end ('2024-06-01/2024-06-30'), got {dates!r}"
@@ -70,23 +80,38 @@ def parse_dates(dates: Any) -> Interval:
 
 
 def _span(moment: Any) -> tuple[datetime | None, datetime | None]:
-    if moment in (None, "..", ""):
+    if moment is None or moment in ("..", ""):
         return None, None
     try:
-        if isinstance(moment, datetime):
-            return _in_utc(moment), _in_utc(moment) + timedelta(microseconds=1)
+        if hasattr(moment, "astype"):  # numpy's: a datetime, or None for NaT
+            moment = moment.astype("M8[us]").item() or "NaT"
+        if isinstance(moment, datetime) and moment == moment:  # noqa: PLR0124  but pandas' NaT
+            # A midnight that no one wrote out is a day.
+            day = moment.time() == clock()
+            length = timedelta(days=1) if day else timedelta(microseconds=1)
+            return _in_utc(moment), _in_utc(moment) + length
         text = str(moment).strip()  # of a datetime.date: YYYY-MM-DD
-        if re.fullmatch(r"\d{4}(-\d{2}){0,2}", text):
-            return _calendar_span(*map(int, text.split("-")))
+        if re.fullmatch(r"\d{4}(-\d{2}){0,2}|\d{8}", text):
+            return _calendar_span(*(int(text[at]) for at in _parts(text)))
+        if re.fullmatch(r"\d{4}-?W\d{2}(-?[1-7])?", text):
+            first = datetime.fromisoformat(text).replace(tzinfo=UTC)
+            whole = len(text.replace("-", "")) == len("2024W22")
+            return first, first + timedelta(days=7 if whole else 1)
+        if not re.match(r"\d{4}-?\d{2}-?\d{2}[T ]", text):
+            text = f"{text} is none of these"  # what Python reads beside them loses days
         start = _in_utc(datetime.fromisoformat(text))
         fraction = re.search(r"[.,](\d{1,6})", text)
         digits = len(fraction[1]) if fraction else 0
         return start, start + timedelta(microseconds=10 ** (6 - digits))
     except (ValueError, OverflowError) as error:
-        raise InputError(
-            "a date is YYYY-MM-DD, YYYY-MM, YYYY or a time YYYY-MM-DDTHH:MM:SSZ, "
-            f"got {moment!r}: {error}"
-        ) from None
+        raise InputError(f"{FORMS}, got {moment!r}: {error}") from None
+
+
+def _parts(text: str) -> list[slice]:
+    """Say where year, month and day stand, as far as they are given."""
+    if len(text) == len("20240601"):
+        return [slice(0, 4), slice(4, 6), slice(6, 8)]
+    return [slice(0, 4), slice(5, 7), slice(8, 10)][: 1 + text.count("-")]
 
 
 def _calendar_span(year: int, month: int = 0, day: int = 0) -> tuple[datetime, datetime]:

@@ -461,3 +461,38 @@ def test_june_over_bolzano_shows_neither_cloud_nor_shadow(bolzano_june, method, 
     assert float(((blue > 0.25) & (before < 0.15)).mean()) < 0.001
     infrared, before = image.reflectance[0].sel(band="B08"), clear.sel(band="B08")
     assert float(((infrared < 0.5 * before) & (before > 0.15)).mean()) < 0.002
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda codes: codes.copy(data=np.full_like(codes, 11)), "codes up to 11"),
+        (lambda codes: codes.rename("SCL"), "the name SCL"),
+        (
+            lambda codes: codes.assign_attrs(flag_meanings="no_data saturated cast_shadows"),
+            "classes named no_data, saturated, cast_shadows",
+        ),
+    ],
+)
+def test_codes_of_another_mask_are_refused(labels, message):
+    cube, codes = make_pair(np.ones((2, 3, 3)))
+    with pytest.raises(InputError, match=f"codes of kappamask.Label.*got {message}"):
+        km.composite(cube, labels(codes))
+
+
+def test_lazy_codes_of_another_mask_are_refused_when_they_are_computed():
+    cube, codes = make_pair(np.full((2, 3, 3), 8))
+    image = km.composite(cube, codes.chunk(), buffer_m=None)
+    with pytest.raises(InputError, match=r"codes of kappamask.Label.*got 8"):
+        image.compute()
+
+
+def test_a_number_is_the_buffer_around_clouds_and_shadows():
+    cube, codes = make_pair(np.array([[[4, 1, 1, 1, 2]]]))
+    named, number = (
+        km.composite(cube, codes, buffer_m=buffer).observations.values.tolist()
+        for buffer in ({"cloud": 10, "shadow": 10}, 10)
+    )
+    assert number == named
+    with pytest.raises(InputError, match="metres by name"):
+        km.composite(cube, codes, buffer_m="10")

@@ -1,6 +1,7 @@
 """From a catalogue to composites on disk: `kappamask composite` on the embedded sample."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,8 +40,12 @@ def names(folder):
 
 def test_each_month_has_reflectance_counts_dates_an_item_and_a_picture(summer):
     month = "kappamask_20190701_20190731_T34TER_L2A_median"
-    files = [f"{month}{end}" for end in (".json", ".png", ".tif", "_date.tif", "_observations.tif")]
-    assert [name for name in names(summer) if "20190731" in name] == files
+    files = [name for name in names(summer) if "20190731" in name]
+    (stem,) = {name.split(".")[0].removesuffix("_date").removesuffix("_observations")
+               for name in files}  # fmt: skip
+    assert re.fullmatch(rf"{month}_10m_[0-9a-f]{{6}}", stem)
+    ends = (".json", ".png", ".tif", "_date.tif", "_observations.tif")
+    assert files == [f"{stem}{end}" for end in ends]
     assert len(names(summer)) == 2 * 5 + 1  # two months, and the masks
     assert len(list((summer / "masks").glob("*.tif"))) == 6
 
@@ -49,7 +54,7 @@ def test_the_files_hold_what_the_functions_give(summer):
     """An independent way: predict_cube and composite in memory, without any mask on disk."""
     _, cube = items_and_cube()
     image = km.composite(cube.load(), km.predict_cube(cube), period="month").load()
-    for index, path in enumerate(sorted(summer.glob("*median.tif"))):
+    for index, path in enumerate(sorted(summer.glob("*median_10m_??????.tif"))):
         month = image.isel(time=index)
         with rasterio.open(path) as raster:
             stored = raster.read()
@@ -68,7 +73,7 @@ def test_a_second_run_keeps_everything_and_says_the_same(summer, capsys):
     assert main(["composite", *QUERY, "--period", "month", "--out", str(summer)]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("kappamask_20190701_20190731_T34TER_L2A_median.tif: ")
+    assert said[0].startswith("kappamask_20190701_20190731_T34TER_L2A_median_10m_")
     assert said[0].endswith("% of pixels never clear")
     assert said[-1].startswith("2 composites of 6 dates in ")
 
@@ -80,7 +85,7 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
     monkeypatch.setattr("kappamask.predict.array.predict_window", refuse)
     words = ["--method", "best-pixel", "--target", "2019-07-15", "--bands", "B04,B08"]
     assert main(["composite", *QUERY, *words, "--out", str(summer)]) == 0
-    (path,) = summer.glob("*best-pixel.tif")
+    (path,) = summer.glob("*best-pixel_10m_??????.tif")
     with rasterio.open(path) as raster:
         assert raster.descriptions == ("B04", "B08")
     assert not path.with_suffix(".png").exists()  # no true colour without blue and green

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box, mapping
 
 from kappamask.base.errors import InputError
-from kappamask.scenes.area import cut_at_antimeridian, parse_area
+from kappamask.scenes.area import check_size, cut_at_antimeridian, parse_area
 
 SQUARE = box(26.5, 58.3, 26.8, 58.4)
 
@@ -69,10 +69,10 @@ def test_a_feature_collection_is_the_union_of_its_features():
     st.floats(0.01, 1),
 )
 def test_a_bbox_covers_its_longitudes_once_also_across_the_antimeridian(west, east, south, height):
-    if west == east:
+    width = (east - west) % 360
+    if west == east or (west > east and width > 180):  # refused: see below
         return
     parsed = parse_area((west, south, east, south + height))
-    width = (east - west) % 360
     assert parsed.area == pytest.approx(width * (south + height - south), rel=1e-6)
     assert -180 <= parsed.bounds[0] <= parsed.bounds[2] <= 180
     middle = (west + width / 2 + 180) % 360 - 180
@@ -96,6 +96,7 @@ def test_a_bbox_that_starts_at_the_antimeridian_is_one_box():
         ((10, 50, 11, 95), "-90..90"),
         ((179, 10, 181, 11), "west > east"),
         ((10, float("nan"), 11, 51), "finite"),
+        ((11.4, 46.46, 11.29, 46.53), r"swap west and east, \(11.29, 46.46, 11.4, 46.53\)"),
         (shapely.Polygon(), "must not be empty"),
         (box(600000, 5100000, 610000, 5110000), "projected coordinates"),
         (shapely.Point(26, 58), "needs a surface.*Point"),
@@ -157,3 +158,26 @@ def test_what_does_not_jump_is_not_cut():
     assert cut_at_antimeridian(two) is two
     globe = box(-180, -90, 180, 90)
     assert cut_at_antimeridian(globe).equals(globe)
+
+
+@pytest.mark.parametrize(
+    ("area", "message"),
+    [
+        ((-9.2, 38.6, 9.0, 38.8), "a minus missing before 9"),
+        ((36.8, -9.3, 37.0, 9.1), "a minus missing before 9.1"),
+        (
+            shapely.MultiPolygon([box(11.3, 46.48, 11.303, 46.483), box(-60, -10, -59.99, -9.99)]),
+            "its 2 parts lie far apart: .*kappamask stats",
+        ),
+        ((10, 40, 13, 43), "got 835,304,935, 250 x 334 km.*a smaller area"),
+    ],
+)
+def test_an_area_that_nobody_means_is_refused_with_what_was_perhaps_meant(area, message):
+    with pytest.raises(InputError, match=f"at most 100,000,000 pixels.*{message}.*max_pixels=None"):
+        check_size(area)
+    check_size(area, max_pixels=None)
+
+
+def test_a_large_area_in_large_pixels_and_one_across_the_antimeridian_pass():
+    check_size((10, 40, 13, 43), resolution=60)
+    check_size((179.9, -17, -179.9, -16.9))

@@ -1,6 +1,8 @@
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +16,19 @@ from kappamask.scenes.dates import parse_dates
     [
         ("2024-06-01", "2024-06-01T00:00:00Z/2024-06-02T00:00:00Z"),
         ("2024-06-01/2024-06-30", "2024-06-01T00:00:00Z/2024-07-01T00:00:00Z"),
+        ("20240601/20240630", "2024-06-01T00:00:00Z/2024-07-01T00:00:00Z"),
+        ("20240602", "2024-06-02T00:00:00Z/2024-06-03T00:00:00Z"),
+        ("2022-W22/2022-W23", "2022-05-30T00:00:00Z/2022-06-13T00:00:00Z"),
+        ("2022W223", "2022-06-01T00:00:00Z/2022-06-02T00:00:00Z"),
+        (
+            (datetime(2024, 6, 1), datetime(2024, 6, 30)),  # noqa: DTZ001
+            "2024-06-01T00:00:00Z/2024-07-01T00:00:00Z",
+        ),
+        (
+            (np.datetime64("2024-06-01"), np.datetime64("2024-06-30", "ns")),
+            "2024-06-01T00:00:00Z/2024-07-01T00:00:00Z",
+        ),
+        (np.datetime64("2024-06-02"), "2024-06-02T00:00:00Z/2024-06-03T00:00:00Z"),
         ("2024-12", "2024-12-01T00:00:00Z/2025-01-01T00:00:00Z"),
         ("2024-02/2024-02", "2024-02-01T00:00:00Z/2024-03-01T00:00:00Z"),
         ("2024", "2024-01-01T00:00:00Z/2025-01-01T00:00:00Z"),
@@ -49,6 +64,14 @@ def test_dates_are_spans_of_whole_units_in_utc(dates, expected):
         ("2024-06-31", r"got '2024-06-31'"),
         ("June 2024", r"a date is YYYY-MM-DD"),
         ("2024-13", r"got '2024-13'"),
+        ("01/06/2022", r"a date is YYYY-MM-DD, .*begin with the year"),
+        ("2022/06/01", r"a date is YYYY-MM-DD, .*begin with the year"),
+        ("1.6.2022", r"got '1.6.2022'"),
+        ("202206", r"got '202206'"),
+        ("2022-153", r"got '2022-153'"),
+        ("2022-06-01,2022-06-30", r"got '2022-06-01,2022-06-30'"),
+        (pd.NaT, r"got NaT"),
+        ((np.datetime64("NaT"), None), r"got 'NaT'"),
         ("9999", r"got '9999'"),
         ("../..", r"at least one"),
         ((None, None), r"at least one"),

@@ -11,8 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kappamask.base.errors import needs_extra
+
 logging.getLogger("openeo_processes_dask").setLevel(logging.ERROR)  # of extras that are absent
-with warnings.catch_warnings(action="ignore"):  # of its dependencies: pydantic 1, numpy 1
+with (
+    warnings.catch_warnings(action="ignore"),  # of its dependencies: pydantic 1, numpy 1
+    needs_extra("local", "running openEO process graphs"),
+):
     import openeo_processes_dask.process_implementations as _implementations
     import openeo_processes_dask.specs as _specs
     from openeo_processes_dask.process_implementations import dates as _dates
