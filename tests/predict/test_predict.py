@@ -6,16 +6,14 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.windows import Window
 from support import bolzano
 from support.reflectance import FOUR, LEFT, TOP, make_cube, make_scene
 
 from kappamask import load_cube
 from kappamask.base.bands import NAMES
-from kappamask.base.errors import InputError, KappaMaskWarning, UnknownNameError
+from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.base.windows import Lattice, plan_windows
 from kappamask.networks.model import load_model
@@ -267,17 +265,6 @@ def test_a_model_of_another_level_is_refused():
     scene, model = np.zeros((4, 8, 8), np.float32), load_model(level="L1C")
     with pytest.raises(InputError, match="loaded for L1C, the input is L2A"):
         predict_array(scene, FOUR, level="L2A", model=model)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("day", ["20220602", "20220612"])
-def test_an_offset_that_was_left_in_is_told(shared_data, day):
-    paths = [shared_data / f"bolzano/S2_L2A_{day}/{band}.tif" for band in FOUR]
-    window = Window(0, 0, 300, 300)
-    dn = np.array([rasterio.open(path).read(1, window=window) for path in paths], np.float32)
-    predict_array((dn - 1000) / 10000, FOUR, level="L2A")  # warnings are errors
-    with pytest.warns(KappaMaskWarning, match="-1000 from processing baseline 04.00"):
-        predict_array(dn / 10000, FOUR, level="L2A")
 
 
 # --- invariants 1 and 3 on real pixels ----------------------------------------------------------
