@@ -12,7 +12,7 @@ from kappamask.cli import main
 from kappamask.sample import AREA_L2A, catalog_path
 
 BBOX = ",".join(map(str, AREA_L2A))
-MODULES = 52  # to become 30 as rooms are merged; was 55, of fewer packages
+MODULES = 54  # to become 30 as rooms are merged; was 55, of fewer packages
 QUERY = ["--catalog", str(catalog_path()), "--bbox", BBOX, "--date", "2019-07"]
 
 
