@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import needs_extra
-from kappamask.composites.periods import PERIODS
 from kappamask.openeo.engine import arrays, library, load, processes, save
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
@@ -162,21 +161,8 @@ def make_registry(here: Mapping[str, Any]) -> ProcessRegistry:
         needed = set(signature(process).parameters) & set(here)
         ours[name] = partial(process, **{key: here[key] for key in needed}) if needed else process
     registry = ProcessRegistry()
-    specs = {**library.specifications(), "apply_neighborhood": with_periods()}
+    specs = library.specifications()
     for name, implementation in {**library.implementations(), **ours}.items():
         if name in specs and name not in LEFT_OUT:
             registry[name] = Process(spec=specs[name], implementation=implementation)
     return registry
-
-
-def with_periods() -> dict[str, Any]:
-    """Let `apply_neighborhood` take calendar periods in t, as Copernicus does.
-
-    The specification itself has durations only, which no back end takes but "P1D".
-    """
-    spec = copy.deepcopy(library.specifications()["apply_neighborhood"])
-    (size,) = (each for each in spec["parameters"] if each["name"] == "size")
-    size["schema"]["items"]["properties"]["value"]["anyOf"].append(
-        {"type": "string", "title": "Calendar period", "enum": list(PERIODS)}
-    )
-    return spec

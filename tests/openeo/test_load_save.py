@@ -275,7 +275,7 @@ def test_a_failed_computation_leaves_nothing_behind(engine, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        ({"format": "PNG"}, "unknown format 'PNG': expected one of GTiff, netCDF"),
+        ({"format": "JPEG2000"}, "unknown format 'JPEG2000': expected one of GTiff, COG, netCDF"),
         ({"options": {"filename_prefix": "../../etc/x"}}, "letters, digits"),
     ],
 )

@@ -5,13 +5,15 @@ The suite's wheel holds no cases. Three sets are run, each with its own count in
 
 - specifications: the examples in the specifications that openeo-processes-dask ships;
 - cubes: our own, in the suite's form, for processes of cubes that have no example;
-- checkout: all of Open-EO/openeo-processes, where OPENEO_PROCESSES names a checkout.
+- checkout: all of Open-EO/openeo-processes, where OPENEO_PROCESSES names a checkout. Why each
+  of the others fails is told in `openeo_suite_reasons.json`, by process.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -20,11 +22,13 @@ from support import suite_cases
 
 HERE = Path(__file__).parents[1]
 FLOOR = HERE / "openeo_suite_floor.json"
+REASONS = HERE / "openeo_suite_reasons.json"
 WRITERS = {"specifications": suite_cases.write_examples, "cubes": suite_cases.write_ours}
 
 
 def run_suite(cases, folder):
     """Run the suite in a process of its own; returns the outcome of each case."""
+    assert list((cases / "tests").glob("*.json5")), f"{cases} holds no cases: name its parent"
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.xml"
     command = [
@@ -36,7 +40,8 @@ def run_suite(cases, folder):
     done = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(HERE), "KAPPAMASK_SUITE_CASES": str(cases)},
+        env=os.environ
+        | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "KAPPAMASK_SUITE_CASES": str(cases)},
         capture_output=True,
         text=True,
         check=False,
@@ -73,4 +78,18 @@ def test_cases_pass(name, tmp_path):
     reason="the cases of Open-EO/openeo-processes are in no package: name a checkout",
 )
 def test_the_cases_of_a_checkout_pass(tmp_path):
-    check_floor("checkout", run_suite(Path(os.environ["OPENEO_PROCESSES"]), tmp_path))
+    outcomes = run_suite(Path(os.environ["OPENEO_PROCESSES"]), tmp_path)
+    check_floor("checkout", outcomes)
+    failed = Counter(case.partition("[")[2].partition("-")[0]
+                     for case, outcome in outcomes.items() if outcome != "ok")  # fmt: skip
+    explained = Counter()
+    for processes in json.loads(REASONS.read_text()).values():
+        explained.update(processes)
+    assert failed <= explained, f"fail without a reason: {failed - explained}"
+
+
+@pytest.mark.slow
+def test_a_folder_without_cases_fails(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AssertionError, match="holds no cases"):
+        run_suite(tmp_path / "empty", tmp_path)

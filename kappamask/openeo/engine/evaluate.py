@@ -221,7 +221,7 @@ def invoke(
     accepted = inspect.signature(implementation).parameters
     listed = arguments.get("data")
     if "axis" in accepted and isinstance(listed, list):
-        if any(map(np.ndim, listed)):
+        if any(np.ndim(item) and not isinstance(item, list) for item in listed):
             # a list of whole arrays, such as [x, y] of an overlap resolver: reduce over the list
             arguments = {**arguments, "data": stack(listed)}
             special = {"axis": 0}
@@ -259,9 +259,4 @@ def _typed(value: Any, subtypes: set[str | None]) -> Any:
     if isinstance(value, dict) and "bounding-box" in subtypes and "west" in value:
         crs = value.get("crs")
         return BoundingBox(**value | ({"crs": f"EPSG:{crs}"} if isinstance(crs, int) else {}))
-    if subtypes & {"temporal-interval", "temporal-intervals"}:
-        if isinstance(value, list):
-            return [_typed(inner, subtypes) for inner in value]
-        if isinstance(value, str):
-            return value.removesuffix("Z")  # numpy's times have no zone; openEO's are UTC
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kappamask.base.errors import needs_extra
+from kappamask.composites.periods import PERIODS
 
 logging.getLogger("openeo_processes_dask").setLevel(logging.ERROR)  # of extras that are absent
 with (
@@ -21,6 +23,10 @@ with (
     import openeo_processes_dask.process_implementations as _implementations
     import openeo_processes_dask.specs as _specs
     from openeo_processes_dask.process_implementations import dates as _dates
+
+AMENDED = ("apply_neighborhood", "apply_polygon", "rename_labels", "resample_spatial")
+CORNERS = ("lower-left", "upper-left", "lower-right", "upper-right")
+TEXT = {"type": "string"}
 
 
 @cache
@@ -42,4 +48,51 @@ def specifications() -> Mapping[str, dict[str, Any]]:
             if text.strip():  # one is empty
                 spec = json.loads(text)
                 read[spec["id"]] = spec
-    return read
+    return read | _newer(read)
+
+
+def _newer(read: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Bring specifications to version 2.0 of the processes, where the engine can do what it adds.
+
+    And let `apply_neighborhood` take calendar periods in t, as Copernicus does: the specification
+    has durations only, of which back ends take but "P1D".
+    """
+    newer = {name: copy.deepcopy(read[name]) for name in AMENDED}
+    parameters = {
+        name: {one["name"]: one for one in spec["parameters"]} for name, spec in newer.items()
+    }
+    size = parameters["apply_neighborhood"]["size"]["schema"]["items"]["properties"]["value"]
+    size["anyOf"].append({"type": "string", "title": "Calendar period", "enum": list(PERIODS)})
+    corner = {"type": "string", "enum": list(CORNERS)}
+    align = _parameter("align", "Corner at which the new pixels begin.", corner, "upper-left")
+    newer["resample_spatial"]["parameters"].append(align)
+    renamed = parameters["rename_labels"]["target"]
+    renamed |= {"optional": True, "default": []}
+    polygons = parameters["apply_polygon"].pop("polygons")
+    newer["apply_polygon"]["parameters"] = [
+        parameters["apply_polygon"].pop("data"),
+        {**polygons, "name": "geometries", "optional": True, "default": None},
+        *parameters["apply_polygon"].values(),
+        {**polygons, "deprecated": True, "optional": True, "default": None},
+    ]
+    newer["text_find"] = {
+        "id": "text_find",
+        "summary": "Find a text in another",
+        "description": "Gives the position, from 0, at which a text first holds another one.",
+        "categories": ["texts"],
+        "parameters": [
+            {"name": "data", "description": "Text.", "schema": {"type": ["string", "null"]}},
+            {"name": "pattern", "description": "What is looked for.", "schema": TEXT},
+            _parameter("case_sensitive", "Whether a is not A.", {"type": "boolean"}, True),
+        ],
+        "returns": {
+            "description": "The position, or null where the text does not hold the other.",
+            "schema": {"type": ["number", "null"]},
+        },
+    }
+    return newer
+
+
+def _parameter(name: str, description: str, schema: Any, default: Any) -> dict[str, Any]:
+    told = {"name": name, "description": description, "schema": schema}
+    return {**told, "optional": True, "default": default}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
 from kappamask.base.retry import GUARD
 from kappamask.cubes.cube import load_cube
+from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
@@ -194,17 +195,9 @@ def read_dates(extent: Sequence[str | None] | None) -> tuple[Any, Any]:
             f"needs a temporal_extent of a start and an end, got {extent!r}",
             code="ProcessParameterRequired",
         )
-    start, end = (None if time is None else _instant(time) for time in extent)
+    start, end = (None if time is None else read_instant(time) for time in extent)
     # `search` counts the microsecond at which an interval ends as inside
     return start, None if end is None else end - timedelta(microseconds=1)
-
-
-def _instant(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text if len(text) != 4 else f"{text}-01-01")  # a year
-    except ValueError:
-        raise ArgumentError(f"a date is YYYY-MM-DD or YYYY-MM-DDTHH:MM:SSZ, got {text!r}") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def filter_items(

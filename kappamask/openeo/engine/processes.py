@@ -13,10 +13,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from kappamask.composites.periods import PERIODS, period_edges
 from kappamask.openeo.engine import library
+from kappamask.openeo.engine.dimensions import DIMENSION_PROCESSES, find_times, group_by_period
 from kappamask.openeo.engine.evaluate import Callback
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
+from kappamask.openeo.engine.spatial import SPATIAL_PROCESSES, align_grids, mask_polygon
 from kappamask.openeo.engine.udfs import Call, Frame, Log, check_udf, run_in_windows
 
 LIBRARY = library.implementations()
@@ -39,19 +40,15 @@ def mask(data: xr.DataArray, mask: xr.DataArray, replacement: Any = None) -> xr.
             f"{data.dims}: reduce the mask",
             code="DimensionMismatch",
         )
-    mask = mask.reset_coords(drop=True)
     for dim in mask.dims:  # the pixel grid may differ, dates and bands may not
         ours, theirs = data[dim].to_numpy(), mask[dim].to_numpy()
-        if dim in ("x", "y"):
-            if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0, atol=1e-3):
-                mask = LIBRARY["resample_cube_spatial"](mask, data).reset_coords(drop=True)
-        elif not np.array_equal(ours, theirs):
+        if dim not in ("x", "y") and not np.array_equal(ours, theirs):
             raise GraphError(
                 f"needs a mask with the labels of the data along {dim}, got {theirs.tolist()} for "
                 f"{ours.tolist()}",
                 code="LabelMismatch",
             )
-        mask = mask.assign_coords({dim: data[dim]})
+    mask = align_grids(mask, data).reset_coords(drop=True)
     return data.where(mask == 0, np.nan if replacement is None else replacement)
 
 
@@ -63,58 +60,6 @@ def apply(
     if call is not None:
         return run_in_windows(data, call, Frame())
     return LIBRARY["apply"](data, process, context)  # type: ignore[no-any-return]
-
-
-def apply_dimension(  # the openEO process has five
-    data: xr.DataArray,
-    process: Callable[..., Any],
-    dimension: str,
-    target_dimension: str | None = None,
-    context: Any = None,
-    *,
-    log: Log | None = None,
-) -> xr.DataArray:
-    """Apply to the values along a dimension; keeps its labels, which the library loses."""
-    call = Call.of(process, context, log)
-    if call is not None and dimension in ("t", "bands") and target_dimension is None:
-        return run_in_windows(data, call, Frame(per_date=dimension == "bands"))
-    result = LIBRARY["apply_dimension"](data, process, dimension, target_dimension, context)
-    unchanged = target_dimension in (None, dimension)
-    if unchanged and result.sizes.get(dimension) == data.sizes[dimension]:
-        result = result.assign_coords({dimension: data[dimension]})
-    return result  # type: ignore[no-any-return]
-
-
-def reduce_dimension(
-    data: xr.DataArray, reducer: Callable[..., Any], dimension: str, context: Any = None
-) -> xr.DataArray:
-    """Reduce a dimension; the library leaves an attribute behind that no file can hold."""
-    return data.reduce(
-        reducer,
-        dim=_check_dimension(data, dimension),
-        keep_attrs=True,
-        positional_parameters={"data": 0},
-        named_parameters={"context": context},
-        dim_labels=data[dimension].to_numpy(),
-    )
-
-
-def _check_dimension(data: xr.DataArray, dimension: str) -> str:
-    if dimension not in data.dims:
-        raise GraphError(
-            f"there is no dimension {dimension!r}: the cube has {data.dims}",
-            code="DimensionNotAvailable",
-        )
-    return dimension
-
-
-def aggregate_spatial(data: xr.DataArray, geometries: Any, **arguments: Any) -> Any:
-    """Aggregate over geometries; the library opens whatever file or address a text names."""
-    if isinstance(geometries, str):
-        raise ArgumentError(
-            f"takes GeoJSON in the graph itself, got {geometries[:80]!r}: inline the geometries"
-        )
-    return LIBRARY["aggregate_spatial"](data, geometries, **arguments)
 
 
 def inspect(
@@ -133,6 +78,29 @@ def inspect(
 
 
 # --- surroundings ----------------------------------------------------------------------------
+
+
+def apply_polygon(  # noqa: PLR0913  the openEO process has five, and an older name
+    data: xr.DataArray,
+    geometries: Any = None,
+    process: Callable[..., Any] | None = None,
+    mask_value: Any = None,
+    context: Any = None,
+    polygons: Any = None,
+    *,
+    log: Log | None = None,
+) -> xr.DataArray:
+    """Apply to the pixels of polygons, the others become `mask_value`; the library knows no UDF."""
+    held = polygons if geometries is None else geometries
+    if process is None:
+        raise ArgumentError("needs a process")
+    masked, call = mask_polygon(data, held), Call.of(process, context, log)
+    if call is not None:
+        return mask_polygon(run_in_windows(masked, call, Frame()), held, mask_value)
+    named = {"x": masked.data, "data": masked, "context": context}
+    applied = process(positional_parameters={}, named_parameters=named)
+    applied = applied if isinstance(applied, xr.DataArray) else masked.copy(data=applied)
+    return mask_polygon(applied, held, mask_value)
 
 
 def apply_kernel(
@@ -154,13 +122,14 @@ def apply_kernel(
         return LIBRARY["apply_kernel"](filled, weights, factor, border, 0)  # type: ignore[no-any-return]
     scene = filled.transpose(..., "y", "x")
     reach = np.array(weights.shape) // 2
+    dtype = scene.dtype if scene.dtype.kind == "f" else np.dtype(np.float32)
     convolved = da.map_overlap(
         partial(convolve, weights=weights * factor),
-        scene.data.astype(np.float32),
+        scene.data.astype(dtype),
         depth={scene.ndim - 2: int(reach[0]), scene.ndim - 1: int(reach[1])},
         boundary=border,
-        dtype=np.float32,
-        meta=np.empty((0,) * scene.ndim, np.float32),
+        dtype=dtype,
+        meta=np.empty((0,) * scene.ndim, dtype),
     )
     return scene.copy(data=convolved).transpose(*data.dims)
 
@@ -177,10 +146,10 @@ def convolve(values: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
         return np.zeros_like(values)
     kernel = weights.reshape((1,) * (values.ndim - 2) + weights.shape)
     if max(weights.shape) < LARGE:
-        return ndimage.convolve(values, kernel, mode="constant", output=np.float32)  # type: ignore[no-any-return]
+        return ndimage.convolve(values, kernel, mode="constant", output=values.dtype)  # type: ignore[no-any-return]
     result = signal.fftconvolve(values.astype(np.float64), kernel, mode="same", axes=(-2, -1))
     rounded: np.ndarray = np.round(result, 9)
-    return rounded.astype(np.float32)
+    return rounded.astype(values.dtype)
 
 
 def apply_neighborhood(
@@ -238,7 +207,7 @@ def apply_neighborhood(
         return map_series(data, process, "bands", [np.arange(data.sizes["bands"])], context)
     groups = [np.arange(data.sizes["t"])]
     if period is not None:
-        _, groups = group_by_period(data["t"].to_numpy(), str(period))
+        _, groups = group_by_period(find_times(data, "t")[1], str(period))
     return map_series(data, process, "t", [group for group in groups if group.size], context)
 
 
@@ -307,119 +276,11 @@ def run_udf(  # the openEO process has five
     return run_in_windows(data, call, Frame())
 
 
-# --- periods ---------------------------------------------------------------------------------
-# openeo-processes-dask 2026.9 labels months by their last day where back ends label them by their
-# first, leaves out what was seen at the very start of an interval, and knows no decade of days
-# within a year that ends in the last one. So the groups are made here.
-
-
-def group_by_period(times: np.ndarray, period: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """List the starts of all periods from the first to the last time, and the indices of each.
-
-    Raises
-    ------
-    GraphError
-        If openEO has no such period.
-    """
-    if period not in PERIODS:
-        raise ArgumentError(f"unknown period {period!r}: expected one of {', '.join(PERIODS)}")
-    starts = period_edges(times.min(), times.max(), period)[:-1].astype(times.dtype)
-    which = np.searchsorted(starts, times, side="right") - 1
-    return starts, [np.flatnonzero(which == index) for index in range(starts.size)]
-
-
-def aggregate_temporal_period(
-    data: xr.DataArray,
-    period: str,
-    reducer: Callable[..., Any],
-    dimension: str | None = None,
-    context: Any = None,
-) -> xr.DataArray:
-    """Reduce the dates of every period to one, labelled by the period's start."""
-    dim = time_dimension(data, dimension)
-    starts, groups = group_by_period(data[dim].to_numpy(), period)
-    return reduce_groups(data, dim, groups, starts, reducer, context)
-
-
-def aggregate_temporal(
-    data: xr.DataArray,
-    intervals: Sequence[Sequence[str | None]],
-    reducer: Callable[..., Any],
-    labels: Sequence[Any] | None = None,
-    dimension: str | None = None,
-    context: Any = None,
-) -> xr.DataArray:
-    """Reduce the dates of every interval to one; an interval holds its start, not its end."""
-    dim = time_dimension(data, dimension)
-    times = data[dim].to_numpy()
-    ends = [
-        tuple(None if end is None else np.datetime64(end).astype(times.dtype) for end in pair)
-        for pair in intervals
-    ]
-    groups = [
-        np.flatnonzero((start is None or times >= start) & (end is None or times < end))
-        for start, end in ends
-    ]
-    if labels:
-        names = np.array(labels)
-    elif any(start is None for start, _ in ends):
-        raise ArgumentError("intervals without a start need labels")
-    else:
-        names = np.array([start for start, _ in ends], times.dtype)
-    if len(names) != len(groups):
-        raise ArgumentError(f"needs one label per interval, got {len(names)} and {len(groups)}")
-    return reduce_groups(data, dim, groups, names, reducer, context)
-
-
-def time_dimension(data: xr.DataArray, dimension: str | None) -> str:
-    """Find the temporal dimension.
-
-    Raises
-    ------
-    GraphError
-        DimensionNotAvailable or TooManyDimensions, as openEO words it.
-    """
-    if dimension is not None:
-        return _check_dimension(data, dimension)
-    found = [str(dim) for dim in data.dims if np.issubdtype(data[dim].dtype, np.datetime64)]
-    if len(found) != 1:
-        raise GraphError(
-            f"needs one temporal dimension, got {found or 'none'} of {data.dims}: name it",
-            code="TooManyDimensions" if found else "DimensionNotAvailable",
-        )
-    return found[0]
-
-
-def reduce_groups(
-    data: xr.DataArray,
-    dim: str,
-    groups: Sequence[np.ndarray],
-    labels: np.ndarray,
-    reducer: Callable[..., Any],
-    context: Any,
-) -> xr.DataArray:
-    """Reduce each group of labels along `dim`; an empty group gives NaN."""
-    filled = next((group for group in groups if group.size), None)
-    if filled is None:
-        raise GraphError(
-            f"none of the {data.sizes[dim]} dates lies in the intervals: widen them",
-            code="NoDataAvailable",
-        )
-    reduced = {
-        index: reduce_dimension(data.isel({dim: group}), reducer, dim, context)
-        for index, group in enumerate(groups)
-        if group.size
-    }
-    empty = xr.full_like(next(iter(reduced.values())), np.nan, dtype=np.float32)
-    parts = [reduced.get(index, empty) for index in range(len(groups))]
-    joined = xr.concat(parts, dim=dim, coords="minimal", compat="override")
-    return joined.assign_coords({dim: labels}).transpose(*data.dims)
-
-
 OWN: Mapping[str, Callable[..., Any]] = {
     process.__name__: process
     for process in (
-        *(aggregate_spatial, aggregate_temporal, aggregate_temporal_period, apply, apply_dimension),
-        *(apply_kernel, apply_neighborhood, inspect, mask, reduce_dimension, run_udf),
+        *DIMENSION_PROCESSES,
+        *SPATIAL_PROCESSES,
+        *(apply, apply_kernel, apply_neighborhood, apply_polygon, inspect, mask, run_udf),
     )
 }

@@ -7,21 +7,30 @@ is computed once; a block is written as soon as it is there. Files appear whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
+import shapely
 import xarray as xr
 
 from kappamask.base.errors import KappaMaskError
 from kappamask.base.files import staging
 from kappamask.base.legend import LEGEND, SNOW_LEGEND, Label, Snow
+from kappamask.openeo.engine.dimensions import date_cube
 from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, ArgumentError, GraphError
+from kappamask.openeo.engine.spatial import FEATURES, WKT
+from kappamask.openeo.engine.tables import write_csv, write_json, write_parquet
+from kappamask.openeo.engine.udfs import Log
 from kappamask.outputs.cog import BlockError, Layer, Placement, write_layers
 from kappamask.predict.chunk import OUTPUT_BANDS
+
+LEGENDS = {OUTPUT_BANDS["labels"]: LEGEND, OUTPUT_BANDS["snow"]: SNOW_LEGEND}
+PICTURE = 25_000_000  # pixels of the largest picture: it is held in memory
 
 
 @dataclass(frozen=True)
@@ -60,25 +69,29 @@ class Kind:
 
 
 def save_result(
-    data: xr.DataArray,
+    data: Any,
     format: str,  # noqa: A002  as the process names it
     options: Mapping[str, Any] | None = None,
     *,
     folder: Path | None,
+    log: Log | None = None,
 ) -> list[Path]:
     """Compute a cube and write it; returns the files.
 
     Parameters
     ----------
     data
-        Cube with y and x; t and bands may be absent.
+        Cube with y and x, t and bands may be absent; or what `aggregate_spatial` gave; or,
+        as JSON, any value.
     format
-        ``"GTiff"``: a cloud-optimised GeoTIFF per date, labels as uint8 with their
-        colours; or ``"netCDF"``: one file, a variable per band.
+        One of `FORMATS`, in any case.
     options
-        ``filename_prefix``, as on other back ends.
+        ``filename_prefix``, as on other back ends, and those that the format lists; others
+        have no effect.
     folder
         Where to.
+    log
+        Hears of options that have no effect.
 
     Raises
     ------
@@ -89,23 +102,32 @@ def save_result(
     """
     if folder is None:
         raise GraphError("writes files, but the engine has no folder: LocalEngine(folder=...)")
-    if not isinstance(data, xr.DataArray) or not {"x", "y"} <= set(data.dims):
-        raise GraphError(
-            f"writes raster cubes with x and y, got {getattr(data, 'dims', type(data).__name__)}",
-            code="FormatUnsuitable",
-        )
-    write = WRITERS.get(format.lower())
-    if write is None:
+    names = {name.lower(): name for name in FORMATS} | {"geotiff": "GTiff"}
+    if format.lower() not in names:
         raise GraphError(
             f"unknown format {format!r}: expected one of {', '.join(FORMATS)}",
             code="FormatUnsuitable",
         )
-    prefix = str((options or {}).get("filename_prefix") or "openEO")
+    chosen = FORMATS[names[format.lower()]]
+    kind = kind_of(data)
+    if kind not in chosen.kinds:
+        fitting = [name for name, one in FORMATS.items() if kind in one.kinds]
+        told = getattr(data, "dims", type(data).__name__)
+        raise GraphError(
+            f"{format} holds no {kind} ({told}): use {' or '.join(fitting)}",
+            code="FormatUnsuitable",
+        )
+    known = {**PARAMETERS, **chosen.parameters}
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    unknown = [key for key in given if key not in known]
+    if unknown and log is not None:
+        log("warning", f"save_result: options without effect for {format}: {', '.join(unknown)}")
+    prefix = str(given.get("filename_prefix") or "openEO")
     if not prefix.replace("-", "").replace("_", "").isalnum():
         raise ArgumentError(f"a filename_prefix is letters, digits, - and _, got {prefix!r}")
     with staging(folder, f"{prefix} ({format})") as aside:
         try:
-            written = write(data, Kind.of(data), aside / prefix)
+            written = chosen.write(data, aside / prefix, given)
         except KappaMaskError:
             raise
         except (*OF_ARGUMENTS, RuntimeError) as error:
@@ -118,27 +140,32 @@ def save_result(
         return [path.replace(folder / path.name) for path in written]
 
 
+def kind_of(data: Any) -> str:
+    """Tell what is to be written: raster, vector, table (a cube without places) or other.
+
+    Examples
+    --------
+    >>> kind_of(8.5), kind_of(xr.DataArray(np.zeros((2, 2)), dims=("y", "x")))
+    ('other', 'raster')
+    """
+    if not isinstance(data, xr.DataArray):
+        return "other"
+    if {"x", "y"} <= set(data.dims):
+        return "raster"
+    return "vector" if FEATURES in data.dims else "table"
+
+
 # --- GeoTIFF -------------------------------------------------------------------------------
 
 
-def write_geotiffs(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
+def write_geotiffs(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
     """Write one cloud-optimised GeoTIFF per date, beside `path`."""
-    extra = [str(dim) for dim in cube.dims if dim not in ("t", "bands", "y", "x")]
-    if extra:
-        raise GraphError(
-            f"writes t, bands, y and x, got also {', '.join(extra)}: reduce or rename dimensions",
-            code="FormatUnsuitable",
-        )
-    scene = cube if "bands" in cube.dims else cube.expand_dims("bands")
-    scene = kind.encode(scene.transpose("t", "bands", "y", "x", missing_dims="ignore"))
-    bands = ("",) * scene.sizes["bands"]
-    if "bands" in scene.coords:
-        bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
-    legends = {OUTPUT_BANDS["labels"]: LEGEND, OUTPUT_BANDS["snow"]: SNOW_LEGEND}
-    colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in legends.get(bands, ())}
-    names, dates = [path.name], [scene.data]
-    if "t" in scene.dims:
-        names, dates = date_names(cube["t"].to_numpy(), path.name), list(scene.data)
+    del options
+    kind = Kind.of(cube)
+    scene, bands, names = split_dates(cube, path.name)
+    scene = kind.encode(scene)
+    colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in LEGENDS.get(bands, ())}
+    dates = list(scene.data) if "t" in scene.dims else [scene.data]
     layers = [
         Layer(f"{name}.tif", pixels, bands, kind.nodata, kind.resampling, colors=colors)
         for name, pixels in zip(names, dates, strict=True)
@@ -149,6 +176,29 @@ def write_geotiffs(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
         return write_layers(layers, path.parent, placement)
     except BlockError as error:  # what a UDF raised, say
         raise (error.__cause__ or error) from None
+
+
+def split_dates(cube: xr.DataArray, prefix: str) -> tuple[xr.DataArray, tuple[str, ...], list[str]]:
+    """Bring a cube into the form of files: ((t,) bands, y, x), names of bands, names of files.
+
+    Raises
+    ------
+    GraphError
+        FormatUnsuitable, if it has further dimensions.
+    """
+    extra = [str(dim) for dim in cube.dims if dim not in ("t", "bands", "y", "x")]
+    if extra:
+        raise GraphError(
+            f"writes t, bands, y and x, got also {', '.join(extra)}: reduce or rename dimensions",
+            code="FormatUnsuitable",
+        )
+    scene = date_cube(cube if "bands" in cube.dims else cube.expand_dims("bands"))
+    scene = scene.transpose("t", "bands", "y", "x", missing_dims="ignore")
+    bands = ("",) * scene.sizes["bands"]
+    if "bands" in scene.coords:
+        bands = tuple(map(str, np.atleast_1d(scene["bands"].to_numpy())))
+    names = date_names(scene["t"].to_numpy(), prefix) if "t" in scene.dims else [prefix]
+    return scene, bands, names
 
 
 def date_names(times: np.ndarray, prefix: str) -> list[str]:
@@ -167,26 +217,149 @@ def date_names(times: np.ndarray, prefix: str) -> list[str]:
     return [f"{prefix}_{str(time).replace(':', '')}Z" for time in times.astype("M8[s]")]
 
 
-# --- netCDF --------------------------------------------------------------------------------
+# --- PNG -----------------------------------------------------------------------------------
 
 
-def write_netcdf(cube: xr.DataArray, kind: Kind, path: Path) -> list[Path]:
-    """Write one netCDF 4 file with CF coordinates, a variable per band."""
-    kept = {*cube.dims, "spatial_ref"}
-    plain = kind.encode(cube.drop_vars([name for name in cube.coords if name not in kept]))
+def write_pngs(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """Write one picture per date: labels in their colours, else grey or red, green, blue."""
+    from PIL import Image
+
+    scene, bands, names = split_dates(cube, path.name)
+    if len(bands) not in (1, 3) or scene.sizes["y"] * scene.sizes["x"] > PICTURE:
+        raise GraphError(
+            f"a picture has 1 or 3 bands and at most {PICTURE} pixels, got {len(bands)} of "
+            f"{scene.sizes['y']} x {scene.sizes['x']}: filter_bands, resample_spatial, or save COG",
+            code="FormatUnsuitable",
+        )
+    written = []
+    for index, name in enumerate(names):
+        date = scene.isel(t=index) if "t" in scene.dims else scene
+        values = date.to_numpy().astype(np.float32)
+        target = path.with_name(f"{name}.png")
+        Image.fromarray(paint(values, bands, options)).save(target)
+        written.append(target)
+    return written
+
+
+def paint(values: np.ndarray, bands: tuple[str, ...], options: Mapping[str, Any]) -> np.ndarray:
+    """Turn one date (bands, y, x) into colours with opacity, uint8 (y, x, 4)."""
+    seen = ~np.isnan(values).any(axis=0)
+    if bands in LEGENDS:
+        palette = np.zeros((256, 3), np.uint8)
+        for entry in LEGENDS[bands]:
+            palette[int(entry.label)] = entry.rgb
+        colors = palette[np.where(seen, values[0], 0).astype(np.uint8)]
+    else:
+        held = values[:, seen] if seen.any() else np.zeros((1, 1))
+        low = float(options.get("min", np.percentile(held, 2)))
+        high = float(options.get("max", np.percentile(held, 98)))
+        share = np.nan_to_num((values - low) / ((high - low) or 1.0))
+        colors = np.moveaxis(np.clip(share * 255, 0, 255).astype(np.uint8), 0, -1)
+        colors = np.broadcast_to(colors, (*seen.shape, 3))
+    return np.dstack([colors, np.where(seen, 255, 0).astype(np.uint8)])
+
+
+# --- netCDF and Zarr -----------------------------------------------------------------------
+
+
+def to_dataset(cube: xr.DataArray) -> xr.Dataset:
+    """Give a dataset with CF coordinates, a variable per band, stored as `Kind` says."""
+    kind = Kind.of(cube)
+    dated = date_cube(cube)
+    kept = {*dated.dims, "spatial_ref", WKT}
+    plain = kind.encode(dated.drop_vars([name for name in dated.coords if name not in kept]))
     plain.attrs = {}
-    stored: dict[str, Any] = {"zlib": True, "complevel": 1, "_FillValue": kind.nodata}
-    dataset = (
-        plain.to_dataset("bands") if "bands" in plain.dims else plain.to_dataset(name="result")
-    )
-    if cube.rio.crs is not None:
+    stored: dict[str, Any] = {"_FillValue": kind.nodata}
+    if "bands" in plain.dims:
+        named = plain.assign_coords(bands=[str(name) for name in plain["bands"].to_numpy()])
+        dataset = named.to_dataset("bands")
+    else:
+        dataset = plain.to_dataset(name="result")
+    if cube.rio.crs is not None and kind_of(cube) == "raster":
         dataset = dataset.rio.write_crs(cube.rio.crs)
         stored["grid_mapping"] = "spatial_ref"
-    encoding = {str(name): dict(stored) for name in dataset}
+    if WKT in dataset.coords:
+        points = shapely.centroid(shapely.from_wkt(dataset[WKT].to_numpy()))
+        places = {
+            "lon": (FEATURES, shapely.get_x(points)),
+            "lat": (FEATURES, shapely.get_y(points)),
+        }
+        dataset = dataset.assign_coords(places)
+    for name in dataset:
+        dataset[name].encoding = dict(stored)
+    return dataset
+
+
+def write_netcdf(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """Write one netCDF 4 file."""
+    del options
+    dataset = to_dataset(cube)
+    for name in dataset:
+        dataset[name].encoding |= {"zlib": True, "complevel": 1}
     target = path.with_name(f"{path.name}.nc")
-    dataset.to_netcdf(target, engine="netcdf4", encoding=encoding)
+    dataset.to_netcdf(target, engine="netcdf4")
     return [target]
 
 
-FORMATS = ("GTiff", "netCDF")
-WRITERS = {"gtiff": write_geotiffs, "geotiff": write_geotiffs, "netcdf": write_netcdf}
+def write_zarr(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """Write one Zarr store, zipped: it opens as it is."""
+    del options
+    dataset = to_dataset(cube)
+    even = {dim: max(sizes) for dim, sizes in dataset.chunksizes.items()}
+    store = path.with_name(f"{path.name}.zarr")
+    dataset.chunk(even).to_zarr(store, zarr_format=2, consolidated=True)
+    target = store.with_name(f"{store.name}.zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(store.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(store))
+    return [target]
+
+
+# --- all formats ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: what it holds, and how it is written."""
+
+    title: str
+    kinds: tuple[str, ...]  # see `kind_of`
+    write: Callable[[Any, Path, Mapping[str, Any]], list[Path]]
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # as /file_formats lists them
+
+    def document(self) -> dict[str, Any]:
+        """Describe it as the openEO API does."""
+        types = [kind for kind in self.kinds if kind != "other"]
+        return {
+            "title": self.title,
+            "gis_data_types": types or ["other"],
+            "parameters": {**PARAMETERS, **self.parameters},
+        }
+
+
+def _number(description: str) -> dict[str, Any]:
+    return {"type": ["number", "null"], "default": None, "description": description}
+
+
+PARAMETERS: Mapping[str, Any] = {
+    "filename_prefix": {
+        "type": "string",
+        "default": "openEO",
+        "description": "What the names of the files begin with.",
+    }
+}
+STRETCH = {
+    "min": _number("Value drawn black; null: below it are 2 % of the pixels."),
+    "max": _number("Value drawn white; null: above it are 2 % of the pixels."),
+}
+FORMATS: Mapping[str, Format] = {
+    "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", ("raster",), write_geotiffs),
+    "COG": Format("Cloud-optimised GeoTIFF, a file per date", ("raster",), write_geotiffs),
+    "netCDF": Format("netCDF 4", ("raster", "vector"), write_netcdf),
+    "Zarr": Format("Zarr 2, zipped", ("raster", "vector"), write_zarr),
+    "PNG": Format("PNG, a picture per date", ("raster",), write_pngs, STRETCH),
+    "JSON": Format("JSON", ("vector", "table", "other"), write_json),
+    "CSV": Format("Comma-separated values", ("vector", "table"), write_csv),
+    "Parquet": Format("GeoParquet", ("vector",), write_parquet),
+}

@@ -23,10 +23,6 @@ API_VERSION = "1.2.0"
 CONFORMANCE = ["https://api.openeo.org/1.2.0", "https://api.stacspec.org/v1.0.0/collections"]
 NO_TOKEN = "none-needed-on-this-machine"  # noqa: S105  no secret: any will do
 UDF_LIBRARIES = ("kappamask", "numpy", "onnxruntime", "openeo", "scipy", "torch", "xarray")
-FORMATS = {
-    "GTiff": {"title": "GeoTIFF", "gis_data_types": ["raster"], "parameters": {}},
-    "netCDF": {"title": "netCDF 4", "gis_data_types": ["raster"], "parameters": {}},
-}
 router = APIRouter()
 
 
@@ -97,7 +93,9 @@ def describe_user(here: Here) -> JSON:
 @router.get("/file_formats")
 def list_formats() -> JSON:
     """List what `save_result` writes."""
-    return {"input": {}, "output": FORMATS}
+    from kappamask.openeo.engine.save import FORMATS
+
+    return {"input": {}, "output": {name: one.document() for name, one in FORMATS.items()}}
 
 
 @router.get("/udf_runtimes")

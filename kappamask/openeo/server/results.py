@@ -6,7 +6,6 @@ found as JSON and opens no raster.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,8 @@ MEDIA_TYPES = {
     ".geojson": "application/geo+json",
     ".png": "image/png",
     ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+    ".zip": "application/zip",
     ".tar": "application/x-tar",
 }
 EXTENSIONS = [
@@ -53,18 +54,11 @@ def write_result(result: Any, folder: Path) -> list[Path]:
         return [result]
     if isinstance(result, list | tuple) and result and all(isinstance(p, Path) for p in result):
         return list(result)
-    if hasattr(result, "to_netcdf"):
-        if {"x", "y"} <= set(result.dims):
-            from kappamask.openeo.engine.save import save_result
+    from kappamask.openeo.engine.save import kind_of, save_result
 
-            return save_result(result, "netCDF", folder=folder)
-        path = folder / "result.nc"
-        result.to_netcdf(path)
-        return [path]
-    path = folder / "result.json"
-    value = result.tolist() if hasattr(result, "tolist") else result
-    path.write_text(json.dumps(value), encoding="utf-8")
-    return [path]
+    if kind_of(result) == "raster":
+        return save_result(result, "netCDF", folder=folder)
+    return save_result(result, "JSON", {"filename_prefix": "result"}, folder=folder)
 
 
 def collect_files(paths: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
