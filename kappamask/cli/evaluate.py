@@ -45,6 +45,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="rasters of other programs: fmask/NAME_Fmask4.tif, python-fmask/NAME.img, "
         "maja/NAME_CLM_R1.tif, NAME being a chip's",
     )
+    parser.add_argument(
+        "--cloudsen12",
+        type=Path,
+        metavar="DIR",
+        help="CloudSEN12+ as published: .taco files, or "
+        "ROI_... with its table; its splits are val and test",
+    )
+    parser.add_argument(
+        "--pixbox",
+        type=Path,
+        metavar="DIR",
+        help="PixBox-S2-CMIX as published, unpacked: the "
+        "table, its definitions, the SAFE products; counts as test",
+    )
+    parser.add_argument(
+        "--simulated", type=int, metavar="N", help="at most so many simulated scenes (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
     parser.add_argument("--no-pictures", action="store_true", help="tables only")
 
@@ -64,6 +81,9 @@ def run(options: argparse.Namespace) -> int:
         splits=tuple(dict.fromkeys(options.split)),
         seed=options.seed,
         pictures=not options.no_pictures,
+        simulated=options.simulated,
+        cloudsen12=options.cloudsen12,
+        pixbox=options.pixbox,
     )
     check_data(options.data)
     check_folder(options.out, "the report")  # before hours of work

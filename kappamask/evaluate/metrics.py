@@ -16,7 +16,7 @@ import numpy as np
 from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED
 
-METRICS = ("dice", "iou", "precision", "recall", "accuracy", "said")
+METRICS = ("dice", "iou", "precision", "recall", "accuracy", "balanced", "said")
 INTERVAL = (0.025, 0.975)
 BINS = 15
 TOP = "most probable class"
@@ -68,13 +68,14 @@ def figures_of(counts: np.ndarray) -> dict[str, np.ndarray]:
 
     dice = 2tp / (2tp + fp + fn), iou = tp / (tp + fp + fn), precision = tp / (tp + fp),
     recall = tp / (tp + fn), accuracy = (tp + tn) / all of this class against the rest,
+    balanced = mean of recall and of tn / (tn + fp),
     said = (tp + fp) / all: the share that the mask gives to the class.
 
     Examples
     --------
     >>> {name: float(value) for name, value in figures_of(np.array([2, 1, 1, 6])).items()}
     {'dice': 0.666..., 'iou': 0.5, 'precision': 0.666..., 'recall': 0.666...,
-    'accuracy': 0.8, 'said': 0.3}
+    'accuracy': 0.8, 'balanced': 0.761..., 'said': 0.3}
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     everything = tp + fp + fn + tn
@@ -84,6 +85,7 @@ def figures_of(counts: np.ndarray) -> dict[str, np.ndarray]:
         "precision": divide(tp, tp + fp),
         "recall": divide(tp, tp + fn),
         "accuracy": divide(tp + tn, everything),
+        "balanced": (divide(tp, tp + fn) + divide(tn, tn + fp)) / 2,
         "said": divide(tp + fp, everything),
     }
 

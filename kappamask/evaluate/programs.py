@@ -63,7 +63,7 @@ class NetworkPeer:
                 needed, levels = needed + entry.bands, entry.levels
             reason = lacking(chip, levels=levels, bands=needed)
             if reason is None:
-                self._model(chip.level)
+                self.model_of(chip.level)
         except WeightsError:  # its message names a folder of this machine, which no report should
             return f"its weights are damaged or not there: `kappamask models fetch {self.model}`"
         except KappaMaskError as error:
@@ -75,12 +75,13 @@ class NetworkPeer:
         bands = [name for name in self.only or chip.bands if name in chip.bands]
         reflectance = chip.reflectance()[[SLOT[name] for name in bands]]
         shares = predict_array(
-            reflectance, bands, level=chip.level, model=self._model(chip.level),
+            reflectance, bands, level=chip.level, model=self.model_of(chip.level),
             output="probabilities",
         )  # fmt: skip
         return Answer(most_probable(shares), shares)
 
-    def _model(self, level: str) -> Model:
+    def model_of(self, level: str) -> Model:
+        """Load the network of a level, or give the one that was loaded."""
         return self.loaded.get(level) or load_model(self.model, level)
 
 

@@ -15,6 +15,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.files import publish, staging
 from kappamask.base.legend import LEGEND
 from kappamask.evaluate import tables
+from kappamask.evaluate.goals import goal_table
 from kappamask.evaluate.pictures import reliability_svg, shown_curves
 from kappamask.evaluate.run import Evaluation
 from kappamask.evaluate.tables import Table, read_published
@@ -53,10 +54,10 @@ def main_tables(evaluation: Evaluation) -> list[Table]:
     results = evaluation.results
     there = {score.mask for score in results.scores}
     ran = [mask for mask in masks if mask in there]
-    found = []
+    found = [goal_table(results, masks, evaluation.engine)]
     for dataset in evaluation.sets:
-        if dataset.name == "bright":
-            found.append(tables.bright_table(results, dataset, ran))
+        if dataset.told:
+            found.append(tables.shares_table(results, dataset, ran))
             continue
         names = [scoring.name for scoring in dataset.scorings]
         found += [tables.comparison(results, dataset, name, ran) for name in names]
@@ -64,7 +65,10 @@ def main_tables(evaluation: Evaluation) -> list[Table]:
             found.append(tables.chip_table(results, dataset, ran))
     if evaluation.cut_sets:
         cut = [mask.name for mask in evaluation.cut]
-        found.append(tables.ablation_table(evaluation.cut_results, evaluation.cut_sets, cut))
+        whole = [dataset for dataset in evaluation.cut_sets if not dataset.told]
+        found.append(tables.ablation_table(evaluation.cut_results, whole, cut))
+        parts = [dataset for dataset in evaluation.cut_sets if dataset.told]
+        found += [tables.shares_table(evaluation.cut_results, one, cut) for one in parts]
     if results.reliabilities:
         found.append(tables.calibration_table(results.reliabilities))
     return [*found, tables.published_table(), tables.skip_table(results)]
@@ -122,7 +126,7 @@ def to_json(evaluation: Evaluation) -> str:
                 "title": dataset.title,
                 "labels": dataset.labels,
                 "made_from": sorted(dataset.made_from),
-                "chips": [chip.name for chip in dataset.chips],
+                "chips": [] if dataset.streamed else [chip.name for chip in dataset.chips],
             }
             for dataset in (*evaluation.sets, *evaluation.cut_sets)
         },

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.evaluate.goals import measure_engine
+from kappamask.evaluate.grounds import cirrus_set, ground_set, pairs_set, snow_set
 from kappamask.evaluate.peers import Peer, SclPeer, raster_peers
 from kappamask.evaluate.pictures import Plate, plate, sheet
 from kappamask.evaluate.programs import (
@@ -19,6 +21,7 @@ from kappamask.evaluate.programs import (
     name_of,
     network_from_file,
 )
+from kappamask.evaluate.published_sets import cloudsen12_sets, pixbox_set
 from kappamask.evaluate.scenes import (
     BAND_SETS,
     SPLITS,
@@ -55,6 +58,8 @@ class Options:
     draws: int = 1000  # of the bootstrap
     simulated: int | None = None  # at most so many simulated scenes
     pictures: bool = True
+    cloudsen12: Path | None = None  # folder of CloudSEN12 or CloudSEN12+, scored by its own splits
+    pixbox: Path | None = None  # folder of PixBox-S2-CMIX and its products; of the split `test`
 
     def __post_init__(self) -> None:
         """Refuse names that no table holds."""
@@ -91,6 +96,7 @@ class Evaluation:
     cut_results: Results
     plates: tuple[Plate, ...] = field(repr=False)
     simulation: str = ""  # first digits of the hash of the simulation's source
+    engine: Mapping[str, float] = field(default_factory=dict)  # what `measure_engine` found
 
 
 def evaluate(
@@ -152,6 +158,7 @@ def evaluate(
         plates=tuple(draw_plates(find_pictures(data, masks, sets, cut), answers))
         if options.pictures
         else (),
+        engine=measure_engine(masks[0], {one.name: one.chips for one in sets}.get("simulated", ())),
         simulation=hashlib.sha256(
             "".join(inspect.getsource(module) for module in (simulate, air, noise)).encode()
         ).hexdigest()[:12],
@@ -194,13 +201,20 @@ def find_sets(data: Path, options: Options) -> list[Dataset]:
     sets: list[Dataset] = []
     splits = options.chosen_splits()
     for split in splits:
-        sets += drawn_sets(data, split)
+        sets += [*drawn_sets(data, split), snow_set(data, split)]
+        if options.cloudsen12 is not None:
+            sets += cloudsen12_sets(options.cloudsen12, split)
     if "test" in splits:
         sets += people_sets(data)
     if "val" in splits:
         sets += [simulated_set(data, limit=options.simulated), bright_set(data), val_set(data)]
         sets.append(series_set(data))
-    return [dataset for dataset in sets if dataset.chips]
+    elif splits:
+        sets += [simulated_set(data, limit=options.simulated), bright_set(data)]
+    if options.pixbox is not None and "test" in splits:
+        sets.append(pixbox_set(options.pixbox))
+    sets += [ground_set(data), pairs_set(data), cirrus_set(data)]
+    return [dataset for dataset in sets if len(dataset.chips)]
 
 
 def cut_masks(mask: Peer) -> tuple[Peer, ...]:
@@ -230,7 +244,7 @@ def find_pictures(
         if len(chip.bands) > len(BAND_SETS[0]) and cut:
             yield Picture(f"{chip.name} with fewer bands", (chip,), tuple(cut), drawn=False)
     for dataset in sets:
-        if dataset.each:
+        if dataset.each and dataset.pictured:
             drawn = dataset.name != "bright"
             for chip in dataset.chips:
                 yield Picture(chip.name, (chip,), tuple(masks), drawn=drawn)

@@ -31,7 +31,7 @@ from kappamask.train.simulate import simulate
 SPLITS = ("val", "test")
 SIZE = 256  # pixels per side of a simulated scene
 BAND_SETS = tuple(bands for bands in COMMON_BAND_SETS if "B08" in bands)
-TEN_BANDS = BAND_SETS[-1]
+SIX_BANDS, TEN_BANDS = BAND_SETS[1:]
 # Dates of Bolzano on which nothing but ground is seen; other dates were trained on.
 CLEAR_DATES = ("20220612", "20220620", "20220627", "20220630")
 SHOWPIECE = "S2_L2A_20220602"
@@ -86,8 +86,11 @@ def drawn_sets(folder: Path, split: str) -> list[Dataset]:
         drawn = tuple(chip for chip in chips if chip.name.startswith(f"{prefix}_"))
         title = f"{split.capitalize()}: {what}"
         sets.append(
-            Dataset(f"{split}_{prefix}", title, "drawn by people", drawn, scorings, each=True)
-        )
+            Dataset(
+                f"{split}_{prefix}", title, "drawn by people", drawn, scorings,
+                each=True, calibrated=FOUR in scorings,
+            )
+        )  # fmt: skip
     return sets
 
 
@@ -128,8 +131,9 @@ def bright_set(folder: Path) -> Dataset:
     chips = [chip for chip in read_chips(folder, "val") if chip.kind == "clear"]
     chips += [chip for date in CLEAR_DATES if (chip := read_date(folder, f"S2_L2A_{date}"))]
     return Dataset(
-        "bright", "Clear ground: false cloud and shadow", "clear by construction or by eye",
-        tuple(chips), (FOUR, THREE), each=True,
+        "bright", "Clear ground: false cloud and shadow",
+        "clear by construction or by eye; Bolzano was trained on, on other dates",
+        tuple(chips), (FOUR, THREE), each=True, told=("cloud", "cloud_shadow"),
     )  # fmt: skip
 
 
@@ -281,8 +285,16 @@ def cloud_over(surface: Chip, *, seed: int, number: int = 0) -> Chip:
 
 
 def ablation_sets(sets: Sequence[Dataset]) -> Iterator[Dataset]:
-    """Chips that hold ten bands or more, to take bands away from them."""
+    """Chips that hold ten bands or more, or six of sets of shares, to take bands away from them."""
     for dataset in sets:
+        if dataset.told and dataset.name != "bright":
+            chips = tuple(chip for chip in dataset.chips if set(SIX_BANDS) <= set(chip.bands))
+            title = f"{dataset.title}, by bands given"
+            if chips:
+                yield replace(
+                    dataset, name=f"{dataset.name}_bands", title=title, chips=chips,
+                    scorings=(THREE,), each=False,
+                )  # fmt: skip
         if dataset.name not in ("simulated", "val"):
             continue
         rich = [chip for chip in dataset.chips if set(TEN_BANDS) <= set(chip.bands)]

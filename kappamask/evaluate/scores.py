@@ -116,13 +116,13 @@ def tally(
         Tallies (none if no chip could be labelled); bins of reliability (chip, 5, bins, 3)
         where the set is calibrated and the mask has probabilities; what was left out and why.
     """
-    answers = answers or Answers()
+    answers = Answers() if answers is None else answers
     done: list[int] = []
     reasons: Counter[str] = Counter()
     counts: dict[str, list[tuple[np.ndarray, ...]]] = {one.name: [] for one in dataset.scorings}
     bins: list[np.ndarray] = []
     for position, chip in enumerate(dataset.chips):
-        answer = answers.ask(mask, chip)
+        answer = _label(mask, chip) if dataset.streamed else answers.ask(mask, chip)
         if isinstance(answer, str):
             reasons[answer] += 1
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ from kappamask.base.bands import NEAR_INFRARED, REQUIRED
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.base.pixels import dilate
 from kappamask.train.chips import SLOT, Chip
+from kappamask.train.series import CLOUDY
 
+BOTH = 8  # cloud and cloud shadow at once, which PixBox tells apart: a code beside those of `Label`
 THRESHOLD = 0.5  # Domnich et al. 2021: each class at 0.5 of its own probability
 
 
@@ -19,7 +22,7 @@ class Group:
     """One class of a scoring: labels that count as one."""
 
     name: str
-    labels: tuple[Label, ...]
+    labels: tuple[int, ...]  # codes of `Label`, or beside them `CLOUDY` and `BOTH`
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,7 @@ class Scoring:
         >>> CLOUD.likely(shares, resolution=10)[:, 0, 0].tolist()
         [True, True]
         """
-        sums = [
-            probabilities[[PREDICTED.index(label) for label in group.labels]].sum(0)
-            for group in self.groups
-        ]
+        sums = [probabilities[np.isin(PREDICTED, group.labels)].sum(0) for group in self.groups]
         # Single precision: .2 + .3 is meant to be half.
         likely: np.ndarray = np.stack(sums) >= THRESHOLD - 1e-6  # NaN compares as False
         return self._widen(likely, resolution)
@@ -81,7 +81,7 @@ class Scoring:
         )
 
 
-def _groups(**labels: tuple[Label, ...]) -> tuple[Group, ...]:
+def _groups(**labels: tuple[int, ...]) -> tuple[Group, ...]:
     return tuple(Group(name, members) for name, members in labels.items())
 
 
@@ -118,7 +118,26 @@ CLOUD_WIDENED = Scoring(
     ("cloud",),
     widen_m=40.0,
 )
-SCORINGS = {scoring.name: scoring for scoring in (FOUR, THREE, SHADOW, CLOUD, CLOUD_WIDENED)}
+VALID = Scoring(
+    "valid",
+    "clear against shadow, semi-transparent and cloud together",
+    _groups(clear=(Label.CLEAR,), hidden=(Label.CLOUD_SHADOW, *_CLOUDY)),
+    ("clear", "hidden"),
+)
+POINTS = Scoring(
+    "points",
+    "clear, cloud shadow, cloud of any thickness, each against the rest; a point may be shadow and "
+    "cloud",
+    _groups(
+        clear=(Label.CLEAR,),
+        cloud_shadow=(Label.CLOUD_SHADOW, BOTH),
+        cloud=(*_CLOUDY, CLOUDY, BOTH),
+    ),
+    ("clear", "cloud_shadow", "cloud"),
+)
+SCORINGS = {
+    scoring.name: scoring for scoring in (FOUR, THREE, SHADOW, CLOUD, CLOUD_WIDENED, VALID, POINTS)
+}
 
 
 @dataclass(frozen=True)
@@ -128,11 +147,15 @@ class Dataset:
     name: str
     title: str
     labels: str  # whose they are, in words
-    chips: tuple[Chip, ...]
+    chips: Sequence[Chip]
     scorings: tuple[Scoring, ...]
     made_from: frozenset[str] = frozenset()  # masks that the labels were made from
     each: bool = False  # figures of every chip, too
     calibrated: bool = False  # reliability is measured
+    told: tuple[str, ...] = ()  # classes of which shares are told, where one class was drawn
+    pictured: bool = True  # its chips are drawn in the report
+    streamed: bool = False  # its chips are read anew each time: nothing is kept of them
+    metric: str = "dice"  # that is shown first
 
 
 def known_pixels(chip: Chip, scoring: Scoring) -> np.ndarray:

@@ -109,14 +109,16 @@ def comparison(results: Results, dataset: Dataset, scoring: str, masks: Sequence
         if beside:
             rows.append((f"{masks[0]}, same chips as {mask}", *beside))
     head = ("mask", *(_words(of) for of in columns), "chips", "Mpx")
-    return Table(f"{dataset.title}: dice ({kind.title})", head, tuple(rows), _note(dataset, marks))
+    title = f"{dataset.title}: {dataset.metric} ({kind.title})"
+    return Table(title, head, tuple(rows), _note(dataset, marks))
 
 
 def _row(
     lookup: Lookup, dataset: Dataset, scoring: str, mask: str, columns: Sequence[str], *,
     beside: str = "",
 ) -> tuple[str, ...] | None:  # fmt: skip
-    scores = [lookup.get(dataset.name, scoring, mask, of, beside=beside) for of in columns]
+    which = {"beside": beside, "metric": dataset.metric}
+    scores = [lookup.get(dataset.name, scoring, mask, of, **which) for of in columns]
     there = next((score for score in scores if score), None)
     if there is None:
         return None
@@ -157,19 +159,21 @@ def chip_table(results: Results, dataset: Dataset, masks: Sequence[str]) -> Tabl
                  tuple(rows))  # fmt: skip
 
 
-def bright_table(results: Results, dataset: Dataset, masks: Sequence[str]) -> Table:
-    """Shares of clear ground that each mask calls cloud or shadow."""
+def shares_table(results: Results, dataset: Dataset, masks: Sequence[str]) -> Table:
+    """Shares that each mask gives to the classes that are told: of the set, and of each chip."""
     lookup = Lookup(results.scores)
-    names = [dataset.name, *(f"{dataset.name}/{chip.name}" for chip in dataset.chips)]
+    chips = dataset.chips if dataset.each else ()
+    names = [dataset.name, *(f"{dataset.name}/{chip.name}" for chip in chips)]
     rows = []
-    for of, words in (("cloud", "cloud or thin cloud"), ("cloud_shadow", "cloud shadow")):
+    for of in dataset.told:
+        words = "cloud or thin cloud" if of == "cloud" else _words(of)
         for name in names:
             found = [
                 show(lookup.get(name, "three", mask, of, metric="said"), percent=True)
                 for mask in masks
             ]
             rows.append((words, name.removeprefix(f"{dataset.name}/"), *found))
-    note = f"Labels: {dataset.labels}. Bolzano was trained on, on other dates."
+    note = f"Labels: {dataset.labels}."
     return Table(f"{dataset.title}: share of pixels", ("said", "chip", *masks), tuple(rows), note)
 
 

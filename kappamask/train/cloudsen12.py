@@ -60,11 +60,14 @@ class CloudSen12:
 
     def chips(self, split: str, *, limit: int | None = None) -> Iterator[Chip]:
         """Yield the labelled patches of one split."""
-        files = sorted(self.folder.glob(f"*{self.level.lower()}*.taco"))
-        files = files or sorted(self.folder.glob("*.taco"))
-        patches = self._in_taco(files, split) if files else self._in_folders(split)
-        for name, image, label in spread(patches, limit):
+        for name, image, label in spread(self.patches(split), limit):
             yield read_patch(image, label, name=name, level=self.level)
+
+    def patches(self, split: str) -> list[tuple[str, str, str]]:
+        """List name, image and label of the patches of one split, as `read_patch` takes them."""
+        whole = sorted(self.folder.glob("*.taco"))
+        of_level = [file for file in whole if self.level.lower() in file.name]
+        return self._in_taco(of_level or whole, split) if whole else self._in_folders(split)
 
     def _in_taco(self, files: list[Path], split: str) -> list[tuple[str, str, str]]:
         """Find name, image and label, as GDAL names parts of a file."""

@@ -43,3 +43,29 @@ def write_table(folder, rows):
         writer = csv.writer(table)
         writer.writerow(["file", "split", "label_kind", "level", "resolution_m"])
         writer.writerows(rows)
+
+
+def patch(size=8):
+    """Give an image with a padded right and bottom edge, and its published codes."""
+    dn = np.arange(13, dtype=np.uint16)[:, None, None] * 100 + np.full((1, size, size), 1000)
+    codes = (np.arange(size * size).reshape(size, size) % 5).astype(np.uint8)  # 4: unknown
+    dn[:, -1], dn[:, :, -1], codes[-1], codes[:, -1] = 0, 0, 0, 0
+    return dn.astype(np.uint16), codes
+
+
+def write_patches(folder, bands=13, name="S2L1C.tif"):
+    """Write CloudSEN12 as GeoTIFFs beside its table; one patch is not there."""
+    dn, codes = patch()
+    with (folder / "cloudsen12_metadata.csv").open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(["roi_id", "s2_id_gee", "label_type", "test"])
+        for number, (kind, split) in enumerate(
+            [("high", 0), ("high", 1), ("high", 2), ("scribble", 0), ("nolabel", 0), ("high", 0)]
+        ):
+            writer.writerow([f"ROI_{number:04}", "20190213T1", kind, split])
+            if number == 5:
+                continue  # not downloaded
+            where = folder / "high" / f"ROI_{number:04}" / "20190213T1"
+            write_raster(where / name, dn[:bands])
+            for file in ("manual_hq.tif", "manual_sc.tif"):
+                write_raster(where / "labels" / file, codes[None])

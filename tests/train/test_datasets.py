@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from support.chip_files import make_chip, write_chip_folder, write_raster
+from support.chip_files import make_chip, patch, write_chip_folder, write_patches, write_raster
 
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
@@ -108,36 +108,11 @@ def test_a_sub_tile_that_is_none_is_named(tmp_path):
 # --- CloudSEN12 ------------------------------------------------------------------------------
 
 
-def patch(size=8):
-    """Give an image with a padded right and bottom edge, and its published codes."""
-    dn = np.arange(13, dtype=np.uint16)[:, None, None] * 100 + np.full((1, size, size), 1000)
-    codes = (np.arange(size * size).reshape(size, size) % 5).astype(np.uint8)  # 4: unknown
-    dn[:, -1], dn[:, :, -1], codes[-1], codes[:, -1] = 0, 0, 0, 0
-    return dn.astype(np.uint16), codes
-
-
 def expected_label(codes):
     table = {0: Label.CLEAR, 1: Label.CLOUD, 2: Label.SEMI_TRANSPARENT, 3: Label.CLOUD_SHADOW}
     label = np.vectorize(lambda code: table.get(code, Label.UNDEFINED))(codes)
     label[-1] = label[:, -1] = Label.UNDEFINED
     return label
-
-
-def write_patches(folder, bands=13, name="S2L1C.tif"):
-    dn, codes = patch()
-    with (folder / "cloudsen12_metadata.csv").open("w", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(["roi_id", "s2_id_gee", "label_type", "test"])
-        for number, (kind, split) in enumerate(
-            [("high", 0), ("high", 1), ("high", 2), ("scribble", 0), ("nolabel", 0), ("high", 0)]
-        ):
-            writer.writerow([f"ROI_{number:04}", "20190213T1", kind, split])
-            if number == 5:
-                continue  # not downloaded
-            where = folder / "high" / f"ROI_{number:04}" / "20190213T1"
-            write_raster(where / name, dn[:bands])
-            for file in ("manual_hq.tif", "manual_sc.tif"):
-                write_raster(where / "labels" / file, codes[None])
 
 
 def test_patches_of_geotiffs_are_found_by_the_table(tmp_path):
