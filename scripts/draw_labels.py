@@ -154,7 +154,7 @@ def draw_landscapes(
 def pair_rows(
     data: Path, told: Mapping[str, Chip], network: NetworkPeer
 ) -> Iterator[list[np.ndarray]]:
-    """Yield of each pair the clear one with its labels, the cloudy one, what is told, its labels."""
+    """Yield of each pair the clear one and its labels, the cloudy one, what is told, labels."""
     for place in sorted((data / "pairs").glob("*/")):
         clear, cloudy = (read_scene(place / f"{name}.tif") for name in ("clear", "cloudy"))
         names = (f"{place.name}_cloudy", f"{place.name}_alone")
