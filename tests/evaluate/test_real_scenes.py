@@ -1,12 +1,15 @@
 """Sets without drawn labels, sets that peers quote, the goals: tiny files of their layout."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.chip_files import patch, write_patches
 from support.labelled_chips import make_chip, write, write_chip, write_chips
 from support.safe_products import Recipe, make_dn, write_safe, zip_safe
+from support.scripts import load_script
 
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError
@@ -14,7 +17,7 @@ from kappamask.base.legend import PREDICTED, Label
 from kappamask.cli import main
 from kappamask.evaluate import Options, evaluate, run
 from kappamask.evaluate.goals import find_value, goal_table, read_goals
-from kappamask.evaluate.grounds import GROUND, NOT_CLEAR
+from kappamask.evaluate.grounds import GROUND, NOT_CLEAR, read_scene
 from kappamask.evaluate.metrics import METRICS
 from kappamask.evaluate.peers import Answer
 from kappamask.evaluate.published_sets import cloudsen12_sets, pixbox_set
@@ -131,6 +134,28 @@ def test_people_who_call_snow_clear_make_a_set_of_it(scenes):
     (found,) = sets_of(scenes, splits=("test",))["test_snow"].chips
     expected = np.where((chip.label == 1) & (np.arange(64) < 32), 1, 0)
     np.testing.assert_array_equal(found.label, expected)
+
+
+def test_landscapes_are_drawn_as_small_sheets(scenes, tmp_path, monkeypatch):
+    script = load_script("scripts/draw_labels.py")
+    for path in ("series/oetztal_snow/2018-01-12.tif", "series/lazio_p0/2018-05-06.tif"):
+        (scenes / path).parent.mkdir(parents=True)
+        shutil.copy(scenes / "pairs" / "a" / "clear.tif", scenes / path)
+        with (scenes / "unlabelled.csv").open("a") as table:
+            table.write(f"{path},L1C,10\n")
+    shutil.rmtree(scenes / "pairs" / NOT_CLEAR[0])
+    monkeypatch.setattr(script, "read_germany", lambda: read_scene(scenes / GROUND[0][1]))
+    known = {"a_cloudy": read_scene(scenes / "pairs" / "a" / "cloudy.tif")}
+    script.draw_landscapes(scenes, known, script.network_of(None), tmp_path)
+    shapes = {}
+    for path in tmp_path.glob("*.jpg"):
+        with Image.open(path) as picture:
+            shapes[path.stem] = picture.size
+    tile = script.SMALL + 2
+    assert shapes["pairs"] == (5 * tile, script.SMALL + 4)
+    assert shapes["scenes"] == (3 * tile, script.SMALL + 4)
+    assert shapes["series"] == shapes["snow"] == (4 * tile, script.SMALL + 4)
+    assert set(shapes) == {"pairs", "scenes", "series", "snow", "germany"}
 
 
 # --- goals --------------------------------------------------------------------------------------
