@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from kappamask.base.errors import KappaMaskError, ReadError, WriteError
 
+MOST_TEXT = 64 * 2**20  # bytes of a document
 _LENT: set[Path] = set()  # hidden folders that `staging` made and has not removed yet
 
 
@@ -70,6 +74,80 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise ReadError(f"such a file has at most {most_bytes} bytes, {path} has more: check it")
     return content
+
+
+class NestedError(ValueError):
+    """A text whose lists and objects lie in one another too often."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that strangers may have made.
+
+    Raises
+    ------
+    ReadError
+        If it is no ordinary file, or larger than 64 MB.
+    ValueError
+        If it is no JSON, or nested too deeply.
+    OSError
+        If it is not there or cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w+") as file:
+    ...     _ = file.write("[" * 100_000), file.flush()
+    ...     read_json(Path(file.name))
+    Traceback (most recent call last):
+    ...
+    kappamask.base.files.NestedError: it is nested too deeply
+    """
+    return _read_text(path, json.loads)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; errors as of `read_json`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w+") as file:
+    ...     _ = file.write("a = 1"), file.flush()
+    ...     read_toml(Path(file.name))
+    {'a': 1}
+    """
+    table: dict[str, Any] = _read_text(path, tomllib.loads)
+    return table
+
+
+def _read_text(path: Path, parse: Callable[[str], Any]) -> Any:
+    text = read_bounded(path, MOST_TEXT).decode()
+    try:
+        return parse(text)
+    except RecursionError:
+        raise NestedError("it is nested too deeply") from None
+
+
+def is_nested_deeper(value: Any, most: int) -> bool:
+    """Tell whether lists and objects of JSON lie in one another more than so many times.
+
+    Examples
+    --------
+    >>> is_nested_deeper({"a": [[1]]}, 3), is_nested_deeper({"a": [[1]]}, 2)
+    (False, True)
+    """
+    layer = [value]
+    for _ in range(most + 1):
+        inner: list[Any] = []
+        for one in layer:
+            if isinstance(one, Mapping):
+                inner += one.values()
+            elif isinstance(one, list | tuple):
+                inner += one
+        if not inner:
+            return False
+        layer = inner
+    return True
 
 
 @contextmanager

@@ -145,6 +145,7 @@ def say(text: str, *, file: Any = None) -> None:
     BrokenPipeError, WriteError
         If standard output does not take it.
     """
+    text = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
     if file is not None and file is not sys.stdout:
         with suppress(OSError):
             print(text, file=file)

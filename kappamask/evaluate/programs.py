@@ -6,7 +6,6 @@ The other programs are imported when they are first used, and named where they a
 from __future__ import annotations
 
 import hashlib
-import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from kappamask.base.bands import LEVELS
 from kappamask.base.errors import InputError, KappaMaskError, WeightsError
+from kappamask.base.files import read_toml
 from kappamask.base.legend import PREDICTED, Label
 from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
 from kappamask.networks.manifest import ModelEntry, find_entry, get_entry, read_registry
@@ -115,11 +115,11 @@ def network_from_file(path: Path) -> NetworkPeer:
     """
     table_path = path.with_suffix(".toml")
     try:
-        table = tomllib.loads(table_path.read_text("utf-8"))
+        table = read_toml(table_path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         widths = tuple(int(width) for width in table["widths"])
         normalisation = Normalisation(tuple(table["mean"]), tuple(table["std"]))
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise WeightsError(
             "a training run's weights lie beside a TOML file of the same name with widths, mean "
             f"and std, got {type(error).__name__} ({error}) for {path.name}: give --weights the "

@@ -6,7 +6,6 @@ composed of it later, and an interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from kappamask.base.errors import ReadError
+from kappamask.base.files import read_json
 from kappamask.base.legend import Label
 from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
@@ -183,7 +183,7 @@ def read_composite(path: Path) -> xr.Dataset:
     """Read what `plot_before_after` needs of a composite that `write_composite` wrote."""
     import xarray as xr
 
-    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
+    known = read_json(path.with_suffix(".json"))["properties"]
     span = [known[f"{end}_datetime"].removesuffix("Z") for end in ("start", "end")]
     observations = path.with_name(f"{path.stem}_observations.tif")
     with open_layers(path, mask_and_scale=True) as raster:
@@ -225,7 +225,7 @@ def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
     layers, times, shares, attrs = [], [], [], {"level": cube.attrs["level"]}
     for path in paths:
         try:
-            item = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            item = read_json(path.with_suffix(".json"))
             known = item["properties"]
             classes = item["assets"]["mask"]["classification:classes"]
             times.append(np.datetime64(known["datetime"].removesuffix("Z"), "ns"))

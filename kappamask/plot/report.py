@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 from kappamask import __version__
 from kappamask.base.errors import InputError, ItemError, NoItemsError
-from kappamask.base.files import publish, staging
+from kappamask.base.files import publish, read_bounded, read_json, staging
 from kappamask.base.legend import LEGEND, Label
 
 REPORT = "report.html"
+LARGEST_PICTURE = 64 * 2**20  # bytes
 PNG = b"\x89PNG\r\n\x1a\n"  # what every PNG begins with (PNG specification, section 5.2)
 SHOWN = tuple(entry for entry in LEGEND if entry.label is not Label.UNDEFINED)  # never predicted
 
@@ -107,7 +107,7 @@ def write_report(
         credits=sorted({entry.credit for entry in entries if entry.credit}),
     )
     with staging(page.parent, page.name) as aside:
-        publish(aside, {page: html.encode()})
+        publish(aside, {page: html.encode("utf-8", "backslashreplace")})
     return page
 
 
@@ -137,7 +137,7 @@ def _read_entry(path: Path, folder: Path, *, pictures: bool) -> MaskEntry | None
     """Read what the page says of one mask; None where a composite is meant."""
     picture = _picture(path.with_suffix(".png")) if pictures else None
     try:
-        item = json.loads(path.read_text(encoding="utf-8"))
+        item = read_json(path)
         properties, assets = dict(item["properties"]), dict(item["assets"])
         if "mask" not in assets:
             return None
@@ -194,7 +194,7 @@ def _sources(item: Mapping[str, Any]) -> list[tuple[str, str | None]]:
 
 def _picture(path: Path) -> str | None:
     """Give a PNG as a data URI; None where there is none, or something else of that name."""
-    content = path.read_bytes() if path.is_file() else b""
+    content = read_bounded(path, LARGEST_PICTURE) if path.is_file() else b""
     if not content.startswith(PNG):
         return None
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.errors import InputError
+from kappamask.base.files import read_json
 
 
 class HasGeoInterface(Protocol):
@@ -275,7 +275,7 @@ def _check_degrees(bounds: Sequence[float], got: str) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise InputError(f"no area file at {path}: give the path of a GeoJSON file") from None
     except (OSError, ValueError) as error:

@@ -15,9 +15,11 @@ import numpy as np
 
 from kappamask.base.bands import LEVELS
 from kappamask.base.errors import InputError, ItemError
+from kappamask.base.files import is_nested_deeper
 from kappamask.base.windows import MOST_PIXELS
 
 # Where the catalogues say the same thing, the most trustworthy first; "id" is the item's own.
+DEEPEST = 100  # lists and objects in one another; what copies items goes down by calls
 _TYPES = (
     "s2:product_type", "sentinel2:product_type", "product:type", "eo:productType",
     "processing:level",
@@ -269,6 +271,11 @@ def _href_of(asset: Any) -> str:
 
 
 def _view_of_dict(item: Mapping[str, Any]) -> View:
+    if is_nested_deeper(item, DEEPEST):
+        raise ItemError(
+            f"item {item.get('id')}: a STAC item is nested at most {DEEPEST} times, got more: "
+            "leave it out"
+        )
     properties, assets = item.get("properties"), item.get("assets")
     if not (isinstance(properties, Mapping) and isinstance(assets, Mapping) and item.get("id")):
         inner = item.get("attributes")  # an EOPF Zarr store's root

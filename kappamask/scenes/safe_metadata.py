@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from xml.etree.ElementTree import TreeBuilder
 
 import numpy as np
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
+from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
 from kappamask.base.bands import BANDS, get_band
 from kappamask.base.errors import ItemError, ReadError
@@ -23,6 +24,7 @@ from kappamask.scenes.catalogs import OFFSET_FROM
 from kappamask.scenes.items import view_of
 from kappamask.scenes.scene import overlap
 
+MOST_ELEMENTS = 1_000_000  # of one file; real metadata have some 10 000
 _IMAGES = ("IMAGE_FILE", "IMAGE_ID", "IMAGE_FILE_2A", "IMAGE_ID_2A")
 _NAMES = ("PRODUCT_URI_2A", "PRODUCT_URI", "PRODUCT_URI_1C")
 _BY_NUMBER = {str(number): band for number, band in enumerate(BANDS)}
@@ -162,13 +164,36 @@ def parse_tile(content: bytes, *, where: str) -> TileMetadata:
     )
 
 
+class _TooManyError(Exception):
+    """An XML file whose elements would fill the memory."""
+
+
+class _Builder(TreeBuilder):
+    """Counts elements while it makes them: 100 MB may hold as many as memory does not."""
+
+    count = 0
+
+    def start(self, tag: Any, attrs: Any, /) -> Any:
+        self.count += 1
+        if self.count > MOST_ELEMENTS:
+            raise _TooManyError
+        return super().start(tag, attrs)
+
+
 class Document:
     """One XML file, asked for elements by name."""
 
     def __init__(self, content: bytes, where: str) -> None:
         self.where = where
         try:
-            self.root: Any = fromstring(content, forbid_dtd=True)
+            parser = DefusedXMLParser(target=_Builder(), forbid_dtd=True)
+            parser.feed(content)
+            self.root: Any = parser.close()
+        except _TooManyError:
+            raise ReadError(
+                f"metadata have at most {MOST_ELEMENTS} elements, {where} has more: it is no "
+                "Sentinel-2 product"
+            ) from None
         except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
             raise ReadError(
                 f"{where} must be XML without document type and entities, got {error}: "

@@ -24,9 +24,11 @@ from requests import ConnectionError as LostConnection
 from requests import Timeout
 from requests.exceptions import ChunkedEncodingError
 
-from kappamask.base.errors import CatalogError
-from kappamask.base.retry import CATALOGUES, GUARD, PASSING, seconds_asked
+from kappamask.base.errors import CatalogError, KappaMaskError
+from kappamask.base.files import NestedError, is_nested_deeper, read_json
+from kappamask.base.retry import CATALOGUES, GUARD, PASSING, seconds_asked, without_query
 from kappamask.scenes.catalogs import PROFILES, Profile
+from kappamask.scenes.items import DEEPEST
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -37,6 +39,11 @@ logger = logging.getLogger(__name__)
 
 PAGE = 200  # items a page; the catalogues allow 1000 or more, their gateways cut at some MB
 MOST_PAGES = 1000  # of one search
+MOST_ITEMS = 100_000  # of one search
+MOST_DOCUMENTS = 10_000  # catalogues and collections of a static catalogue
+MOST_LEVELS = 20  # of its children below one another
+MOST_BYTES = 64 * 2**20  # of one answer, unpacked
+LONGEST_S = 300.0  # from the first byte of an answer to its last
 BARREN_PAGES = 10  # in a row without anything new: some servers filter after they cut pages
 _LOST = (LostConnection, Timeout, ChunkedEncodingError)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)  # reading JSON of another shape
@@ -109,7 +116,8 @@ class Catalogue:
             **wanted,
         )
         for document in self._entries("features", url, str(asked.method), asked.get_parameters()):
-            yield self._item(document, None)
+            if item := self._item(document, None):
+                yield item
 
     def _entries(
         self, kind: str, url: str, method: str = "GET", parameters: dict[str, Any] | None = None
@@ -125,6 +133,8 @@ class Catalogue:
             for _ in range(MOST_PAGES):
                 before = len(found)
                 found |= {(entry.get("collection"), entry["id"]): entry for entry in page[kind]}
+                if len(found) > MOST_ITEMS:
+                    break
                 barren = 0 if len(found) > before else barren + 1
                 links = page.get("links") or ()
                 link = next((link for link in links if link["rel"] == "next"), None)
@@ -144,7 +154,8 @@ class Catalogue:
                 following = pystac.Link.from_dict(link | {"href": urljoin(url, link["href"])})
                 page = self.io.read_json(following, parameters=parameters)
         raise CatalogError(
-            f"{url} gave {MOST_PAGES} pages without an end: ask for a smaller area or fewer dates"
+            f"{url} gave {MOST_PAGES} pages or {MOST_ITEMS} {kind} without an end: ask for a "
+            "smaller area or fewer dates"
         )
 
     def _collections(self, level: str) -> list[str] | None:
@@ -163,27 +174,54 @@ class Catalogue:
 
     def _walk(self) -> Iterator[pystac.Item]:
         """Yield every item below the root."""
-        pending, seen = [(self.location, self.root)], {self.location}
+        pending, seen = [(self.location, self.root, 0)], {self.location}
+        documents = items = 0
         while pending:
-            href, document = pending.pop()
+            href, document, depth = pending.pop()
             for link in _links_of(document, href, "item", "child"):
                 target = make_absolute_href(link.get("href", ""), href)
                 if target in seen:
                     continue
                 seen.add(target)
-                inner = self._read(target)
                 if link["rel"] == "item":
-                    yield self._item(inner, target)
+                    items += 1
                 else:
-                    pending.append((target, inner))
+                    documents += 1
+                if depth == MOST_LEVELS or documents > MOST_DOCUMENTS or items > MOST_ITEMS:
+                    raise CatalogError(
+                        f"a static catalogue has at most {MOST_LEVELS} levels, {MOST_DOCUMENTS} "
+                        f"catalogues and {MOST_ITEMS} items, {self.location} has more, at "
+                        f"{target}: give a catalog.json further down"
+                    )
+                if link["rel"] != "item":
+                    pending.append((target, self._read(target), depth + 1))
+                elif item := self._read_item(target):
+                    yield item
+
+    def _read_item(self, href: str) -> pystac.Item | None:
+        """Read an item of a static catalogue; None if it is nested too deeply."""
+        try:
+            document = self._read(href)
+        except CatalogError as error:
+            if not isinstance(error.__cause__, NestedError):
+                raise
+            logger.warning("left out %s: it is nested too deeply", href)
+            return None
+        return self._item(document, href)
 
     def _read(self, href: str) -> Any:
         if self.guard and not href.startswith(("http://", "https://")):
             raise CatalogError(f"a catalogue links http(s) addresses here, got {href[:80]!r}")
         with _named(href):
-            return self.io.read_json(href)
+            if href.startswith(("http://", "https://")):
+                return self.io.read_json(href)
+            return read_json(Path(href.removeprefix("file://")))
 
-    def _item(self, document: dict[str, Any], href: str | None) -> pystac.Item:
+    def _item(self, document: dict[str, Any], href: str | None) -> pystac.Item | None:
+        if is_nested_deeper(document, DEEPEST):
+            name = href or str(document.get("id"))
+            logger.warning("left out %s: it is nested too deeply", name)
+            return None
         try:
             # pystac warns about extensions of old items that concern no pixel.
             with warnings.catch_warnings(action="ignore", category=UserWarning):
@@ -219,6 +257,7 @@ class _PatientIO(StacApiIO):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(max_retries=None, timeout=CATALOGUES.timeout_s)
         self.asked_s: float | None = None  # by Retry-After of the last answer
+        self.session.stream = True  # `_note` reads
         self.session.hooks["response"].append(self._note)
 
     def request(self, *arguments: Any, **options: Any) -> str:
@@ -227,6 +266,8 @@ class _PatientIO(StacApiIO):  # type: ignore[misc]
             try:
                 return str(super().request(*arguments, **options))
             except APIError as error:
+                if isinstance(error.__context__, CatalogError):
+                    raise error.__context__ from None
                 lost = isinstance(error.__context__, _LOST)
                 passing = lost or getattr(error, "status_code", None) in PASSING
                 if tried == CATALOGUES.tries or not passing:
@@ -234,8 +275,27 @@ class _PatientIO(StacApiIO):  # type: ignore[misc]
             time.sleep(CATALOGUES.wait(tried, self.asked_s))
         raise AssertionError("there is at least one try")
 
+    def json_loads(self, txt: str, *_: Any, **__: Any) -> Any:
+        """Read JSON as Python does, whether or not orjson is there."""
+        try:
+            return json.loads(txt)
+        except RecursionError:
+            raise NestedError("it is nested too deeply") from None
+
     def _note(self, response: Any, **_: Any) -> None:
+        """Read an answer as far as it may go, also one that only leads elsewhere."""
         self.asked_s = seconds_asked(response.headers.get("Retry-After"))
+        content, until = bytearray(), time.monotonic() + LONGEST_S
+        for part in response.iter_content(2**16):
+            content += part
+            if len(content) > MOST_BYTES or time.monotonic() > until:
+                response.close()
+                raise CatalogError(
+                    f"an answer of a catalogue has at most {MOST_BYTES >> 20} MB and takes "
+                    f"{LONGEST_S:g} s, that of {without_query(response.url)} has or takes more: "
+                    "ask for a smaller area or fewer dates, or choose another catalogue"
+                )
+        response._content = bytes(content)  # noqa: SLF001  where requests keeps what it has read
 
 
 @contextmanager
@@ -243,6 +303,8 @@ def _named(href: str) -> Iterator[None]:
     """Turn what goes wrong inside into one line that names the address."""
     try:
         yield
+    except KappaMaskError:
+        raise
     except APIError as error:
         raise CatalogError(_refusal(href, error)) from error
     except FileNotFoundError:
@@ -250,7 +312,7 @@ def _named(href: str) -> Iterator[None]:
     except (OSError, *_MALFORMED) as error:
         raise CatalogError(
             f"a STAC catalogue answers in JSON, but {href} cannot be read: {error!r}"
-        ) from None
+        ) from error
 
 
 def _refusal(href: str, error: APIError) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import pickle
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kappamask.base.errors import InputError, WeightsError
-from kappamask.base.files import publish, staging
+from kappamask.base.files import publish, read_toml, staging
 from kappamask.networks.manifest import read_registry
 from kappamask.networks.normalisation import Normalisation
 from kappamask.train.settings import Settings
@@ -64,7 +63,7 @@ def read_normalisation(weights: Path | None) -> Normalisation | None:
                 return known.normalisation
         return None
     try:
-        table = tomllib.loads(entry.read_text("utf-8"))
+        table = read_toml(entry)
         return Normalisation(tuple(table["mean"]), tuple(table["std"]))
     except (ValueError, KeyError) as error:
         raise WeightsError(f"{entry} is no entry of a run ({error!r}): train again") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from kappamask.base.errors import InputError, UnknownNameError
+from kappamask.base.files import read_toml
 
 HELP = "see docs/training.md"
 # Tables of one key, a folder: what it is named in the file, and what is in the folder.
@@ -119,7 +119,7 @@ def read_config(path: Path) -> Config:
     1.0
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = read_toml(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no readable TOML file ({error}): correct it") from error
     _check_names("table", tables, ["data", "settings", *FOLDERS])

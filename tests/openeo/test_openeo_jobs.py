@@ -114,6 +114,32 @@ def test_what_client_code_writes_into_the_pipe_is_passed_over(client):
     assert client.compute("babble").json() == "said"
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"name": "../../kappamask.sqlite", "type": "application/json", "bytes": 1},
+        {"name": "/etc/passwd", "type": "application/json", "bytes": 1},
+        {"name": "a.json", "type": "text/html\r\nX: y", "bytes": 1},
+        {"name": "a.json", "type": "application/json", "bytes": 1, "bbox": [1, 2]},
+        {"name": 5},
+        "a.json",
+    ],
+    ids=str,
+)
+def test_files_that_client_code_only_tells_of_are_none(client, file):
+    answer = client.compute("tell", file=[file])
+    assert fault(answer) == (500, "Internal")
+    assert "told of files that it did not write" in answer.text
+    job = client.start("tell", {"file": [file]})
+    assert client.wait(job) == "error"
+
+
+def test_messages_of_other_jobs_are_passed_over(client):
+    job = client.start("add", {"x": 1, "y": 1})
+    assert client.wait(job) == "finished"
+    assert client.compute("tell", file=[], job=job).json() == "told"
+
+
 def test_a_relative_work_folder_may_be_left_by_client_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with fake_server(Path("work")) as client:
@@ -195,7 +221,7 @@ def test_unknown_places_are_404_and_wrong_methods_405(client):
     assert fault(client.ask("get", "/jobs", params={"limit": 0})) == (400, "RequestInvalid")
 
 
-@pytest.mark.parametrize("options", [5, "x", [1]])
+@pytest.mark.parametrize("options", [5, "x", [1], [], "", 0, False])
 def test_options_of_another_kind_are_refused_and_nothing_is_stored(client, options):
     body = {"process": process("add", x=1, y=1), "job_options": options}
     assert fault(client.ask("post", "/jobs", body)) == (400, "RequestInvalid")

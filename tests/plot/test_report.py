@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401  registers .rio
 import xarray as xr
 from PIL import Image
 
@@ -185,3 +187,21 @@ def test_a_browser_shows_picture_and_colours_and_runs_nothing(masks, tmp_path):
     assert counts[MAGENTA] == 90 * 60
     clear, cloud_shadow = (0x3B, 0x9B, 0x6D), (0x3D, 0x34, 0x8B)
     assert counts[clear] > 1.5 * counts[cloud_shadow] > 1000  # two bars of 16em: shares 2 to 1
+
+
+def test_odd_names_and_half_characters_are_written_and_odd_items_refused(masks, tmp_path, capsys):
+    odd = shutil.copytree(masks, tmp_path / os.fsdecode(b"odd-\xff"))  # no UTF-8
+    item = next(odd.glob("kappamask_*.json"))
+    half = item.read_text().replace('"description": "', '"description": "\\ud800', 1)
+    assert "\\ud800" in half
+    item.write_text(half)
+    assert main(["report", str(odd)]) == 0
+    assert "\\udcff" in capsys.readouterr().out
+    assert "\\ud800" in (odd / "report.html").read_text("utf-8")
+    item.write_text("[" * 100_000)
+    assert main(["report", str(odd)]) == 1
+    assert "nested too deeply" in capsys.readouterr().err
+    item.unlink()
+    os.mkfifo(item)
+    assert main(["report", str(odd)]) == 1
+    assert "is a pipe" in capsys.readouterr().err

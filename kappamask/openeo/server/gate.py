@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from h11 import LocalProtocolError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,46 +26,58 @@ DRAIN_FACTOR = 16  # of a body that is too large, so much is read and dropped
 PUBLIC = {"/", "/.well-known/openeo", "/conformance", "/credentials/basic"}
 
 
-def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """Give uvicorn's protocol of one connection, with bounds that uvicorn lacks.
+class Bounded(H11Protocol):
+    """uvicorn's protocol of one connection, with bounds that uvicorn lacks.
 
     A connection too many is closed at once; so is one whose request does not come to
     the end of its headers in time. Else idle connections would take every descriptor.
     (`limit_concurrency` answers without an openEO document and when to come back, and
-    `timeout_keep_alive` counts from the end of an answer only.)
+    `timeout_keep_alive` counts from the end of an answer only.) h11 counts the bytes of headers
+    that have not ended, so that all connections together hold `connections` times `HEAD_BYTES`,
+    and a part of a quarter of a MiB each at the most.
     """
 
-    class Bounded(H11Protocol):
-        """One connection."""
+    most: int  # connections
+    _timer: asyncio.TimerHandle | None = None
 
-        _timer: asyncio.TimerHandle | None = None
+    def connection_made(self, transport: Any) -> None:
+        """Count it."""
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.abort()
+        self._watch()
 
-        def connection_made(self, transport: Any) -> None:
-            """Count it."""
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.abort()
-            self._watch()
+    def data_received(self, data: bytes) -> None:
+        """Look whether the headers are complete: then a request is being answered."""
+        super().data_received(data)
+        self._watch()
 
-        def data_received(self, data: bytes) -> None:
-            """Look whether the headers are complete: then a request is being answered."""
-            super().data_received(data)
-            self._watch()
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request; a request before it is not answered any more."""
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        with suppress(LocalProtocolError):  # its answer has begun
+            super().send_400_response(msg)
+        self.transport.close()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            """Forget it."""
-            super().connection_lost(exc)
-            self._watch(is_over=True)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        self._watch(is_over=True)
 
-        def _watch(self, *, is_over: bool = False) -> None:
-            if is_over or (self.cycle and not self.cycle.response_complete):
-                if self._timer is not None:
-                    self._timer.cancel()
-                    self._timer = None
-            elif self._timer is None:  # more bytes give no more time
-                self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+    def _watch(self, *, is_over: bool = False) -> None:
+        if is_over or (self.cycle and not self.cycle.response_complete):
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:  # more bytes give no more time
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
-    return Bounded
+
+def bounded_protocol(limits: Limits) -> type[Bounded]:
+    """Give the protocol of connections of which there are so many at most."""
+    return type("Bounded", (Bounded,), {"most": limits.connections})
 
 
 class Gate:

@@ -125,7 +125,8 @@ def list_jobs(
 @router.post("/jobs")
 def create_job(body: Body, process: Process, here: Here, url: Url) -> Response:
     """Store a batch job; its graph is checked when it runs, since processes may be stored later."""
-    options = check_object(body.get("job_options") or {}, "job_options")
+    given = body.get("job_options")
+    options = check_object({} if given is None else given, "job_options")
     told = {name: body.get(name) for name in ("title", "description", "log_level")}
     job = here.store.add_job(process, **told)
     if options:

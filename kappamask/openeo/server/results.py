@@ -26,6 +26,7 @@ MEDIA_TYPES = {
     ".zip": "application/zip",
     ".tar": "application/x-tar",
 }
+OTHER_TYPE = "application/octet-stream"
 EXTENSIONS = [
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -74,10 +75,32 @@ def collect_files(paths: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
         if inside is None:
             LOG.warning("left out %s: no regular file in the result folder", path)
             continue
-        kind = MEDIA_TYPES.get(inside.suffix.lower(), "application/octet-stream")
+        kind = MEDIA_TYPES.get(inside.suffix.lower(), OTHER_TYPE)
         known = {"name": name, "bytes": inside.stat().st_size, "type": kind}
         described.append(known | look_into(inside))
     return described
+
+
+def are_written(said: list[Any], folder: Path) -> bool:
+    """Tell whether files are there, and described as `collect_files` does.
+
+    The process that wrote them says so, in which code of clients may speak, too.
+
+    Examples
+    --------
+    >>> are_written([{"name": "../etc/passwd", "type": "text/csv", "bytes": 1}], Path("/usr"))
+    False
+    """
+    job, kinds = dict.fromkeys(("id", "created"), ""), {*MEDIA_TYPES.values(), OTHER_TYPE}
+    try:
+        for file in said:
+            to_item(job, file, "")
+            if find_inside(folder, file["name"]) is None or file["type"] not in kinds:
+                return False
+        to_collection(job, said, "")
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def find_inside(folder: Path, name: str) -> Path | None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import redact
 from kappamask.openeo.server.faults import LONGEST, ApiError, of_exception
-from kappamask.openeo.server.results import collect_files, write_result
+from kappamask.openeo.server.results import are_written, collect_files, write_result
 
 if TYPE_CHECKING:
     from kappamask.openeo.local import LocalEngine
@@ -106,10 +106,17 @@ def compute(
             began = measured = time.monotonic()
             lines = _listen(process, receiving)
             while True:
-                kind, *content = _read_message(next(lines), secret)
+                kind, *content = _read_message(next(lines), task, secret)
                 if kind == "done":
                     _check_size(task)
-                    return list(*content)
+                    (files,) = content
+                    if not are_written(files, task.folder):
+                        raise ApiError(
+                            "Internal",
+                            "the process that computed the graph told of files that it did not "
+                            "write: end the graph in save_result",
+                        )
+                    return list(files)
                 if kind == "failed":
                     raise ApiError(*content)
                 if kind == "log":
@@ -161,14 +168,16 @@ def _listen(process: BaseProcess, receiving: Connection) -> Iterator[bytes]:
         yield b""
 
 
-def _read_message(line: bytes, secret: str | None) -> list[Any]:
-    """Read a line that `_work` sent; what is none says nothing."""
+def _read_message(line: bytes, task: Task, secret: str | None) -> list[Any]:
+    """Read a line that `_work` sent of a task; what is none says nothing."""
     if secret is not None:
         line = line.replace(secret.encode(), b"***")
     with contextlib.suppress(ValueError, RecursionError):
         match json.loads(line):
-            case ["log" | "failed", str(), str()] | ["done", list()] as said:
-                return list(said)
+            case [str(job), *said] if job == task.folder.name:
+                match said:
+                    case ["log" | "failed", str(), str()] | ["done", list()]:
+                        return said
     return ["nothing"]
 
 
@@ -218,7 +227,7 @@ def _work(sending: Connection, task: Task, factory: EngineFactory) -> None:
 
     def send(*message: Any) -> None:
         with lock, open(sending.fileno(), "wb", closefd=False) as pipe:
-            pipe.write(json.dumps(message).encode() + b"\n")
+            pipe.write(json.dumps([task.folder.name, *message]).encode() + b"\n")
 
     def log(level: str, text: str) -> None:
         # The end of a traceback tells most; cut first, half a signed URL would pass for none.
