@@ -48,24 +48,67 @@ LATTICE = Lattice()
 
 
 @dataclass(frozen=True)
+class Margins:
+    """Pixels beside an area that are read too, for the network to see them; they get no label."""
+
+    above: int = 0
+    below: int = 0
+    left: int = 0
+    right: int = 0
+
+    @property
+    def sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Before and after along y, and along x."""
+        return (self.above, self.below), (self.left, self.right)
+
+    def widen(self, chunks: Chunks) -> Chunks:
+        """Chunks of the area and its margins: those at the edges hold the margins too.
+
+        Examples
+        --------
+        >>> Margins(above=2, right=1).widen(((5, 5), (8,)))
+        ((7, 5), (9,))
+        """
+        rows, columns = (
+            (sizes[0] + before, *sizes[1:-1], sizes[-1] + after)
+            if len(sizes) > 1
+            else (before + sizes[0] + after,)
+            for sizes, (before, after) in zip(chunks, self.sides, strict=True)
+        )
+        return rows, columns
+
+    def crop(self, shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Where the area lies in an array (y, x) that holds its margins too."""
+        rows, columns = (
+            slice(before, size - after)
+            for size, (before, after) in zip(shape, self.sides, strict=True)
+        )
+        return rows, columns
+
+
+NO_MARGINS = Margins()
+SURROUNDINGS = "surroundings"  # in the encoding of a cube: the lazy cube that it was cut out of
+
+
+@dataclass(frozen=True)
 class Span:
-    """One axis of a window; indices count pixels of the array."""
+    """One axis of a window; indices count pixels of the area."""
 
     start: int  # first pixel labelled
     stop: int  # one past the last pixel labelled
-    read_start: int  # first pixel read: `margin` before, as far as the array reaches
+    read_start: int  # first pixel read, `margin` before where there is any; below 0 beside the area
     read_stop: int
     pad_before: int  # mirrored pixels put before those read, to begin on the network's grid
     pad_after: int
 
     @property
     def core(self) -> slice:
-        """Pixels labelled, in the array."""
+        """Pixels labelled, in the area."""
         return slice(self.start, self.stop)
 
     @property
     def read(self) -> slice:
-        """Pixels read, in the array."""
+        """Pixels read, in the area or beside it."""
         return slice(self.read_start, self.read_stop)
 
     @property
@@ -87,7 +130,13 @@ class Window:
     columns: Span
 
 
-def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> list[Span]:
+def plan_axis(
+    length: int,
+    *,
+    origin: int = 0,
+    lattice: Lattice = LATTICE,
+    beside: tuple[int, int] = (0, 0),
+) -> list[Span]:
     """Cut one axis into spans that label every pixel exactly once.
 
     Parameters
@@ -98,6 +147,8 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
         Where the axis' first pixel lies on the lattice, in pixels.
     lattice
         Sizes of core and margin.
+    beside
+        Pixels that there are before and after the axis: they are read, not labelled.
 
     Returns
     -------
@@ -123,10 +174,12 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
     if length > lattice.whole:
         first = -origin % lattice.core or lattice.core
         cuts = [0, *range(first, length, lattice.core), length]
+    # Where a whole margin is there, nothing is mirrored.
+    before, after = (lattice.margin + 1 if 0 < lattice.margin <= n else n for n in beside)
     spans = []
     for start, stop in pairwise(cuts):
-        read_start = max(0, start - lattice.margin)
-        read_stop = min(length, stop + lattice.margin)
+        read_start = max(-before, start - lattice.margin)
+        read_stop = min(length + after, stop + lattice.margin)
         spans.append(
             Span(
                 start=start,
@@ -134,16 +187,21 @@ def plan_axis(length: int, *, origin: int = 0, lattice: Lattice = LATTICE) -> li
                 read_start=read_start,
                 read_stop=read_stop,
                 pad_before=(origin + read_start) % lattice.stride
-                + (lattice.mirror if read_start == 0 else 0),
+                + (lattice.mirror if read_start == -before else 0),
                 pad_after=-(origin + read_stop) % lattice.stride
-                + (lattice.mirror if read_stop == length else 0),
+                + (lattice.mirror if read_stop == length + after else 0),
             )
         )
     return spans
 
 
 def plan_windows(
-    height: int, width: int, *, origin: tuple[int, int] = (0, 0), lattice: Lattice = LATTICE
+    height: int,
+    width: int,
+    *,
+    origin: tuple[int, int] = (0, 0),
+    lattice: Lattice = LATTICE,
+    margins: Margins = NO_MARGINS,
 ) -> Iterator[Window]:
     """Cut an area of (`height`, `width`) pixels into windows, row by row.
 
@@ -152,8 +210,10 @@ def plan_windows(
     >>> len(list(plan_windows(10980, 10980)))
     64
     """
-    rows = plan_axis(height, origin=origin[0], lattice=lattice)
-    columns = plan_axis(width, origin=origin[1], lattice=lattice)
+    rows, columns = (
+        plan_axis(length, origin=first, lattice=lattice, beside=beside)
+        for length, first, beside in zip((height, width), origin, margins.sides, strict=True)
+    )
     return (Window(row, column) for row, column in product(rows, columns))
 
 
@@ -227,6 +287,49 @@ class Grid:
     def origin(self) -> tuple[int, int]:
         """Row and column of the first pixel, counted from the projected origin."""
         return round(-self.top / self.resolution), round(self.left / self.resolution)
+
+    def widened(self, margins: Margins) -> Grid:
+        """Make the grid of the same pixels and the margins beside them."""
+        return Grid(
+            self.epsg,
+            self.resolution,
+            self.left - margins.left * self.resolution,
+            self.top + margins.above * self.resolution,
+            margins.above + self.height + margins.below,
+            margins.left + self.width + margins.right,
+        )
+
+    def margins(
+        self, within: tuple[float, float, float, float] | None, *, most: int = LATTICE.margin
+    ) -> Margins:
+        """Say how many pixels there are beside the grid, at most so many on each side.
+
+        Parameters
+        ----------
+        within
+            Left, bottom, right, top of all that can be read; None if nobody knows.
+        most
+            Pixels on each side, 0 or more.
+
+        Raises
+        ------
+        InputError
+            If `most` is no whole number from 0 on.
+
+        Examples
+        --------
+        >>> grid = Grid(epsg=32632, resolution=10, left=100, top=900, height=5, width=5)
+        >>> grid.margins((0, 0, 175, 900))
+        Margins(above=0, below=85, left=10, right=2)
+        """
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise InputError(f"a margin is a whole number of pixels, 0 or more, got {most!r}")
+        if within is None:
+            return Margins(most, most, most, most)
+        (left, bottom, right, top), (west, south, east, north) = self.bounds, within
+        beside = (north - top, bottom - south, left - west, east - right)
+        pixels = (int(metres / self.resolution + 1e-4) for metres in beside)
+        return Margins(*(min(most, max(0, count)) for count in pixels))
 
 
 def _snapped(value: float, anchor: float, step: float, *, up: bool) -> float:

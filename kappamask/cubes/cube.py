@@ -17,12 +17,19 @@ import numpy as np
 from kappamask.base.bands import BY_NAME, NAMES, check_names
 from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNameError
 from kappamask.base.pixels import to_reflectance
-from kappamask.base.windows import LATTICE, Grid, snap_chunks
+from kappamask.base.windows import (
+    LATTICE,
+    NO_MARGINS,
+    SURROUNDINGS,
+    Grid,
+    Margins,
+    snap_chunks,
+)
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.cubes.rasters import check_band
 from kappamask.scenes.area import MAX_PIXELS, AreaLike, check_size, parse_area, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Scene, overlap, rounded
+from kappamask.scenes.scene import Bounds, Scene, overlap, rounded, sun_of
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
@@ -42,6 +49,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     chunks: int = LATTICE.core,
     engine: str = "stackstac",
     crs: Any = None,
+    margin: int = LATTICE.margin,
     resolve: Resolve = resolve_assets,
     max_pixels: int | None = MAX_PIXELS,
 ) -> xr.DataArray:
@@ -68,6 +76,10 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     crs
         Anything pyproj knows with an EPSG code, in metres; None: the one that most
         items are in, to which the others are warped (nearest neighbour).
+    margin
+        Pixels beside the area, as far as there are any, that `predict_cube` lets the network
+        see: a small field gets the labels that it has in a large cube. They are read with the
+        chunks at the area's edges, and belong to no cube. 0: nothing beyond the area is read.
     resolve
         How to find an item's files and offsets. Only needed for items that do not
         tell: ``functools.partial(resolve_assets, dn_offset=-1000)``.
@@ -79,8 +91,10 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     xarray.DataArray
         (time, band, y, x) float32 reflectance, 1.0 = 100 %, offsets applied, NaN =
         no data; AOT (1) and WVP (cm) where asked for. Coordinate `source_items`
-        names the items of each date, separated by spaces. One date per solar day:
-        where items overlap, the first with valid data wins, in order of time and id.
+        names the items of each date, separated by spaces; `sun_azimuth` (from north) and
+        `sun_elevation` are degrees, as the items tell them, else of their time and place.
+        One date per solar day: where items overlap, the first with valid data wins, in order
+        of time and id.
 
     Raises
     ------
@@ -112,7 +126,17 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     if engine not in ENGINES:
         raise UnknownNameError.of("engine", engine, list(ENGINES))
     grid = choose_grid(scenes, area, resolution=resolution, crs=crs, max_pixels=max_pixels)
-    kept, dn = read_dn(scenes, names, grid, chunks=snap_chunks(grid, chunks), engine=engine)
+    margins = beside_area(scenes, grid, most=margin)
+    # What lies beside the area alone would make dates of its own.
+    near = [index for index, scene in enumerate(scenes) if _meets(scene, grid)]
+    found, dn = read_dn(
+        [scenes[index] for index in near],
+        names,
+        grid.widened(margins),
+        chunks=margins.widen(snap_chunks(grid, chunks)),
+        engine=engine,
+    )
+    kept = [near[index] for index in found]
     if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
     scenes = [scenes[index] for index in kept]
@@ -120,7 +144,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     groups = group_by_solar_day(scenes)
     dates = [join_first_valid([reflectance[index] for index in group]) for group in groups]
     grouped = [[scenes[index] for index in group] for group in groups]
-    return build_cube(da.stack(dates), grouped, names, grid)
+    return build_cube(da.stack(dates), grouped, names, grid, margins=margins)
 
 
 def check_scenes(scenes: Sequence[Scene]) -> str:
@@ -204,6 +228,18 @@ def _check_together(
             f"{pixels:,.0f} around items that lie far apart: pass area=..., or take one tile at a "
             "time"
         )
+
+
+def beside_area(scenes: Sequence[Scene], grid: Grid, *, most: int = LATTICE.margin) -> Margins:
+    """Say how many pixels there are beside an area that any of its scenes holds."""
+    reach = [scene.bounds_in(grid.epsg) for scene in scenes if _meets(scene, grid)]
+    known = [bounds for bounds in reach if bounds]
+    return grid.margins(_union(known) if len(known) == len(reach) > 0 else None, most=most)
+
+
+def _meets(scene: Scene, grid: Grid) -> bool:
+    bounds = scene.bounds_in(grid.epsg)
+    return bounds is None or overlap(bounds, grid.bounds)
 
 
 def _projected(crs: Any) -> int:
@@ -301,15 +337,25 @@ def join_first_valid(layers: Sequence[da.Array]) -> da.Array:
 
 
 def build_cube(
-    data: da.Array, groups: Sequence[Sequence[Scene]], names: Sequence[str], grid: Grid
+    data: da.Array,
+    groups: Sequence[Sequence[Scene]],
+    names: Sequence[str],
+    grid: Grid,
+    *,
+    margins: Margins = NO_MARGINS,
 ) -> xr.DataArray:
-    """Dress blocks (time, band, y, x), of a group of scenes each date, as the canonical cube."""
+    """Dress blocks (time, band, y, x), of a group of scenes each date, as the canonical cube.
+
+    `data` holds the pixels of the grid and, beside them, those of the margins, which go with the
+    cube in its encoding (`SURROUNDINGS`).
+    """
     import rioxarray  # noqa: F401  registers cube.rio
     import xarray as xr
 
     level = groups[0][0].level
-    x, y = grid.centres
-    cube = xr.DataArray(
+    x, y = grid.widened(margins).centres
+    azimuth, elevation = np.transpose([sun_of(group) for group in groups])
+    whole = xr.DataArray(
         data,
         dims=("time", "band", "y", "x"),
         coords={
@@ -319,8 +365,15 @@ def build_cube(
             "x": x,
             "common_name": ("band", [BY_NAME[name].common_name for name in names]),
             "source_items": ("time", [" ".join(s.id for s in group) for group in groups]),
+            "sun_azimuth": ("time", azimuth, {"units": "degree"}),
+            "sun_elevation": ("time", elevation, {"units": "degree"}),
         },
         name="reflectance",
         attrs={"level": level, "units": "1", "long_name": f"{level} reflectance"},
-    )
-    return cube.rio.write_crs(grid.epsg)  # type: ignore[no-any-return]
+    ).rio.write_crs(grid.epsg)
+    if margins == NO_MARGINS:
+        return whole  # type: ignore[no-any-return]
+    rows, columns = margins.crop(whole.shape[2:])
+    cube = whole.isel(y=rows, x=columns)
+    cube.encoding[SURROUNDINGS] = whole
+    return cube  # type: ignore[no-any-return]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.windows import LATTICE, Grid, snap_chunks
-from kappamask.cubes.cube import build_cube, choose_grid
+from kappamask.base.windows import LATTICE, NO_MARGINS, Grid, Margins, snap_chunks
+from kappamask.cubes.cube import beside_area, build_cube, choose_grid
 from kappamask.cubes.rasters import BandOnGrid, FileReader, check_band
 from kappamask.scenes.safe import read_product
 from kappamask.scenes.scene import Scene
@@ -35,6 +35,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     chunks: int = LATTICE.core,
     tile: str | None = None,
     dn_offset: int | None = None,
+    margin: int = LATTICE.margin,
 ) -> xr.DataArray:
     """Open a SAFE product as a lazy cube of reflectance.
 
@@ -64,13 +65,16 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         of tile with data wins.
     dn_offset
         Added to the DN, 0 or -1000, where metadata do not tell it.
+    margin
+        Pixels of the product beside the area, for the network to see; as in `load_cube`.
 
     Returns
     -------
     xarray.DataArray
         (time, band, y, x) float32 as `load_cube` gives it: 1.0 = 100 %, offsets
         applied, NaN = no data, `time` the start of sensing. Coordinates along time:
-        `source_items`, `tile`, and the mean `sun_zenith` and `sun_azimuth` in degrees;
+        `source_items`, `tile`, and the mean `sun_azimuth`, `sun_elevation` and
+        `sun_zenith` in degrees;
         attributes `product`, `platform`, `processing_baseline` and `footprint` (WKT,
         degrees).
 
@@ -106,7 +110,9 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     )
     names = list(scenes[0].files)
     grid = choose_grid(scenes, area, resolution=resolution, within=True)
-    cube = build_cube(read_lazily(scenes, names, grid, chunks), [scenes], names, grid)
+    margins = beside_area(scenes, grid, most=margin)
+    pixels = read_lazily(scenes, names, grid, chunks, margins=margins)
+    cube = build_cube(pixels, [scenes], names, grid, margins=margins)
     metadata, used = product.metadata, {scene.tile for scene in scenes}
     tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
     told = {
@@ -118,17 +124,24 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     cube.attrs |= {key: text for key, text in told.items() if text}
     return cube.assign_coords(
         tile=("time", [" ".join(tile.tile for tile in tiles)]),
-        sun_zenith=("time", [np.mean([tile.sun_zenith for tile in tiles])]),
-        sun_azimuth=("time", [np.mean([tile.sun_azimuth for tile in tiles])]),
+        sun_zenith=90 - cube["sun_elevation"],
     )
 
 
-def read_lazily(scenes: Sequence[Scene], names: Sequence[str], grid: Grid, chunks: int) -> da.Array:
-    """Make (time, band, y, x) of which each chunk reads its own window."""
+def read_lazily(
+    scenes: Sequence[Scene],
+    names: Sequence[str],
+    grid: Grid,
+    chunks: int,
+    *,
+    margins: Margins = NO_MARGINS,
+) -> da.Array:
+    """Make (time, band, y, x), of the grid and its margins; each chunk reads its own window."""
     import dask.array as da
     from dask.base import tokenize
 
-    layout = ((1,), (1,) * len(names), *snap_chunks(grid, chunks))
+    layout = ((1,), (1,) * len(names), *margins.widen(snap_chunks(grid, chunks)))
+    grid = grid.widened(margins)
     token = tokenize([(scene.id, scene.files) for scene in scenes], names, grid, layout)
     return da.map_blocks(
         partial(read_chunk, tuple(scenes), tuple(names), grid),

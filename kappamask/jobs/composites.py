@@ -159,6 +159,7 @@ def _load(
             chunks=edge,
             engine=options.engine,
             max_pixels=options.max_pixels,
+            margin=0,  # labels come from files
         )
         dates, bands, rows, columns = cube.shape
         if 4 * dates * bands * min(edge, rows) * min(edge, columns) <= STACK_BYTES:

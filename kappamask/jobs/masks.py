@@ -26,8 +26,9 @@ from rasterio.crs import CRS
 from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_folder
 from kappamask.base.retry import DATES, is_remote
-from kappamask.base.windows import Grid
+from kappamask.base.windows import LATTICE, Grid
 from kappamask.cubes.cube import (
+    beside_area,
     check_scenes,
     choose_bands,
     choose_grid,
@@ -62,6 +63,7 @@ class MaskOptions:
 
     model: Any = "default"  # a name, or what `load_model` gave
     resolution: float = 10  # metres
+    margin: int = LATTICE.margin  # pixels beside the area that the network sees too
     engine: str = "stackstac"  # of dates that are not streamed; "odc" reads all of them
     dn_offset: int | None = None  # for items and products that do not tell it
     tile: str | None = None  # MGRS, of a product with several granules
@@ -335,6 +337,7 @@ def dates_of(
     level, bands, step = check_scenes(scenes), options.network_bands, options.resolution
     names = choose_bands(scenes, bands, level)
     grid = choose_grid(scenes, area, resolution=step, max_pixels=options.max_pixels)
+    margins = beside_area(scenes, grid, most=options.margin)
     task = task_of(names, level, options)
 
     @cache
@@ -346,6 +349,7 @@ def dates_of(
             bands=bands,
             engine=options.engine,
             max_pixels=options.max_pixels,
+            margin=options.margin,
         )
 
     @cache
@@ -380,7 +384,7 @@ def dates_of(
         Date(
             name=str(group[0].time)[:19],
             record=record_of(group, grid, task, options),
-            pixels=partial(stream_labels, own, grid, task, progress=on_window)
+            pixels=partial(stream_labels, own, grid, task, margins=margins, progress=on_window)
             if own
             else partial(labels_at, group[0].time),
             bands=task.bands,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kappamask.cubes.cube import choose_grid
+from kappamask.cubes.cube import beside_area, choose_grid
 from kappamask.cubes.safe import read_product
 from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run, task_of
 from kappamask.jobs.stream import stream_labels
@@ -128,7 +128,8 @@ def mask_product(
     for scene in scenes:
         grid = choose_grid([scene], area, resolution=options.resolution, within=True)
         task = task_of(tuple(scene.files), str(scene.level), options)
-        pixels = partial(stream_labels, scene, grid, task, progress=progress)
+        margins = beside_area([scene], grid, most=options.margin)
+        pixels = partial(stream_labels, scene, grid, task, margins=margins, progress=progress)
         record = record_of([scene], grid, task, options)
         dates.append(Date(f"tile {scene.tile}", record, pixels, task.bands))
     return _all_or_error(dates, folder, options, tell=tell)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kappamask.base.errors import InputError
-from kappamask.base.windows import Grid, Window, plan_windows
+from kappamask.base.windows import NO_MARGINS, Grid, Margins, Window, plan_windows
 from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader, check_band
 from kappamask.networks.runners import available_threads
 from kappamask.outputs.cog import Strips
@@ -34,6 +34,7 @@ def stream_labels(
     grid: Grid,
     task: Task,
     *,
+    margins: Margins = NO_MARGINS,
     reader: Reader | None = None,
     progress: Progress | None = None,
 ) -> Strips:
@@ -50,6 +51,8 @@ def stream_labels(
         The pixels to be labelled, in the scene's CRS.
     task
         What `make_task` gave.
+    margins
+        Pixels beside the grid that the network sees too.
     reader
         Reads the files, several threads at once; None: GDAL.
     progress
@@ -67,7 +70,9 @@ def stream_labels(
         )
     bands = {name: BandOnGrid.fit(scene.files[name], grid) for name in task.bands}
     lattice = task.model.entry.lattice
-    windows = list(plan_windows(grid.height, grid.width, origin=grid.origin, lattice=lattice))
+    windows = list(
+        plan_windows(grid.height, grid.width, origin=grid.origin, lattice=lattice, margins=margins)
+    )
 
     def strips() -> Generator[np.ndarray]:
         # What a window takes at the least, asked for at once: where memory is short, this is an

@@ -41,7 +41,7 @@ def map_windows(
         Takes (band, y, x) of what a window reads, and the window; returns its core,
         (*leading, y, x).
     source
-        (time, band, y, x), chunked in any way.
+        (time, band, y, x), chunked in any way; its first pixel is the first that is read.
     plan
         Spans along y and along x.
     token
@@ -68,6 +68,7 @@ def map_windows(
     from dask.highlevelgraph import HighLevelGraph
 
     rows, columns = plan
+    begins = rows[0].read_start, columns[0].read_start
     packed = Packed(work)
     dates = [
         (block, offset)
@@ -79,7 +80,10 @@ def map_windows(
     for (t, (date, offset)), (i, row), (j, column) in product(
         enumerate(dates), enumerate(rows), enumerate(columns)
     ):
-        ys, xs = locate(source.chunks[2], row.read), locate(source.chunks[3], column.read)
+        ys, xs = (
+            locate(sizes, slice(span.read_start - first, span.read_stop - first))
+            for sizes, span, first in zip(source.chunks[2:], (row, column), begins, strict=True)
+        )
         blocks = [
             [[(source.name, date, band, y, x) for x, _ in xs] for y, _ in ys] for band in bands
         ]

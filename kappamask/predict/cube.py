@@ -11,7 +11,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, SNOW_LEGEND, ClassEntry, Label
-from kappamask.base.windows import plan_axis
+from kappamask.base.windows import NO_MARGINS, SURROUNDINGS, Margins, plan_axis
 from kappamask.networks.model import Model
 from kappamask.predict.array import (
     Output,
@@ -100,13 +100,13 @@ def predict_blocks(scene: xr.DataArray, task: Task) -> da.Array:
     if scene.band.values.tolist() != list(task.bands):  # selecting copies what is in memory
         scene = scene.sel(band=list(task.bands))
     scene = scene.transpose("time", "band", "y", "x")
-    source = _as_blocks(scene.data)
     model, entry = task.model, task.model.entry
-    row, column = lattice_origin(scene)
-    plan = (
-        plan_axis(scene.sizes["y"], origin=row, lattice=entry.lattice),
-        plan_axis(scene.sizes["x"], origin=column, lattice=entry.lattice),
+    source, margins = _with_margins(scene, most=entry.lattice.margin)
+    rows, columns = (
+        plan_axis(scene.sizes[dim], origin=origin, lattice=entry.lattice, beside=beside)
+        for dim, origin, beside in zip("yx", lattice_origin(scene), margins.sides, strict=True)
     )
+    plan = rows, columns
     # Two models may feed one file of weights differently.
     computed_by = (entry.name, entry.sha256, model.level, model.precision, model.engine)
     token = tokenize(source.name, computed_by, task.bands, plan)
@@ -118,6 +118,62 @@ def predict_blocks(scene: xr.DataArray, task: Task) -> da.Array:
         leading=task.leading,
         dtype=task.dtype,
     )
+
+
+def _with_margins(scene: xr.DataArray, *, most: int) -> tuple[da.Array, Margins]:
+    """Find the pixels (time, band, y, x) of a cube, and those beside it that can be read.
+
+    What lies beside is told by the encoding, which goes the way of the pixels: xarray keeps it
+    where dates, bands or pixels are chosen or loaded, and drops it where they are computed with.
+    """
+    import dask.array as da
+
+    source = _as_blocks(scene.data)
+    whole = scene.encoding.get(SURROUNDINGS)
+    if whole is None or not most:
+        return source, NO_MARGINS
+    try:
+        around = whole.sel(time=scene.time.values, band=scene.band.values)
+        spans = [_find_span(around[dim].values, scene[dim].values) for dim in "yx"]
+    except KeyError:  # of another cube
+        return source, NO_MARGINS
+    rows, columns = (
+        (max(0, start - most), min(size, stop + most))
+        for (start, stop), size in zip(spans, around.shape[2:], strict=True)
+    )
+    margins = Margins(
+        spans[0][0] - rows[0], rows[1] - spans[0][1],
+        spans[1][0] - columns[0], columns[1] - spans[1][1],
+    )  # fmt: skip
+    outer = around.data[:, :, slice(*rows), slice(*columns)]
+    if _is_cut_of(source, whole.data.name):
+        return outer, margins
+    # Loaded, or other values: those stay, and only what lies beside them is read.
+    inside_y, inside_x = margins.crop(outer.shape[2:])
+    west, east = outer[:, :, inside_y, : inside_x.start], outer[:, :, inside_y, inside_x.stop :]
+    middle = da.concatenate([west, source, east], axis=3)
+    north, south = outer[:, :, : inside_y.start], outer[:, :, inside_y.stop :]
+    return da.concatenate([north, middle, south], axis=2), margins
+
+
+def _find_span(axis: np.ndarray, part: np.ndarray) -> tuple[int, int]:
+    """Find where pixel centres stand among others of the same step; a KeyError if they do not."""
+    start = int(np.abs(axis - part[0]).argmin())
+    stop = start + part.size
+    if stop > axis.size or not np.allclose(axis[start:stop], part, rtol=0, atol=0.01):
+        raise KeyError(part[0])
+    return start, stop
+
+
+def _is_cut_of(data: da.Array, name: str) -> bool:
+    """Tell whether pixels were only chosen out of those of an array, not computed with."""
+    layer = data.name
+    while layer != name:
+        below = list(data.dask.dependencies.get(layer, ()))
+        if len(below) != 1 or not layer.startswith(("getitem", "rechunk", "transpose")):
+            return False
+        layer = below[0]
+    return True
 
 
 def _as_blocks(data: Any) -> da.Array:

@@ -5,7 +5,7 @@ Every source makes these values and all that follows uses them; imports `base` o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,14 +106,67 @@ class Scene:
         return left, bottom, right, top
 
     @property
-    def solar_day(self) -> np.datetime64:
-        """The local date: one hour per 15 degrees east of Greenwich."""
+    def middle(self) -> tuple[float, float]:
+        """Longitude and latitude of a point inside."""
         from shapely.geometry import shape
 
-        longitude = shape(self.footprint).representative_point().x
+        point = shape(self.footprint).representative_point()
+        return point.x, point.y
+
+    @property
+    def solar_day(self) -> np.datetime64:
+        """The local date: one hour per 15 degrees east of Greenwich."""
+        longitude, _ = self.middle
         shift = np.timedelta64(round(longitude / 15 * 3600), "s")
         day: np.datetime64 = (self.time + shift).astype("M8[D]")
         return day
+
+
+def sun_of(scenes: Sequence[Scene]) -> tuple[float, float]:
+    """Say where the sun stood on a date of some scenes: azimuth, elevation, degrees.
+
+    The mean of what the scenes tell; else worked out of time and place, as good as the time is:
+    some catalogues tell that of the whole pass, minutes apart. NaN without both.
+    """
+    told = [scene.sun for scene in scenes if scene.sun is not None] or [
+        sun_position(scene.time, *scene.middle)
+        for scene in scenes
+        if scene.footprint is not None and not np.isnat(scene.time)
+    ]
+    if not told:
+        return np.nan, np.nan
+    azimuths, elevations = np.transpose(told)
+    mean = np.exp(1j * np.radians(azimuths)).mean()  # 359 and 1 degrees meet in the north
+    return float(np.degrees(np.angle(mean)) % 360), float(np.mean(elevations))
+
+
+def sun_position(time: np.datetime64, longitude: float, latitude: float) -> tuple[float, float]:
+    """Compute where the sun stands: azimuth (from north, clockwise) and elevation, degrees.
+
+    Astronomical Almanac, low precision formulas for the sun: good to 0.01 degrees from 1950 to
+    2050. Without refraction.
+
+    Examples
+    --------
+    >>> _, elevation = sun_position(np.datetime64("2022-06-21T12:02"), 0.0, 23.44)
+    >>> round(elevation, 1)
+    90.0
+    """
+    days = (time - np.datetime64("2000-01-01T12:00", "ns")) / np.timedelta64(1, "D")
+    anomaly = np.radians(357.529 + 0.98560028 * days)
+    mean = 280.459 + 0.98564736 * days
+    ecliptic = np.radians(mean + 1.915 * np.sin(anomaly) + 0.020 * np.sin(2 * anomaly))
+    tilt, north = np.radians(23.439 - 3.6e-7 * days), np.radians(latitude)
+    ascension = np.arctan2(np.cos(tilt) * np.sin(ecliptic), np.cos(ecliptic))
+    declination = np.arcsin(np.sin(tilt) * np.sin(ecliptic))
+    hour = np.radians(15 * (18.697374558 + 24.06570982441908 * days) + longitude) - ascension
+    # Of a vector to the sun: up, to the east, to the north.
+    across, along = np.cos(declination) * np.cos(hour), np.sin(declination)
+    up = np.sin(north) * along + np.cos(north) * across
+    azimuth = np.arctan2(
+        -np.cos(declination) * np.sin(hour), np.cos(north) * along - np.sin(north) * across
+    )
+    return float(np.degrees(azimuth) % 360), float(np.degrees(np.arcsin(min(up, 1.0))))
 
 
 def overlap(one: Bounds, other: Bounds) -> bool:

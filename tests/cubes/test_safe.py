@@ -192,7 +192,8 @@ def test_an_area_beyond_the_product_is_cut_at_its_edge(product):
     assert cube.rio.bounds() == (LEFT, TOP - 400, LEFT + 500, TOP)
 
 
-def test_an_area_reads_only_that_area(product, monkeypatch):
+@pytest.mark.parametrize("margin", [0, 12])
+def test_an_area_reads_only_that_area_and_its_margin(product, monkeypatch, margin):
     read = []
 
     class SpyReader(FileReader):
@@ -202,10 +203,12 @@ def test_an_area_reads_only_that_area(product, monkeypatch):
 
     monkeypatch.setattr(kappamask.cubes.safe, "FileReader", SpyReader)
     area = degrees(LEFT + 600, TOP - 1200, LEFT + 1200, TOP - 600)
-    cube = open_safe(product(Recipe()), area=area)
+    cube = open_safe(product(Recipe()), area=area, margin=margin)
     assert not read  # lazy
+    assert cube.shape[2:] == (60, 60)
     cube.sel(band=["B02", "B05", "B09"]).compute()
-    spans = {gsd: slice(600 // gsd, 1200 // gsd) for gsd in (10, 20, 60)}
+    low, high = 600 - 10 * margin, 1200 + 10 * margin
+    spans = {gsd: slice(low // gsd, high // gsd) for gsd in (10, 20, 60)}
     own = [(gsd, span, span) for gsd, span in spans.items()]
     assert [entry for entry in own if entry not in read] == []
     assert [entry for entry in read if entry not in own] == []  # others: to see what is lost

@@ -243,7 +243,7 @@ def build(
         for index, scene in enumerate(scenes):
             files = {n: replace(f, href=pass_on(f.href)) for n, f in scene.files.items()}
             scenes[index] = replace(scene, files=files)
-        return load_cube(scenes, area, bands=names, chunks=CHUNK)
+        return load_cube(scenes, area, bands=names, chunks=CHUNK, margin=0)  # it has its own
 
     parts = []
     optical = None if bands is None else [name for name in bands if name != SCENE_CLASSES]
