@@ -28,6 +28,7 @@ from kappamask.outputs.records import (
     write_record,
 )
 from kappamask.predict.cube import check_same
+from kappamask.scenes.scene import sun_of
 from kappamask.scenes.sources import sources_of_dates
 
 NODATA = int(Label.MISSING)
@@ -146,7 +147,11 @@ class MaskRecord(Record):
             f"Sentinel-2 {self.level} reflectance labelled pixel by pixel with "
             f"{self.model or 'an unnamed model'}"
         )
+        lit = [source for source in self.sources if source.sun is not None]
+        sun = [round(degrees, 4) for degrees in sun_of(lit)] if lit else [None, None]
         optional = {
+            "view:sun_azimuth": sun[0],
+            "view:sun_elevation": sun[1],
             "platform": platforms.pop() if len(platforms) == 1 else None,
             "eo:cloud_cover": round(100 * float(cloudy / seen), 4) if seen else None,
             "eo:snow_cover": None if snowy is None or not seen else round(100 * snowy / seen, 4),

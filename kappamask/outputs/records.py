@@ -59,6 +59,7 @@ EXTENSIONS = {  # of the STAC item: prefix of their fields, version
     "processing": ("processing:", "1.2.0"),
     "projection": ("proj:", "2.0.0"),
     "raster": ("raster:", "2.0.0"),
+    "view": ("view:", "1.0.0"),
 }
 EDGE_PIECES = 8  # per side of a footprint; 110 km in UTM then lie within 3 m of the true edge
 

@@ -16,6 +16,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.pixels import to_reflectance
 
 NO_TIME = np.datetime64("NaT", "ns")
+PASS_HOURS = 2  # before or after half past ten; far north and south the orbit is at other hours
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 
@@ -126,18 +127,28 @@ def sun_of(scenes: Sequence[Scene]) -> tuple[float, float]:
     """Say where the sun stood on a date of some scenes: azimuth, elevation, degrees.
 
     The mean of what the scenes tell; else worked out of time and place, as good as the time is:
-    some catalogues tell that of the whole pass, minutes apart. NaN without both.
+    old products tell that of the whole pass, minutes apart, which is 3 degrees. NaN without both,
+    or where the time cannot be that of sensing, such as midnight for a date.
     """
     told = [scene.sun for scene in scenes if scene.sun is not None] or [
         sun_position(scene.time, *scene.middle)
         for scene in scenes
-        if scene.footprint is not None and not np.isnat(scene.time)
+        if scene.footprint is not None and _is_of_sensing(scene)
     ]
     if not told:
         return np.nan, np.nan
     azimuths, elevations = np.transpose(told)
     mean = np.exp(1j * np.radians(azimuths)).mean()  # 359 and 1 degrees meet in the north
     return float(np.degrees(np.angle(mean)) % 360), float(np.mean(elevations))
+
+
+def _is_of_sensing(scene: Scene) -> bool:
+    """Tell whether a time is one at which Sentinel-2 passes: half past ten by the mean sun."""
+    if np.isnat(scene.time):
+        return False
+    since_midnight = scene.time - scene.time.astype("M8[D]")
+    hour = since_midnight / np.timedelta64(1, "h") + scene.middle[0] / 15
+    return bool(abs((hour - 10.5 + 12) % 24 - 12) < PASS_HOURS)
 
 
 def sun_position(time: np.datetime64, longitude: float, latitude: float) -> tuple[float, float]:

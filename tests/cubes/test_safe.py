@@ -93,7 +93,8 @@ def test_metadata_of_the_product_come_along(product):
     assert cube.attrs["processing_baseline"] == "02.05"
     assert cube.tile.item() == "32UPV"
     assert cube.source_items.item() == Recipe(unit="D").name
-    assert (cube.sun_zenith.item(), cube.sun_azimuth.item()) == (35.5, 165.25)
+    sun = cube.sun_zenith.item(), cube.sun_elevation.item(), cube.sun_azimuth.item()
+    assert sun == pytest.approx((35.5, 54.5, 165.25))
     outline = shapely.from_wkt(cube.attrs["footprint"])
     assert outline.bounds == (10.38, 49.62, 10.42, 49.64)  # degrees, longitude first
 
