@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kappamask.plot import quicklook
     from kappamask.predict.array import predict_array, predict_batch
     from kappamask.predict.cube import predict_cube
+    from kappamask.predict.refine import refine
     from kappamask.scenes import catalogs
     from kappamask.scenes.search import search
 
@@ -43,6 +44,7 @@ __all__ = [
     "predict_batch",
     "predict_cube",
     "quicklook",
+    "refine",
     "search",
     "write_composite",
     "write_mask",
@@ -59,6 +61,7 @@ _ROOMS = {
     "predict_batch": "predict.array",
     "predict_cube": "predict.cube",
     "quicklook": "plot.scene",
+    "refine": "predict.refine",
     "search": "scenes.search",
     "write_composite": "outputs.composites",
     "write_mask": "outputs.masks",
@@ -68,7 +71,9 @@ _ROOMS = {
 
 
 # Whoever takes one of these has xarray loaded anyway, or is about to.
-_OF_CUBES = {"composite", "load_cube", "open_safe", "predict_cube", "quicklook", "write_mask"}
+_OF_CUBES = {
+    "composite", "load_cube", "open_safe", "predict_cube", "quicklook", "refine", "write_mask",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
