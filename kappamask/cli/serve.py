@@ -47,6 +47,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="let graphs read catalogues and pixels of this host or s3 bucket too; without it, "
         "of public addresses only (again for more; '*': everything)",
     )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="without a token, let pages of this origin ask (again for more), such as "
+        "https://editor.openeo.org: what they send runs here",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         allow_remote=options.allow_remote,
         token=read_token(options.token_file),
         load_stac_hosts=tuple(options.allow_load_stac),
+        origins=tuple(options.allow_origin),
     )
     with needs_extra("serve", "an openEO back end"):
         from kappamask.openeo.server.app import serve

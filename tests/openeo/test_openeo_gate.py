@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -111,6 +112,51 @@ def test_with_a_token_pages_may_ask(guarded):
     answer = guarded.ask("get", "/jobs", headers={"Origin": "https://editor.openeo.org"})
     assert answer.status_code == 401
     assert "OpenEO-Identifier" in answer.headers["Access-Control-Expose-Headers"]
+
+
+def test_links_to_results_work_by_themselves_until_they_expire(guarded, monkeypatch):
+    """As the web editor fetches them: without a header; nothing else opens, and not for ever."""
+    owner = Client(guarded.url, Authorization=f"Bearer basic//{TOKEN}")
+    job = owner.start("write", {"names": ["a.tif", "b.tif"]})
+    owner.wait(job)
+    results = owner.ask("get", f"/jobs/{job}/results").json()
+    href, other = (results["assets"][name]["href"] for name in ("a.tif", "b.tif"))
+    page = {"Origin": "https://editor.openeo.org"}
+    answer = guarded.ask("get", href, headers=page)
+    assert (answer.content, answer.headers["Access-Control-Allow-Origin"]) == (b"xxx", "*")
+    assert guarded.ask("head", href).ok
+    (canonical,) = (link["href"] for link in results["links"] if link["rel"] == "canonical")
+    assert guarded.ask("get", canonical).json()["id"] == job
+    query = href.partition("?")[2]
+    for method, path in [("get", other.partition("?")[0] + "?" + query), ("post", href),
+                         ("get", f"/jobs/{job}?{query}"),
+                         ("get", href.replace("expires=1", "expires=2")),
+                         ("get", href + "0"), ("get", href.partition("?")[0])]:  # fmt: skip
+        assert fault(guarded.ask(method, path)) == (401, "AuthenticationRequired")
+    now = time.time()
+    assert now < datetime.fromisoformat(results["expires"]).timestamp() < now + 25 * 3600
+    monkeypatch.setattr("kappamask.openeo.server.links.time.time", lambda: now + 25 * 3600)
+    assert fault(guarded.ask("get", href)) == (410, "ResultLinkExpired")
+    monkeypatch.undo()
+    assert owner.ask("delete", f"/jobs/{job}").ok
+    assert fault(guarded.ask("get", href)) == (404, "JobNotFound")
+
+
+def test_without_a_token_pages_that_are_named_may_ask(tmp_path):
+    editor, evil = "https://editor.openeo.org", "https://evil.example"
+    with fake_server(tmp_path, origins=(editor,)) as client:
+        preflight = {"Access-Control-Request-Method": "POST",
+                     "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+        for origin, status in [(editor, 200), (evil, 400)]:
+            answer = client.ask("options", "/jobs", headers={"Origin": origin} | preflight)
+            assert answer.status_code == status
+        answer = client.ask("get", "/jobs", headers={"Origin": editor})
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, editor)
+        refused = client.ask("get", "/jobs", headers={"Origin": evil})
+        assert fault(refused) == (403, "PermissionsInsufficient")
+        assert "Access-Control-Allow-Origin" not in refused.headers
+    with pytest.raises(InputError, match="--allow-origin"):
+        Settings(FAKE, tmp_path, origins=("editor.openeo.org",))
 
 
 @pytest.mark.parametrize(

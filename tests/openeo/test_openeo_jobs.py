@@ -253,6 +253,37 @@ def test_a_job_runs_and_its_results_are_stac_with_files(client):
     )
 
 
+def test_a_job_is_changed_while_it_neither_waits_nor_runs(client):
+    job = client.start("write", {"names": ["a.tif"]}, title="one")
+    client.wait(job)
+    assert client.ask("get", f"/jobs/{job}/estimate").json() == {"costs": 0}
+    change = {"title": "two", "description": "more", "log_level": "error"}
+    assert client.ask("patch", f"/jobs/{job}", change).status_code == 204
+    found = client.ask("get", f"/jobs/{job}").json()
+    assert {key: found[key] for key in change} == change
+    assert found["status"] == "finished"
+    other = {"process": process("write", names=["b.tif"])}
+    assert client.ask("patch", f"/jobs/{job}", other).status_code == 204
+    assert client.ask("get", f"/jobs/{job}").json()["status"] == "created"
+    assert not (client.workdir / "jobs" / job).exists()
+    assert (
+        client.ask("patch", f"/jobs/{job}", {"process": 5}).json()["code"] == "ProcessGraphMissing"
+    )
+    client.ask("post", f"/jobs/{job}/results")
+    client.wait(job)
+    assert list(client.ask("get", f"/jobs/{job}/results").json()["assets"]) == ["b.tif"]
+    busy = client.start("sleep", {"seconds": 60})
+    client.wait(busy, "running")
+    assert fault(client.ask("patch", f"/jobs/{busy}", {"title": "x"})) == (400, "JobLocked")
+
+
+def test_there_are_no_services_and_no_other_way_to_log_in(client):
+    assert client.ask("get", "/service_types").json() == {}
+    paths = {one["path"] for one in client.ask("get", "/").json()["endpoints"]}
+    assert "/credentials/oidc" not in paths
+    assert fault(client.ask("get", "/credentials/oidc")) == (404, "NotFound")
+
+
 def test_jobs_run_one_at_a_time_in_the_order_of_their_start(client):
     created = [client.create("sleep", {"seconds": 0.2}) for _ in range(3)]
     order = [created[0], created[2], created[1]]

@@ -26,6 +26,7 @@ from kappamask.openeo.server import discovery, processing
 from kappamask.openeo.server.backend import Backend
 from kappamask.openeo.server.faults import ApiError, answer
 from kappamask.openeo.server.gate import HEAD_BYTES, Gate, bounded_protocol
+from kappamask.openeo.server.links import Links
 from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts, is_loopback
 from kappamask.openeo.server.worker import EngineFactory, prepare_workers
 
@@ -86,11 +87,14 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     app.include_router(processing.router)
     for kind in (KappaMaskError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(Gate, settings=settings)
-    if settings.token is not None:  # pages cannot know the token: the web editor may ask
+    app.state.links = Links(settings.limits.link_seconds, needed=settings.token is not None)
+    app.add_middleware(Gate, settings=settings, links=app.state.links)
+    # Pages cannot know the token: with one, any may ask; without, those that are named.
+    origins = ["*"] if settings.token is not None else list(settings.origins)
+    if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=["*"],
+            allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Link", "Location", "OpenEO-Costs", "OpenEO-Identifier"],

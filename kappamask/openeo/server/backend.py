@@ -161,6 +161,12 @@ class Backend:
         if running is not None:
             running.done.wait()
 
+    def change(self, identifier: str, **values: Any) -> None:
+        """Change what a client told of a job; results of another process are dropped."""
+        self.store.change_job(identifier, **values)
+        if "process" in values:
+            shutil.rmtree(self.folder(identifier), ignore_errors=True)
+
     def delete(self, identifier: str) -> None:
         """Stop a job and forget it, its logs and its results."""
         self.cancel(identifier)

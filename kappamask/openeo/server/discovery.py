@@ -44,6 +44,7 @@ def show_capabilities(request: Request, url: Url) -> JSON:
         "description": "openEO on your own machine, with cloud masks for Sentinel-2.",
         "conformsTo": CONFORMANCE,
         "production": True,
+        "billing": {"currency": None},
         "endpoints": [
             {"path": path, "methods": sorted(found)} for path, found in sorted(methods.items())
         ],
@@ -96,6 +97,12 @@ def list_formats() -> JSON:
     from kappamask.openeo.engine.save import FORMATS
 
     return {"input": {}, "output": {name: one.document() for name, one in FORMATS.items()}}
+
+
+@router.get("/service_types")
+def list_service_types() -> JSON:
+    """List secondary web services: none."""
+    return {}
 
 
 @router.get("/udf_runtimes")

@@ -35,6 +35,7 @@ STATUS = {
     "ProcessGraphNotFound": 404,
     "MethodNotAllowed": 405,
     "RequestTimeout": 408,
+    "ResultLinkExpired": 410,
     "RequestTooLarge": 413,
     "TooManyRequests": 429,
     "Internal": 500,

@@ -1,6 +1,6 @@
 """The gates before every request: who may ask, from where, and how much.
 
-May import `faults` and `settings`.
+May import `faults`, `links` and `settings`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, answer
+from kappamask.openeo.server.links import Links
 from kappamask.openeo.server.settings import Limits, Settings, is_loopback
 
 HEAD_BYTES = 16 * 1024  # of the headers of one request
@@ -86,17 +88,20 @@ class Gate:
     1. Without a token the server trusts everyone on this machine, and web pages run
        on this machine too. So the `Host` must be a loopback name (else a page could
        come in by DNS rebinding), and a request that a page of another origin sent
-       is refused.
+       is refused, unless the server was told to trust that origin.
     2. With a token, everything but `PUBLIC` needs it: ``Bearer basic//TOKEN`` as the
        openEO clients send it, ``Bearer TOKEN``, or HTTP Basic with it as the password.
+       A signed link reads one result without it.
     3. A body is read up to the limit, whatever its headers promise, and must come in time.
     4. Headers are bounded too.
     5. So many requests are answered at a time; one more is told when to come back.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, links: Links) -> None:
         self.app = app
         self.token = settings.token
+        self.origins = settings.origins
+        self.links = links
         self.limits = settings.limits
         self.places = settings.limits.requests
 
@@ -106,7 +111,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         try:
-            self._check(scope["path"], Headers(scope=scope))
+            self._check(scope, Headers(scope=scope))
         except ApiError as error:
             await answer(error)(scope, receive, send)
             return
@@ -116,7 +121,7 @@ class Gate:
         finally:
             self.places += 1
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
         # h11 bounds headers that have not ended, not those that came in one piece.
         if sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:
             text = f"the headers of a request have at most {HEAD_BYTES} bytes, got more"
@@ -127,9 +132,14 @@ class Gate:
                 f"too many requests are being answered: repeat it in {RETRY_SECONDS} s",
             )
         if self.token is None:
-            check_local(headers)
-        elif path not in PUBLIC:
+            check_local(headers, self.origins)
+        elif scope["path"] not in PUBLIC and not self._has_link(scope):
             check_credentials(headers.get("authorization"), self.token)
+
+    def _has_link(self, scope: Scope) -> bool:
+        """Tell whether a request reads what its signed link opens."""
+        query = scope["query_string"].decode("latin-1")
+        return scope["method"] in {"GET", "HEAD"} and self.links.opens(scope["path"], query)
 
     def _bounded(self, receive: Receive) -> Receive:
         """Read at most the limit and until the deadline; afterwards, wait for the client to go."""
@@ -164,8 +174,8 @@ class Gate:
         return read
 
 
-def check_local(headers: Headers) -> None:
-    """Refuse what was not sent by a program on this machine.
+def check_local(headers: Headers, origins: Collection[str] = ()) -> None:
+    """Refuse what was not sent by a program on this machine, or a page of these origins.
 
     Raises
     ------
@@ -176,7 +186,7 @@ def check_local(headers: Headers) -> None:
     host, origin = headers.get("host", ""), headers.get("origin")
     try:
         is_local = is_loopback(urlsplit(f"//{host}").hostname or "")
-        is_own = origin is None or urlsplit(origin).netloc == host
+        is_own = origin is None or origin in origins or urlsplit(origin).netloc == host
     except ValueError:  # brackets that hold no address
         is_local = is_own = False
     if not is_local:
@@ -189,7 +199,7 @@ def check_local(headers: Headers) -> None:
         raise ApiError(
             "PermissionsInsufficient",
             f"without a token no web page may ask, got a request of a page of {origin!r}: "
-            "start the server with a token",
+            "start the server with a token, or with --allow-origin if you trust that page",
         )
 
 

@@ -20,10 +20,19 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from kappamask.openeo.server.bodies import JSON, Body, Here, Process, Url, check_object
+from kappamask.openeo.server.bodies import (
+    JSON,
+    Body,
+    Here,
+    Process,
+    Signer,
+    Url,
+    check_object,
+    check_process,
+)
 from kappamask.openeo.server.faults import ApiError
 from kappamask.openeo.server.results import MEDIA_TYPES, find_inside, to_collection, to_item
-from kappamask.openeo.server.store import Job
+from kappamask.openeo.server.store import LEVELS, Job
 
 LOOK_SECONDS = 0.5  # between two looks whether the client still waits
 Level = Literal["debug", "info", "warning", "error"]
@@ -145,6 +154,26 @@ def describe_job(job: OneJob, url: Url) -> JSON:
     return {**job.document(), "links": links}
 
 
+@router.patch("/jobs/{job_id}")
+def change_job(job_id: str, body: Body, here: Here) -> Response:
+    """Change title, description, log level or process of a job that does not wait or run."""
+    told = {name: body[name] for name in ("title", "description") if name in body}
+    values: JSON = {name: None if text is None else str(text) for name, text in told.items()}
+    if body.get("log_level") in LEVELS:
+        values["log_level"] = body["log_level"]
+    if "process" in body:
+        values["process"] = check_process(body["process"])
+    here.change(job_id, **values)
+    return Response(status_code=204)
+
+
+@router.get("/jobs/{job_id}/estimate")
+def estimate_job(job: OneJob) -> JSON:
+    """Tell what a job costs, which is nothing; how long it takes nobody knows before."""
+    del job
+    return {"costs": 0}
+
+
 @router.delete("/jobs/{job_id}")
 def delete_job(job_id: str, here: Here) -> Response:
     """Stop a batch job and delete all that belongs to it."""
@@ -184,19 +213,29 @@ def stop_job(job_id: str, here: Here) -> Response:
 
 
 @router.get("/jobs/{job_id}/results")
-def list_results(job: OneJob, here: Here, url: Url) -> Response:
-    """Describe the files of a finished job as a STAC collection."""
+def list_results(job: OneJob, here: Here, url: Url, links: Signer) -> Response:
+    """Describe the files of a finished job as a STAC collection, by links that need no token."""
     if job.status == "error":
         entry = here.store.logs(job.id, level="error")[-1]
         return JSONResponse({"code": "Internal", **entry}, status_code=424)
     place = f"{url}/jobs/{job.id}/results"
-    return JSONResponse(to_collection(job.document(), find_finished(job).files, place))
+    described = to_collection(job.document(), find_finished(job).files, place)
+    for asset in described["assets"].values():
+        asset["href"] = links.sign(asset["href"], url)
+    for link in described["links"]:
+        if link["rel"] == "canonical":
+            link["href"] = links.sign(link["href"], url)
+    if links.needed:
+        described["expires"] = links.until()
+    return JSONResponse(described)
 
 
 @router.get("/jobs/{job_id}/results/items/{name:path}")
-def describe_result(job: Finished, file: OneFile, url: Url) -> Response:
-    """Describe one file as a STAC item."""
+def describe_result(job: Finished, file: OneFile, url: Url, links: Signer) -> Response:
+    """Describe one file as a STAC item, by a link that needs no token."""
     item = to_item(job.document(), file, f"{url}/jobs/{job.id}/results")
+    for asset in item["assets"].values():
+        asset["href"] = links.sign(asset["href"], url)
     return JSONResponse(item, media_type="application/geo+json")
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.scenes.catalogs import PROFILES
@@ -33,6 +34,7 @@ class Limits:
     result_bytes: int = 4 * GIB  # files of one job or synchronous request
     stored_bytes: int = 40 * GIB  # files of all jobs
     unsent_bytes: int = 8 * GIB  # of synchronous requests, on their way to clients
+    link_seconds: float = 24 * 3600.0  # that a link to a result works without the token
     sync_seconds: float = 30 * 60.0
     job_seconds: float = 24 * 3600.0
     log_entries: int = 5000  # of one job; they bound its share of the database
@@ -64,6 +66,9 @@ class Settings:
     load_stac_hosts
         Names (or addresses, or s3 buckets) that `load_stac` may read besides public
         addresses; ``("*",)``: everything that this machine can reach.
+    origins
+        Of web pages that may ask although there is no token, ``https://editor.openeo.org``:
+        what runs there may run code here. With a token any page may ask that knows it.
 
     Raises
     ------
@@ -88,6 +93,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
     load_stac_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rule above, and that there is such a catalogue."""
@@ -105,6 +111,16 @@ class Settings:
                 "what load_stac may read are names of hosts, without scheme, port and path, got "
                 f"{' '.join(self.load_stac_hosts)!r}: correct --allow-load-stac"
             )
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise InputError(
+                    "an origin is scheme and host of a page, https://editor.openeo.org, got "
+                    f"{origin!r}: correct --allow-origin"
+                )
         if not is_loopback(self.host) and not (self.allow_remote and self.token):
             lacking = "no token" if self.allow_remote else "no --allow-remote"
             raise InputError(

@@ -159,6 +159,24 @@ class Store:
             )
         return self.job(identifier)
 
+    def change_job(self, identifier: str, **values: Any) -> None:
+        """Change what a client told of a job; with another process it is as if just created.
+
+        Raises
+        ------
+        ApiError
+            JobLocked, while it waits or runs.
+        """
+        with self._changing():
+            status = self.job(identifier).status
+            if status in ACTIVE:
+                raise ApiError("JobLocked", f"batch job {identifier} is {status}: stop it first")
+            if "process" in values:
+                values |= {"process": json.dumps(values["process"]), "status": "created"}
+                values["files"] = "[]"
+            if values:
+                self._update(identifier, **values)
+
     def job(self, identifier: str) -> Job:
         """Find a job.
 
