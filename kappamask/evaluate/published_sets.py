@@ -42,11 +42,13 @@ from kappamask.train.series import CLOUDY
 
 PIXBOX_TABLE = "pixbox_sentinel2_cmix_*.csv"
 COLUMNS = ("PRODUCT_ID", "PIXEL_X", "PIXEL_Y", "CLOUD_CHARACTERISTICS_ID", "SHADOW_ID")
-OF_CLOUD = (
-    dict.fromkeys((0, 1, 7), Label.CLEAR)
-    | dict.fromkeys((3, 4, 5, 6, 9, 10, 11), Label.SEMI_TRANSPARENT)
-    | {2: Label.CLOUD, 8: CLOUDY, 12: CLOUDY}
-)
+OF_CLOUD: dict[int, int] = {
+    **dict.fromkeys((0, 1, 7), int(Label.CLEAR)),
+    **dict.fromkeys((3, 4, 5, 6, 9, 10, 11), int(Label.SEMI_TRANSPARENT)),
+    2: int(Label.CLOUD),
+    8: int(CLOUDY),
+    12: int(CLOUDY),
+}
 CLOUD_SHADOW_ID = 3
 CELL, MARGIN = 1024, 128  # pixels: points of one cell are labelled together, with pixels around
 _PRODUCT = re.compile(r"S2[A-D]_MSIL1C_\w+")
@@ -142,7 +144,7 @@ def pixbox_set(folder: Path) -> Dataset:
 
 def _read_definitions(table: Path) -> dict[str, str]:
     """Find the product of each number: lines that hold both, in either order."""
-    names = {}
+    names: dict[str, str] = {}
     for path in sorted(table.parent.glob(f"{table.stem}*.txt")):
         for line in path.read_text("utf-8", errors="replace").splitlines():
             product = _PRODUCT.search(line)
@@ -177,7 +179,7 @@ def _read_points(table: Path) -> dict[tuple[str, int, int], list[tuple[int, int,
                     f"CLOUD_CHARACTERISTICS_ID is {', '.join(map(str, sorted(OF_CLOUD)))}, got "
                     f"{cloud} in {table}: is it of another version?"
                 )
-            code = int(OF_CLOUD[cloud])
+            code = OF_CLOUD[cloud]
             if shadow == CLOUD_SHADOW_ID:
                 code = int(Label.CLOUD_SHADOW) if code == Label.CLEAR else BOTH
             cells[line["PRODUCT_ID"], row // CELL, column // CELL].append((row, column, code))

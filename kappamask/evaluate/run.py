@@ -249,7 +249,7 @@ def find_pictures(
             for chip in dataset.chips:
                 yield Picture(chip.name, (chip,), tuple(masks), drawn=drawn)
         if dataset.name == "simulated":
-            yield Picture(dataset.title, dataset.chips, tuple(masks), drawn=True)
+            yield Picture(dataset.title, tuple(dataset.chips), tuple(masks), drawn=True)
 
 
 def draw_plates(pictures: Iterable[Picture], answers: Answers) -> Iterator[Plate]:

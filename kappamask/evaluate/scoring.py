@@ -131,7 +131,7 @@ POINTS = Scoring(
     _groups(
         clear=(Label.CLEAR,),
         cloud_shadow=(Label.CLOUD_SHADOW, BOTH),
-        cloud=(*_CLOUDY, CLOUDY, BOTH),
+        cloud=(*_CLOUDY, int(CLOUDY), BOTH),
     ),
     ("clear", "cloud_shadow", "cloud"),
 )
