@@ -36,19 +36,23 @@ def read_goals() -> list[dict[str, Any]]:
     return goals
 
 
-def goal_table(results: Results, masks: Sequence[str], engine: Mapping[str, float]) -> Table:
+def goal_table(
+    results: Results, masks: Sequence[str], engine: Mapping[str, float], cut: Results | None = None
+) -> Table:
     """Set every goal whose figure was measured beside what the masks reach.
 
-    The first mask is the one that is asked; `engine` is what `measure_engine` found of it.
+    The first mask is the one that is asked; `engine` is what `measure_engine` found of it, `cut`
+    are its results with fewer bands.
     """
-    values: dict[str, list[float | None]] = {}
     goals = read_goals()
-    for mask in masks:
-        values[mask] = [
-            engine.get(goal["engine"]) if "engine" in goal and mask == masks[0]
-            else find_value(results, goal, mask)
-            for goal in goals
-        ]  # fmt: skip
+    values: dict[str, list[float | None]] = {
+        mask: [find_value(results, goal, mask) for goal in goals] for mask in masks
+    }
+    for place, goal in enumerate(goals):  # of the first mask alone
+        if "engine" in goal:
+            values[masks[0]][place] = engine.get(goal["engine"])
+        elif "bands" in goal and cut is not None:
+            values[masks[0]][place] = _find_cut(cut, goal)
     shown = [mask for mask in masks if any(value is not None for value in values[mask])]
     rows = []
     for place, goal in enumerate(goals):
@@ -64,6 +68,13 @@ def goal_table(results: Results, masks: Sequence[str], engine: Mapping[str, floa
         "Of the first mask. Figures of `test` are scored once, when a network was chosen by `val`."
     )
     return Table("What is asked for", ("of", "asked", "reached", *shown), tuple(rows), note)
+
+
+def _find_cut(cut: Results, goal: Mapping[str, Any]) -> float | None:
+    """Find the figure of a goal that names bands; its mask is called "4: B02 ..."."""
+    begin = f"{goal['bands']}: "
+    mask = next((score.mask for score in cut.scores if score.mask.startswith(begin)), "")
+    return find_value(cut, goal, mask)
 
 
 def find_value(results: Results, goal: Mapping[str, Any], mask: str) -> float | None:

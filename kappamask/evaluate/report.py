@@ -54,7 +54,7 @@ def main_tables(evaluation: Evaluation) -> list[Table]:
     results = evaluation.results
     there = {score.mask for score in results.scores}
     ran = [mask for mask in masks if mask in there]
-    found = [goal_table(results, masks, evaluation.engine)]
+    found = [goal_table(results, masks, evaluation.engine, evaluation.cut_results)]
     for dataset in evaluation.sets:
         if dataset.told:
             found.append(tables.shares_table(results, dataset, ran))

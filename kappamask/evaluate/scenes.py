@@ -293,6 +293,7 @@ def ablation_sets(sets: Sequence[Dataset]) -> Iterator[Dataset]:
             if chips:
                 yield replace(
                     dataset, name=f"{dataset.name}_bands", title=title, chips=chips,
+                    labels=f"{dataset.labels}; under ten bands without the chips that have six",
                     scorings=(THREE,), each=False,
                 )  # fmt: skip
         if dataset.name not in ("simulated", "val"):

@@ -16,6 +16,7 @@ from kappamask.cli import main
 from kappamask.evaluate import Options, evaluate, run, write_report
 from kappamask.evaluate.metrics import METRICS
 from kappamask.evaluate.peers import NO_THIN, Answer
+from kappamask.evaluate.programs import NetworkPeer
 from kappamask.evaluate.scenes import (
     GERMANY_CLEAR,
     SIZE,
@@ -281,14 +282,14 @@ def test_the_report_names_every_mask_and_holds_its_pictures(data, tmp_path, monk
 
 
 def test_two_runs_write_the_same_figures(data, tmp_path):
-    options = Options(peers=("scl",), splits=("test",), draws=20, pictures=False)
+    options = Options(peers=("scl",), splits=("test",), draws=20, simulated=0, pictures=False)
     for name in ("one", "two"):
         write_report(evaluate(data, options), tmp_path / name)
     for name in ("scores.json", "table.md", "report.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     found = json.loads((tmp_path / "one" / "scores.json").read_text())
     assert {row["dataset"].split("/")[0] for row in found["scores"]} == {
-        "test_clouds", "test_shadows",
+        "test_clouds", "test_shadows", "bright",
     }  # fmt: skip
     assert {row["metric"] for row in found["scores"]} == set(METRICS)
     assert {MACRO, MICRO} <= {row["of"] for row in found["scores"]}
@@ -296,7 +297,8 @@ def test_two_runs_write_the_same_figures(data, tmp_path):
 
 def test_the_command_writes_and_prints_a_table(data, tmp_path, capsys):
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--split", "test"]
-    assert main(["evaluate", *arguments, "--peers", "scl", "--no-pictures"]) == 0
+    asked = ["--peers", "scl", "--no-pictures", "--simulated", "0"]
+    assert main(["evaluate", *arguments, *asked]) == 0
     said = capsys.readouterr().out
     assert "Test: cloud drawn" in said
     assert "report.html" in said
@@ -349,8 +351,9 @@ def test_the_manifest_quotes_what_is_measured_on_peoples_labels(shared_data):
     quoted = entry.metrics.get("on_cloud_n_cloud_dice_widened_40m")
     if quoted is None:
         pytest.skip("the manifest quotes no figures under this name")
-    options = Options(peers=(), splits=("test",), pictures=False, draws=0)
-    found = Lookup(evaluate(shared_data, options).results.scores)
+    clouds, _ = people_sets(shared_data)
+    network = NetworkPeer(entry.name)
+    found = Lookup(score_all([network], [clouds], draws=0, seed=0).scores)
     measured = [
         found.get(f"test_clouds/{name}", "cloud_widened_40m", entry.name, "cloud").value
         for name in ("ocn_1", "ocn_3", "ocn_5")

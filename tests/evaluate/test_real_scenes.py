@@ -180,7 +180,8 @@ def test_goals_are_reached_or_not_and_say_what_other_masks_have():
         ("clear_pairs/a", "four", "net", "clear", "said", 1.0),
         ("clear_pairs/b", "four", "net", "clear", "said", 0.98),
     )
-    table = goal_table(results, ["net", "ukis", "absent"], {"bf16_agrees": 0.9981})
+    cut = results_of(("ground_bands", "three", "4: B02", "cloud_shadow", "said", 0.25))
+    table = goal_table(results, ["net", "ukis", "absent"], {"bf16_agrees": 0.9981}, cut)
     assert table.head == ("of", "asked", "reached", "net", "ukis")
     assert {row[0]: row[1:] for row in table.rows} == {
         "L8 Biome, people: cloud shadow": ("≥ .600", "yes", ".600", ".287"),
@@ -189,6 +190,7 @@ def test_goals_are_reached_or_not_and_say_what_other_masks_have():
         "clear members of pairs: clear, mean (false cloud and shadow: the rest)": (
             "≥ .985", "yes", ".990", "-",
         ),
+        "the same with B02 B03 B04 B08 alone: false shadow": ("-", "-", ".250", "-"),
         "labels that bf16 and fp32 share, simulated scenes": ("≥ .998", "yes", ".998", "-"),
     }  # fmt: skip
 
