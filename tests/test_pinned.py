@@ -46,6 +46,8 @@ COMMANDS = (
     "search",
     "mask",
     "composite",
+    "stats",
+    "vectorize",
     "report",
     "models",
     "models fetch",

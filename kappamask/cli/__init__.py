@@ -37,6 +37,16 @@ COMMANDS = {  # name: help, example, what is kept of it when it is interrupted
         f"{QUERY} --period month --out june",
         "finished dates and images are kept, repeat the command to go on",
     ),
+    "stats": (
+        "Tell in one table what share of each field was seen clear on each date.",
+        "--area fields.geojson --date 2022-06 --out june.csv",
+        AGAIN,
+    ),
+    "vectorize": (
+        "Write masks as polygons of their classes: GeoPackage or GeoJSON.",
+        "mask.tif --classes cloud,cloud_shadow --out clouds.gpkg",
+        AGAIN,
+    ),
     "report": (
         "Write one HTML page of a folder of masks: pictures, class shares, settings.",
         "masks --out masks.html",

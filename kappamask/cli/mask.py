@@ -42,6 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_labelling(parser)
     parser.add_argument("--tile", help="MGRS tile, for a PRODUCT of several, such as 32TPS")
     parser.add_argument(
+        "--per-field", action="store_true", help="a mask of each polygon of --area, with its name"
+    )
+    parser.add_argument(
         "--no-pictures", action="store_true", help="write no PNG (of a PRODUCT there is none)"
     )
     parser.add_argument(
@@ -54,7 +57,11 @@ def run(options: argparse.Namespace) -> int:
     check_words(options)
     area, asked = area_of(options), labelling_of(options) | {"snow": options.snow}
     if options.product is None:
-        return mask_and_tell(search_items(options), area, options.out, **asked)
+        if options.per_field:
+            options.yes_large = True  # fields may lie far apart: each one is looked at by itself
+        return mask_and_tell(
+            search_items(options), area, options.out, per_field=options.per_field, **asked
+        )
     from kappamask.jobs import MaskOptions, mask_product
 
     wanted = MaskOptions(tile=options.tile, **asked)
@@ -81,6 +88,8 @@ def check_words(options: argparse.Namespace) -> None:
             options.refuse(f"without a PRODUCT the following are required: {', '.join(absent)}")
         if options.tile:
             options.refuse("--tile goes with a PRODUCT")
+        if options.per_field and not options.area:
+            options.refuse("--per-field goes with --area")
         return
     of_search = ("date", "catalog", "level", "max_cloud_cover", "max_items", "engine")
     given = [
@@ -92,12 +101,15 @@ def check_words(options: argparse.Namespace) -> None:
         options.refuse(f"a PRODUCT is not searched for: leave out {', '.join(given)}")
 
 
-def mask_and_tell(items: Sequence[Any], area: Any, folder: Path, **settings: Any) -> int:
+def mask_and_tell(
+    items: Sequence[Any], area: Any, folder: Path, *, per_field: bool = False, **settings: Any
+) -> int:
     """Label items; say what was done, skipped and failed; give the exit code."""
-    from kappamask.jobs import MaskOptions, mask_items
+    from kappamask.jobs import MaskOptions, mask_fields, mask_items
 
+    work = mask_fields if per_field else mask_items
     with show_progress() as progress:
-        report = mask_items(
+        report = work(
             items,
             area,
             folder,

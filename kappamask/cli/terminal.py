@@ -49,7 +49,9 @@ def add_query(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     """Add the options that say where, when and from which catalogue."""
     area = parser.add_mutually_exclusive_group(required=required)
     area.add_argument("--bbox", metavar="W,S,E,N", help="degrees, one comma-separated argument")
-    area.add_argument("--area", type=Path, metavar="FILE.geojson", help="polygon in degrees")
+    area.add_argument(
+        "--area", type=Path, metavar="FILE.geojson", help="polygons in degrees, or FILE.gpkg"
+    )
     parser.add_argument(
         "--date",
         required=required,

@@ -27,7 +27,14 @@ from kappamask.base.windows import (
 )
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.cubes.rasters import check_band
-from kappamask.scenes.area import MAX_PIXELS, AreaLike, check_size, parse_area, project_bounds
+from kappamask.scenes.area import (
+    MAX_PIXELS,
+    AreaLike,
+    check_size,
+    parse_area,
+    project,
+    project_bounds,
+)
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Bounds, Scene, overlap, rounded, sun_of
 from kappamask.scenes.sources import Resolve, scene_of
@@ -35,6 +42,7 @@ from kappamask.scenes.sources import Resolve, scene_of
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
+    from shapely.geometry.base import BaseGeometry
 
 SPREAD = 4  # times what their items cover: from here on a cube is a mistake
 LOG = logging.getLogger(__name__)
@@ -211,6 +219,25 @@ def choose_grid(
         wanted = max(west, left), max(south, bottom), min(east, right), min(north, top)
     anchor = reach[0] if reach else (0.0, 0.0, 0.0, 0.0)
     return Grid.covering(wanted, epsg=epsg, resolution=resolution, anchor=(anchor[0], anchor[3]))
+
+
+def find_inside(geometry: BaseGeometry, grid: Grid) -> np.ndarray:
+    """Find the pixels of a grid whose centres lie in a polygon in degrees: bool (y, x).
+
+    Of a polygon that holds no centre, those that it touches.
+    """
+    from rasterio.features import geometry_mask
+    from rasterio.transform import from_origin
+
+    place = from_origin(grid.left, grid.top, grid.resolution, grid.resolution)
+    outline, shape = project(geometry, grid.epsg), (grid.height, grid.width)
+    for touched in (False, True):
+        inside: np.ndarray = geometry_mask(
+            [outline], shape, place, invert=True, all_touched=touched
+        )
+        if inside.any():
+            break
+    return inside
 
 
 def _check_together(

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kappamask.jobs.composites import CompositeOptions, compose_items
+    from kappamask.jobs.fields import FieldTable, field_shares, mask_fields
     from kappamask.jobs.masks import MaskOptions, Report, mask_items
     from kappamask.jobs.products import mask_files, mask_product
 
 __all__ = [
     "CompositeOptions",
+    "FieldTable",
     "MaskOptions",
     "Report",
     "compose_items",
+    "field_shares",
+    "mask_fields",
     "mask_files",
     "mask_items",
     "mask_product",
@@ -27,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in ("masks", "products", "composites"):
+        for room in ("masks", "products", "composites", "fields"):
             module = import_module(f"{__name__}.{room}")
             if hasattr(module, name):
                 return getattr(module, name)

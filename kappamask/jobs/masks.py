@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import count
@@ -25,6 +25,7 @@ from rasterio.crs import CRS
 
 from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_folder
+from kappamask.base.legend import Label, Snow
 from kappamask.base.retry import DATES, is_remote
 from kappamask.base.windows import LATTICE, Grid
 from kappamask.cubes.cube import (
@@ -32,6 +33,7 @@ from kappamask.cubes.cube import (
     check_scenes,
     choose_bands,
     choose_grid,
+    find_inside,
     group_by_solar_day,
     load_cube,
 )
@@ -39,11 +41,17 @@ from kappamask.cubes.rasters import BandOnGrid
 from kappamask.jobs.plan import check_room, describe, tell_date
 from kappamask.jobs.stream import stream_labels
 from kappamask.networks.manifest import bands_of_model
-from kappamask.outputs.cog import Placement
+from kappamask.outputs.cog import Placement, Strips
 from kappamask.outputs.masks import MaskRecord
-from kappamask.outputs.records import Progress, find_complete, try_each, write_record
+from kappamask.outputs.records import (
+    Outline,
+    Progress,
+    find_complete,
+    try_each,
+    write_record,
+)
 from kappamask.predict.array import Output, Task, make_task
-from kappamask.scenes.area import MAX_PIXELS, AreaLike
+from kappamask.scenes.area import MAX_PIXELS, AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers
 from kappamask.scenes.scene import Scene, overlap
@@ -70,6 +78,7 @@ class MaskOptions:
     pictures: bool = True  # of items; of a product there is none
     snow: bool = False  # write NAME_snow.tif too; needs B11
     title: str | None = None  # of the pictures
+    field: str = ""  # name of the area, for files: its polygon is cut out, be it a rectangle or not
     max_pixels: int | None = MAX_PIXELS  # of a date: more is taken for a mistake; None: any
     overwrite: bool = False  # False keeps what is complete and the same
     retries: int = DATES.tries - 1  # rounds in which dates that could not be read are tried again
@@ -110,17 +119,23 @@ class Date:
     record: MaskRecord
     pixels: Callable[[], Any]  # labels as `MaskRecord` takes them
     bands: tuple[str, ...] = ()  # that are read
+    inside: np.ndarray | None = None  # bool (y, x): what is missing outside; None: nothing is
     scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
     remote: bool = False  # a pause may help
 
     def make(self, folder: Path, options: MaskOptions) -> Made:
         """Label, write and draw it, unless that is done."""
         there = None if options.overwrite else find_complete(self.record, folder)
-        mask = there or write_record(self.record, self.pixels(), folder)
+        mask = there or write_record(self.record, self.labels(), folder)
         picture = None
         if self.scene is not None and options.pictures:
             picture = draw(self.scene(), mask, title=options.title)
         return Made(mask, picture, there is not None)
+
+    def labels(self) -> Any:
+        """Give the labels, missing outside of the polygon."""
+        pixels = self.pixels()
+        return pixels if self.inside is None else cut_out(pixels, self.inside)
 
 
 @dataclass(frozen=True)
@@ -274,8 +289,8 @@ def mask_items(
         As `kappamask.load_cube` takes them; None: all of the items, whole tiles as they are.
     folder
         Made if absent. Gets ``NAME.tif`` (COG), ``NAME.json`` (STAC item) and
-        ``NAME.png`` (quicklook) of every date; what is already there, complete and
-        of the same model and grid, is kept.
+        ``NAME.png`` (quicklook) of every date, missing outside of a polygon; what is
+        already there, complete and of the same model and grid, is kept.
     options
         Model, resolution, engine, offset, pictures, retries.
     progress
@@ -339,6 +354,8 @@ def dates_of(
     grid = choose_grid(scenes, area, resolution=step, max_pixels=options.max_pixels)
     margins = beside_area(scenes, grid, most=options.margin)
     task = task_of(names, level, options)
+    outline = outline_of(area, options)
+    inside = find_inside(outline.geometry, grid) if outline else None
 
     @cache
     def cube() -> xr.DataArray:
@@ -383,7 +400,8 @@ def dates_of(
     return [
         Date(
             name=str(group[0].time)[:19],
-            record=record_of(group, grid, task, options),
+            record=replace(record_of(group, grid, task, options), outline=outline),
+            inside=inside,
             pixels=partial(stream_labels, own, grid, task, margins=margins, progress=on_window)
             if own
             else partial(labels_at, group[0].time),
@@ -393,6 +411,43 @@ def dates_of(
         )
         for group, own in zip(groups, streams, strict=True)
     ]
+
+
+def outline_of(area: AreaLike | None, options: MaskOptions) -> Outline | None:
+    """Say what is cut out of the rectangle; None for all of it."""
+    if area is None:
+        return None
+    geometry = parse_area(area)
+    return Outline(geometry, options.field) if options.field or not is_bbox(geometry) else None
+
+
+def cut_out(pixels: Any, inside: np.ndarray) -> Any:
+    """Make labels, (y, x) or planes of labels and snow, missing where `inside` (y, x) is False.
+
+    Examples
+    --------
+    >>> cut_out(np.array([[1, 4]], "uint8"), np.array([[True, False]])).tolist()
+    [[1, 5]]
+    """
+    outside = np.array([Label.MISSING, Snow.MISSING], np.uint8)[:, None, None]
+
+    def cut(codes: Any, within: np.ndarray) -> Any:
+        nothing = outside[: codes.shape[0]] if codes.ndim == 3 else outside[0]
+        where = np.where if isinstance(codes, np.ndarray) else da.where
+        return where(within, codes, nothing)
+
+    if not isinstance(pixels, Strips):
+        import dask.array as da
+
+        return cut(pixels, inside)
+
+    def strips() -> Generator[np.ndarray]:
+        row = 0
+        for strip in pixels.rows:
+            yield cut(strip, inside[row : row + strip.shape[-2]])
+            row += strip.shape[-2]
+
+    return Strips(strips(), pixels.dtype)
 
 
 def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:

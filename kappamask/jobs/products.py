@@ -9,9 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kappamask.cubes.cube import beside_area, choose_grid
+from kappamask.cubes.cube import beside_area, choose_grid, find_inside
 from kappamask.cubes.safe import read_product
-from kappamask.jobs.masks import Date, MaskOptions, dates_of, record_of, run, task_of
+from kappamask.jobs.masks import (
+    Date,
+    MaskOptions,
+    dates_of,
+    outline_of,
+    record_of,
+    run,
+    task_of,
+)
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed
 from kappamask.scenes.area import AreaLike
@@ -130,8 +138,10 @@ def mask_product(
         task = task_of(tuple(scene.files), str(scene.level), options)
         margins = beside_area([scene], grid, most=options.margin)
         pixels = partial(stream_labels, scene, grid, task, margins=margins, progress=progress)
-        record = record_of([scene], grid, task, options)
-        dates.append(Date(f"tile {scene.tile}", record, pixels, task.bands))
+        outline = outline_of(area, options)
+        record = replace(record_of([scene], grid, task, options), outline=outline)
+        inside = find_inside(outline.geometry, grid) if outline else None
+        dates.append(Date(f"tile {scene.tile}", record, pixels, task.bands, inside))
     return _all_or_error(dates, folder, options, tell=tell)
 
 

@@ -14,7 +14,7 @@ import shapely
 from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
 
-from kappamask.base.errors import InputError
+from kappamask.base.errors import InputError, needs_extra
 from kappamask.base.files import read_json
 
 
@@ -34,6 +34,7 @@ HALF_THE_EARTH = 180.0
 APART = 10  # parts that fill less than one in so many of the rectangle around them
 SIGN = 5  # a bbox so many times wider than without one of its signs
 METRES = 111_320.0  # of a degree of latitude
+VECTORS = (".gpkg", ".shp", ".fgb")  # that GDAL reads, each in its own CRS
 _DEGREES = "west and east lie in -180..180, south and north in -90..90"
 _WGS84 = re.compile(r"CRS84|EPSG:+(\d*:)?4326$|WGS ?84$", re.IGNORECASE)
 
@@ -48,7 +49,8 @@ def parse_area(area: AreaLike) -> BaseGeometry:
         ``west > east`` crosses the antimeridian and spans at most half the Earth; a
         GeoJSON geometry, Feature or FeatureCollection (RFC 7946: always WGS 84,
         longitude first); the path of a GeoJSON file; a shapely geometry in degrees,
-        or any other object with ``__geo_interface__``.
+        or any other object with ``__geo_interface__``; the path of a GeoPackage or
+        Shapefile in any CRS (needs ``kappamask[fields]``).
 
     Returns
     -------
@@ -72,12 +74,30 @@ def parse_area(area: AreaLike) -> BaseGeometry:
     """
     if isinstance(area, BaseGeometry):
         return _check(area, "shapely geometry")
-    if isinstance(area, str | os.PathLike):
-        return _from_geojson(_read_json(Path(area)), str(area))
-    document = getattr(area, "__geo_interface__", area)
-    if isinstance(document, Mapping):
-        return _from_geojson(document, "GeoJSON")
+    document = read_geojson(area)
+    if document is not None:
+        named = isinstance(area, str | os.PathLike)
+        return _from_geojson(document, str(area) if named else "GeoJSON")
     return _from_bbox(area)
+
+
+def read_geojson(area: AreaLike) -> Any:
+    """Give what an area says as GeoJSON, unchecked; None of a bbox.
+
+    Raises
+    ------
+    InputError
+        If it is a file that cannot be read.
+    ExtraError
+        If it is one of vectors, and what reads these is not installed.
+    """
+    if isinstance(area, str | os.PathLike):
+        path = Path(area)
+        return _read_vectors(path) if path.suffix.lower() in VECTORS else _read_json(path)
+    if hasattr(area, "to_crs") and getattr(area, "crs", None) is not None:
+        area = area.to_crs(4326)  # of geopandas
+    document = getattr(area, "__geo_interface__", area)
+    return document if isinstance(document, Mapping) else None
 
 
 def is_bbox(geometry: BaseGeometry) -> bool:
@@ -221,15 +241,26 @@ def project_bounds(geometry: BaseGeometry, epsg: int) -> tuple[float, float, flo
     >>> [round(edge) for edge in project_bounds(box(9, 0, 9.001, 0.001), 32632)]
     [500000, 0, 500111, 111]
     """
+    left, bottom, right, top = project(geometry, epsg).bounds
+    return left, bottom, right, top
+
+
+def project(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
+    """Move a geometry in degrees to a projected CRS.
+
+    Raises
+    ------
+    InputError
+        If it lies outside the domain of the CRS.
+    """
     from pyproj import Transformer
 
     there = Transformer.from_crs(4326, epsg, always_xy=True)
     dense = shapely.segmentize(geometry, 0.02)  # straight in degrees is curved on the grid
     moved = shapely.transform(dense, there.transform, interleaved=False)
-    left, bottom, right, top = moved.bounds
-    if not np.isfinite([left, bottom, right, top]).all():
+    if not np.isfinite(moved.bounds).all():
         raise InputError(f"the area {geometry.bounds} cannot be projected to EPSG:{epsg}")
-    return left, bottom, right, top
+    return moved
 
 
 def _from_bbox(bbox: Any) -> BaseGeometry:
@@ -280,6 +311,24 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"no area file at {path}: give the path of a GeoJSON file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"an area file is GeoJSON, but {path} cannot be read: {error}") from None
+
+
+def _read_vectors(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"no area file at {path}: give the path of a file of polygons")
+    with needs_extra("fields", f"reading {path.suffix}"):
+        import geopandas
+        import pyogrio  # noqa: F401  what reads
+
+    try:
+        frame = geopandas.read_file(path, engine="pyogrio")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"an area file holds polygons, but {path} cannot be read: {error}"
+        ) from None
+    if frame.crs is None:
+        raise InputError(f"an area file names its CRS, but {path} names none: set it")
+    return json.loads(frame.to_crs(4326).to_json())  # dates as text
 
 
 def _from_geojson(document: Any, source: str) -> BaseGeometry:

@@ -19,6 +19,8 @@ def outputs_of(folder, data):
         "mask": [*query(data), "--out", folder],
         "mask PRODUCT": [*data.glob("*.SAFE"), "--out", folder],
         "composite": [*query(data), "--out", folder],
+        "stats": [*query(data), "--out", folder / "t.csv"],
+        "vectorize": [next((data / "masks").glob("*.tif")), "--out", folder / "t.geojson"],
         "report": [data / "masks", "--out", folder / "page.html"],
         "train": [data / "own.toml", "--out", folder],
         "evaluate": ["--data", data / "chips", "--out", folder],
