@@ -105,9 +105,10 @@ def mask_and_tell(
     items: Sequence[Any], area: Any, folder: Path, *, per_field: bool = False, **settings: Any
 ) -> int:
     """Label items; say what was done, skipped and failed; give the exit code."""
-    from kappamask.jobs import MaskOptions, mask_fields, mask_items
+    from kappamask import jobs
+    from kappamask.jobs import MaskOptions
 
-    work = mask_fields if per_field else mask_items
+    work = jobs.mask_fields if per_field else jobs.mask_items
     with show_progress() as progress:
         report = work(
             items,

@@ -27,12 +27,15 @@ __all__ = [
     "mask_items",
     "mask_product",
 ]
+_OTHERS = {
+    "composites": ("CompositeOptions", "compose_items"),
+    "fields": ("FieldTable", "field_shares", "mask_fields"),
+    "products": ("mask_files", "mask_product"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in ("masks", "products", "composites", "fields"):
-            module = import_module(f"{__name__}.{room}")
-            if hasattr(module, name):
-                return getattr(module, name)
+        room = next((room for room, held in _OTHERS.items() if name in held), "masks")
+        return getattr(import_module(f"{__name__}.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

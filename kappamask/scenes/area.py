@@ -90,6 +90,11 @@ def read_geojson(area: AreaLike) -> Any:
         If it is a file that cannot be read.
     ExtraError
         If it is one of vectors, and what reads these is not installed.
+
+    Examples
+    --------
+    >>> read_geojson(box(0, 0, 1, 1))["type"], read_geojson((0, 0, 1, 1))
+    ('Polygon', None)
     """
     if isinstance(area, str | os.PathLike):
         path = Path(area)
@@ -252,6 +257,11 @@ def project(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
     ------
     InputError
         If it lies outside the domain of the CRS.
+
+    Examples
+    --------
+    >>> round(project(box(9, 0, 9.001, 0.001), 32632).area)
+    12299
     """
     from pyproj import Transformer
 
