@@ -61,6 +61,7 @@ OUTPUT_BANDS = {
 BAND_DIMS = ("bands", "band", "spectral")
 TIME_DIMS = ("t", "time", "temporal")
 ENGINES = ("torch", "onnxruntime")
+PYTHON_FILE = "kappamask_python.txt"  # in archives: for which Python they were made
 
 
 def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
@@ -150,6 +151,7 @@ def find_packages() -> None:
             held = [folder / name / "__init__.py" for name in ("kappamask", *ENGINES)]
             # Appended, never put first: the back end's own numpy and xarray stay in use.
             if str(folder) not in sys.path and any(path.is_file() for path in held):
+                check_python(folder / PYTHON_FILE)
                 sys.path.append(str(folder))
     absent = [] if is_there("kappamask") else ["kappamask"]
     absent += [] if any(map(is_there, ENGINES)) else [" or ".join(ENGINES)]
@@ -158,6 +160,19 @@ def find_packages() -> None:
             f"kappamask: {' and '.join(absent)} not found, neither installed nor in a folder of "
             f"{Path.cwd()}: give the job the archives that `kappamask udf build` makes, in the "
             'option "udf-dependency-archives" (batch jobs only)'
+        )
+
+
+def check_python(told: Path) -> None:
+    """Compare the Python that an archive was made for with this one: compiled code is of one."""
+    made = told.read_text().strip() if told.is_file() else ""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if made and made != running:
+        image = f"python{made.replace('.', '')}"
+        raise ImportError(
+            f"kappamask: the archive in {told.parent} is for Python {made}, this worker runs "
+            f'{running}: say version="{made}" in run_udf and "image-name": "{image}" in the job '
+            f"options, or build it again with --python {running}"
         )
 
 

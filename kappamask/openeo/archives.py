@@ -28,9 +28,9 @@ from kappamask.base.files import staging
 from kappamask.networks.manifest import read_registry
 from kappamask.networks.runners import ONNX_MANIFEST, export_onnx
 from kappamask.networks.weights import weights_of
-from kappamask.openeo.graphs import job_options
+from kappamask.openeo.graphs import PYTHON, job_options
 
-PYTHON = "3.11"  # what Copernicus' workers run
+PYTHON_FILE = "kappamask_python.txt"  # tells the UDF for which Python an archive was made
 LIBRARY_FOLDER = "kappamask_library"
 HOST = "https://YOUR-HOST"
 ROOMS = ("base", "networks", "predict")  # all of kappamask that a worker needs
@@ -116,6 +116,7 @@ class Built:
     engine: str
     library: Path
     runtime: Path
+    python: str = PYTHON  # of the workers
 
     def job_options(self, base_url: str = HOST) -> dict[str, object]:
         """Options with which a batch job finds the archives, which lie under `base_url`.
@@ -131,7 +132,7 @@ class Built:
             f"{base}/{self.library.name}#{LIBRARY_FOLDER}",
             f"{base}/{self.runtime.name}#{kit.folder}",
         ]
-        return job_options(archives, **kit.options)
+        return job_options(archives, python=self.python, **kit.options)
 
 
 def get_engine(name: str) -> Engine:
@@ -198,12 +199,13 @@ def build_archives(
                 kit.requirements, Path(scratch) / "wheels", python=python
             )
             members = wheel_members(source, kit.requirements, Path(scratch) / "unpacked")
+        members[PYTHON_FILE] = f"{python}\n".encode()
         name = f"{kit.title}-{kit.version}-py{python.replace('.', '')}.zip"
         runtime = write_zip(out / name, members)
     library = write_zip(
         out / f"kappamask-{kappamask.__version__}-{engine}.zip", library_members(engine)
     )
-    return Built(engine, library, runtime)
+    return Built(engine, library, runtime, python)
 
 
 def check_python(python: str, *, from_installed: bool) -> None:

@@ -15,14 +15,14 @@ import numpy as np
 import openeo
 from openeo import UDF, DataCube
 from openeo.api.process import Parameter
-from openeo.processes import ProcessBuilder, array_element
+from openeo.processes import ProcessBuilder, array_element, or_
 
 from kappamask.base.bands import bands_of_level
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.composites import periods
 from kappamask.predict.chunk import OUTPUT_BANDS
 from kappamask.scenes.area import parse_area
-from kappamask.scenes.dates import parse_dates
+from kappamask.scenes.dates import Interval, parse_dates
 
 Method = Literal["median", "best-pixel"]
 RUNTIME = "Python"  # never "Python-Jep"
@@ -30,14 +30,21 @@ WINDOW_PX = 768  # pixels labelled at once
 OVERLAP_PX = 128  # read on every side and discarded: what the network sees
 # The distance to clouds that best-pixel composites look for: a Gaussian, in pixels of 10 m.
 KERNEL_SIGMA_PX, KERNEL_REACH_PX = 8, 20
+# Of the workers; without it a back end runs the UDF in the Python that it likes best, in which
+# the compiled parts of the archives do not load.
+PYTHON = "3.11"
 # Batch jobs on Copernicus; the figures are those that WorldCereal uses with torch.
 DEFAULT_JOB_OPTIONS: Mapping[str, Any] = {
+    "image-name": f"python{PYTHON.replace('.', '')}",
     "executor-memory": "2g",
     "executor-memoryOverhead": "4g",
     "python-memory": "disable",
 }
-# Calendar periods that Copernicus takes in aggregate_temporal_period and apply_neighborhood.
-PERIODS = tuple(name for name in periods.PERIODS if name not in ("hour", "decade", "decade-ad"))
+# Calendar periods that Copernicus takes in aggregate_temporal_period and apply_neighborhood; of
+# dekads its driver loses the first dates when the interval begins after the 11th of a month.
+PERIODS = tuple(
+    name for name in periods.PERIODS if name not in ("hour", "dekad", "decade", "decade-ad")
+)
 _FILE = "kappamask_udf.py"
 
 
@@ -50,6 +57,7 @@ class Context(TypedDict, total=False):
     model: Any  # a name that `kappamask models` lists, or "default"
     buffer_px: Any  # of masks: pixels by which clouds and shadows are grown
     threads: Any  # that the engine may use
+    python: str  # of the workers, as the archives were built for: `PYTHON`
 
 
 def cloud_labels(datacube: DataCube, **context: Unpack[Context]) -> DataCube:
@@ -162,7 +170,9 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
         As `kappamask.search` takes it; its bounding box is loaded. Or a bounding box
         as openEO words it.
     dates
-        As `kappamask.search` takes them: the last one is included.
+        A list of two is an interval as `load_collection` takes it, whose end is excluded; a
+        text is what `kappamask.search` takes ("2022-06", "2022-06-01/2022-06-30"), whose
+        last day is included.
     method
         ``"median"`` of what is clear; or ``"best-pixel"``: all bands of the clear date
         that is farthest from clouds, the earliest of several.
@@ -197,6 +207,8 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
     """
     if method not in get_args(Method):
         raise UnknownNameError.of("method", str(method), list(get_args(Method)))
+    if isinstance(period, str) and period not in PERIODS:
+        raise UnknownNameError.of("period", period, list(PERIODS))
     level = str(context.get("level", "L2A"))
     seen = bands_of_level(level) if mask_bands is None else mask_bands
 
@@ -212,9 +224,8 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
         return connection.load_collection(f"SENTINEL2_{level}", **arguments)
 
     optical, clouds = load(bands), apply_udf(load(seen), "mask", **context)
-    if method == "best-pixel":
-        optical = optical.mask(_drop_bands(_rank(clouds, period)))
-    masked = optical.mask(_drop_bands(clouds))
+    ranked = _rank(clouds, period) if method == "best-pixel" else clouds
+    masked = optical.mask(_drop_bands(ranked))
     reducer = "median" if method == "median" else "first"
     if period is None:
         return masked.reduce_dimension(dimension="t", reducer=reducer)
@@ -242,9 +253,10 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
     unknown = sorted(set(context) - set(Context.__annotations__))
     if unknown:
         raise UnknownNameError.of("option", unknown[0], list(Context.__annotations__))
+    version = context.pop("python", PYTHON)
     told = {"level": "L2A", "scale": 10000, "offset": 0, "model": "default", **context}
     result = datacube.apply_neighborhood(
-        process=UDF(udf_code(), runtime=RUNTIME, context={"from_parameter": "context"}),
+        process=UDF(udf_code(), RUNTIME, version=version, context={"from_parameter": "context"}),
         size=[
             {"dimension": "x", "value": WINDOW_PX, "unit": "px"},
             {"dimension": "y", "value": WINDOW_PX, "unit": "px"},
@@ -271,11 +283,14 @@ def _drop_bands(datacube: DataCube) -> DataCube:
 
 
 def _rank(clouds: DataCube, period: Any) -> DataCube:
-    """Mask every date but the best ones: 0 where a pixel is least cloudy around, else 1."""
+    """Mask every date but the best ones: 0 where a pixel is clear and least cloudy around, else 1.
+
+    One mask for both, as a second one would have the back end run the network again.
+    """
 
     def is_not_lowest(data: ProcessBuilder) -> ProcessBuilder:
         lowest = data.min()
-        return data.array_apply(lambda x: x != lowest)
+        return data.array_apply(lambda x: or_(x != lowest, x >= 1))  # from 1 on it is cloudy itself
 
     nearness = clouds.apply_kernel(cloud_kernel().tolist())
     if period is None:
@@ -310,7 +325,9 @@ def udf_code() -> str:
     raise InputError(f"{_FILE} must lie beside {here}, or in udf/ of a clone: reinstall kappamask")
 
 
-def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
+def job_options(
+    archives: Sequence[str] = (), *, python: str = PYTHON, **others: Any
+) -> dict[str, Any]:
     """Put the options of a batch job together.
 
     Parameters
@@ -318,6 +335,8 @@ def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
     archives
         Addresses of what `kappamask udf build` made, ``https://.../x.zip#folder`` with a
         folder of its own for each.
+    python
+        Version for which they were made; give the same to `cloud_mask` and its like.
     **others
         Further options, with _ for -; they go before the default ones.
 
@@ -329,7 +348,8 @@ def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
     Examples
     --------
     >>> job_options(["https://host/kappamask.zip#kappamask_library"], executor_memory="3g")
-    {'executor-memory': '3g', 'executor-memoryOverhead': '4g', 'python-memory': 'disable',
+    {'image-name': 'python311', 'executor-memory': '3g', 'executor-memoryOverhead': '4g',
+     'python-memory': 'disable',
      'udf-dependency-archives': ['https://host/kappamask.zip#kappamask_library']}
     """
     folders = [archive.partition("#")[2] for archive in archives]
@@ -338,7 +358,9 @@ def job_options(archives: Sequence[str] = (), **others: Any) -> dict[str, Any]:
             "each archive is unpacked to a folder of its own, given as 'https://.../x.zip#folder', "
             f"got {list(archives)}"
         )
-    options = {**DEFAULT_JOB_OPTIONS, **{key.replace("_", "-"): others[key] for key in others}}
+    image = {"image-name": f"python{python.replace('.', '')}"}
+    named = {key.replace("_", "-"): value for key, value in others.items()}
+    options = {**DEFAULT_JOB_OPTIONS, **image, **named}
     return options | ({"udf-dependency-archives": list(archives)} if archives else {})
 
 
@@ -376,15 +398,20 @@ def _spatial_extent(area: Any) -> Any:
 
 
 def _temporal_extent(dates: Any) -> Any:
-    """Word dates as openEO does, whose end is excluded; a `Parameter` stays.
+    """Word dates as openEO does, whose end is excluded; a `Parameter` or an interval of it stays.
 
     Examples
     --------
+    >>> _temporal_extent(["2022-06-01", "2022-07-01"])
+    ['2022-06-01T00:00:00Z', '2022-07-01T00:00:00Z']
     >>> _temporal_extent("2022-06-01/2022-06-30")
     ['2022-06-01T00:00:00Z', '2022-07-01T00:00:00Z']
     """
     if isinstance(dates, Parameter):
         return dates
-    span = parse_dates(dates)
+    if isinstance(dates, list | tuple) and len(dates) == 2:
+        span = Interval(*(None if end in (None, "..") else parse_dates(end).start for end in dates))
+    else:
+        span = parse_dates(dates)
     ends = (span.start, span.end)
     return [None if end is None else end.isoformat().replace("+00:00", "Z") for end in ends]

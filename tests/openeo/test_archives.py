@@ -19,6 +19,7 @@ from kappamask.networks.model import load_model
 from kappamask.openeo import archives
 from kappamask.openeo.archives import (
     ENGINES,
+    PYTHON_FILE,
     Built,
     build_archives,
     installed_members,
@@ -167,6 +168,19 @@ def test_a_worker_without_archives_says_what_it_needs(tmp_path, worker_packages)
     assert "`kappamask udf build` makes" in last
 
 
+def test_archives_for_another_python_are_named_with_both_versions(tmp_path, worker_packages):
+    make_job(tmp_path)
+    (tmp_path / "engine" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "engine" / "onnxruntime" / "__init__.py").touch()
+    (tmp_path / "engine" / PYTHON_FILE).write_text("3.99\n")
+    done = run_worker(worker_packages, tmp_path)
+    last = done.stderr.strip().splitlines()[-1]
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"is for Python 3.99, this worker runs {running}" in last
+    assert 'version="3.99" in run_udf' in last
+    assert '"image-name": "python399"' in last
+
+
 # --- contents -----------------------------------------------------------------------------------
 
 
@@ -266,6 +280,7 @@ def test_the_same_wheels_give_the_same_bytes(tmp_path, monkeypatch):
     assert {"toy/__init__.py", "other/__init__.py", "other/core.py", "more.py"} <= set(names)
     unwanted = ("/tests/", "RECORD", "scripts", ".data")
     assert not [name for name in names if any(word in name for word in unwanted)]
+    assert zipfile.ZipFile(built.runtime).read(PYTHON_FILE) == b"3.11\n"
     assert built.runtime.name == "toy-1.0-py311.zip"
     assert built.library.name == f"kappamask-{kappamask.__version__}-onnx.zip"
 
@@ -274,10 +289,11 @@ def test_the_command_prints_sizes_and_options_to_paste(tmp_path, monkeypatch, ca
     use_toys(monkeypatch, "toy")
     make_wheel(tmp_path / "wheels")
     words = ["udf", "build", "--out", str(tmp_path / "dist"), "--base-url", "https://x.org/a/"]
+    words += ["--python", "3.11", "--python", "3.12"]
     assert main([*words, "--wheels", str(tmp_path / "wheels")]) == 0
     said = capsys.readouterr().out
     assert " MB  " in said
-    options = json.loads(said[said.index("{") :])
+    options = json.loads(said[said.index("{") : said.index("}") + 1])
     library = f"kappamask-{kappamask.__version__}-onnx.zip"
     assert options == {
         "udf-dependency-archives": [
@@ -287,6 +303,9 @@ def test_the_command_prints_sizes_and_options_to_paste(tmp_path, monkeypatch, ca
         **DEFAULT_JOB_OPTIONS,
         "executor-memory": "1g",
     }
+    other = json.loads(said[said.rindex("{") :])
+    assert other["image-name"] == "python312"
+    assert other["udf-dependency-archives"][1].endswith("/toy-1.0-py312.zip#toy_engine")
 
 
 def test_every_archive_is_unpacked_to_a_folder_of_its_own():

@@ -140,7 +140,7 @@ def test_optical_bands_are_a_load_node_of_their_own():
         ("median", None, ["reduce_dimension", "median"]),
         ("median", "month", ["aggregate_temporal_period", "median"]),
         ("best-pixel", None, ["reduce_dimension", "first"]),
-        ("best-pixel", "dekad", ["aggregate_temporal_period", "first"]),
+        ("best-pixel", "week", ["aggregate_temporal_period", "first"]),
     ],
 )
 def test_composites_end_as_asked(method, period, expected):
@@ -158,11 +158,52 @@ def test_the_mask_of_a_composite_sees_all_bands_of_its_level():
 
 
 def test_dates_and_areas_are_those_of_the_other_doors():
-    """The last date is included, as in `search`; openEO's end is excluded."""
+    """A text is as in `search`, its last day included; a list as in openEO, its end excluded."""
     bbox, dates = (11.3, 46.4, 11.4, 46.5), "2022-06-01/2022-06-30"
     loaded = by_process(cloud_free_composite(None, bbox, dates))["load_collection"][0]
     assert loaded["temporal_extent"] == ["2022-06-01T00:00:00Z", "2022-07-01T00:00:00Z"]
     assert loaded["spatial_extent"] == EXTENT
+    listed = cloud_free_composite(None, bbox, ["2022-06-01", "2022-07-01"])
+    assert by_process(listed)["load_collection"][0] == loaded
+    with pytest.raises(InputError, match="early to late"):
+        cloud_free_composite(None, bbox, ["2022-06-01", "2022-06-01"])
+
+
+def test_periods_that_lose_dates_on_copernicus_are_left_out():
+    with pytest.raises(UnknownNameError, match=r"unknown period 'dekad'.*month"):
+        cloud_free_composite(None, EXTENT, "2022-06", period="dekad")
+
+
+@pytest.mark.parametrize("period", [None, "month"])
+def test_the_best_pixel_asks_for_the_mask_once(period):
+    """A back end plans along every path from the result: one leads to the network."""
+    graph = cloud_free_composite(
+        None, EXTENT, "2022-06", method="best-pixel", period=period
+    ).flat_graph()
+
+    def paths(name):
+        node = graph[name]
+        if node.get("arguments", {}).get("context", {}).get("output") == "mask":
+            return 1
+        return sum(
+            paths(value["from_node"])
+            for value in node["arguments"].values()
+            if isinstance(value, dict) and "from_node" in value
+        )
+
+    (end,) = (name for name, node in graph.items() if node.get("result"))
+    assert paths(end) == 1
+
+
+def test_the_version_of_python_is_said_in_the_graph_and_in_the_options():
+    cube = load()
+    for given, version in [({}, "3.11"), ({"python": "3.12"}, "3.12")]:
+        node = graphs.cloud_labels(cube, **given).flat_graph()["applyneighborhood1"]
+        (udf,) = node["arguments"]["process"]["process_graph"].values()
+        assert udf["arguments"]["version"] == version
+        assert "python" not in node["arguments"]["context"]
+        image = job_options(**given)["image-name"]
+        assert image == f"python{version.replace('.', '')}"
 
 
 def test_an_unknown_method_is_named():
