@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,13 @@ from kappamask.base.windows import (
     LATTICE,
     NO_MARGINS,
     SURROUNDINGS,
+    Chunks,
     Grid,
     Margins,
     snap_chunks,
 )
 from kappamask.cubes.engines import ENGINES, read_dn
+from kappamask.cubes.native import is_native, read_lazily
 from kappamask.cubes.rasters import check_band
 from kappamask.scenes.area import (
     MAX_PIXELS,
@@ -36,7 +38,7 @@ from kappamask.scenes.area import (
     project_bounds,
 )
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Scene, overlap, rounded, sun_of
+from kappamask.scenes.scene import Bounds, Frame, Scene, overlap, rounded, sun_of
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
@@ -137,22 +139,37 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     margins = beside_area(scenes, grid, most=margin)
     # What lies beside the area alone would make dates of its own.
     near = [index for index, scene in enumerate(scenes) if _meets(scene, grid)]
-    found, dn = read_dn(
-        [scenes[index] for index in near],
+    layers = _read_scenes(
+        {index: scenes[index] for index in near},
         names,
         grid.widened(margins),
         chunks=margins.widen(snap_chunks(grid, chunks)),
         engine=engine,
     )
-    kept = [near[index] for index in found]
-    if missed := [scene.id for index, scene in enumerate(scenes) if index not in set(kept)]:
+    if missed := [scene.id for index, scene in enumerate(scenes) if index not in layers]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
+    kept = sorted(layers)
     scenes = [scenes[index] for index in kept]
-    reflectance = apply_offsets(dn, scenes, names, grid.resolution)
     groups = group_by_solar_day(scenes)
-    dates = [join_first_valid([reflectance[index] for index in group]) for group in groups]
+    dates = [join_first_valid([layers[kept[index]] for index in group]) for group in groups]
     grouped = [[scenes[index] for index in group] for group in groups]
     return build_cube(da.stack(dates), grouped, names, grid, margins=margins)
+
+
+def _read_scenes(
+    scenes: Mapping[int, Scene], names: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
+) -> dict[int, da.Array]:
+    """Read those that reach the grid as reflectance (band, y, x), lazily; numbers stay."""
+    layers: dict[int, da.Array] = {}
+    if plain := [number for number, scene in scenes.items() if not is_native(scene)]:
+        some = [scenes[number] for number in plain]
+        kept, dn = read_dn(some, names, grid, chunks=chunks, engine=engine)
+        reflectance = apply_offsets(dn, [some[place] for place in kept], names, grid.resolution)
+        layers = {plain[place]: reflectance[layer] for layer, place in enumerate(kept)}
+    for number, scene in scenes.items():
+        if is_native(scene):
+            layers[number] = read_lazily([scene], names, grid, chunks)[0].rechunk({0: -1})
+    return layers
 
 
 def check_scenes(scenes: Sequence[Scene]) -> str:
@@ -197,6 +214,8 @@ def choose_grid(
     """
     if not resolution > 0:
         raise InputError(f"resolution is metres per pixel, above 0, got {resolution!r}")
+    if any(scene.frame for scene in scenes):
+        return _grid_of_frame(scenes, area)
     epsg = _projected(crs) if crs is not None else _commonest_crs(scenes)
     reach = [bounds for scene in scenes if (bounds := scene.bounds_in(epsg))]
     if area is None:
@@ -267,6 +286,17 @@ def beside_area(scenes: Sequence[Scene], grid: Grid, *, most: int = LATTICE.marg
 def _meets(scene: Scene, grid: Grid) -> bool:
     bounds = scene.bounds_in(grid.epsg)
     return bounds is None or overlap(bounds, grid.bounds)
+
+
+def _grid_of_frame(scenes: Sequence[Scene], area: Any) -> Grid:
+    """Give the pixels themselves for a grid, of a raster that has none in metres."""
+    if area is not None or len(scenes) > 1:
+        raise InputError(
+            f"{scenes[0].id} has no place on a grid in metres with north up: mask all of it, "
+            "without an area, or warp it to a UTM zone first"
+        )
+    file = min(scenes[0].files.values(), key=lambda file: file.gsd)
+    return Grid(0, 1.0, 0.0, 0.0, file.height, file.width)
 
 
 def _projected(crs: Any) -> int:
@@ -379,8 +409,8 @@ def build_cube(
     import rioxarray  # noqa: F401  registers cube.rio
     import xarray as xr
 
-    level = groups[0][0].level
-    x, y = grid.widened(margins).centres
+    level, frame = groups[0][0].level, groups[0][0].frame
+    x, y = grid.widened(margins).centres if frame is None else _centres_of_frame(frame, grid)
     azimuth, elevation = np.transpose([sun_of(group) for group in groups])
     whole = xr.DataArray(
         data,
@@ -397,10 +427,15 @@ def build_cube(
         },
         name="reflectance",
         attrs={"level": level, "units": "1", "long_name": f"{level} reflectance"},
-    ).rio.write_crs(grid.epsg)
+    )
+    if frame is not None:
+        if frame.crs_wkt is None or _is_turned(frame):
+            return whole.assign_attrs(georeferenced=False)
+        return whole.rio.write_crs(frame.crs_wkt)  # type: ignore[no-any-return]
+    whole = whole.rio.write_crs(grid.epsg)
     if margins == NO_MARGINS:
-        return whole  # type: ignore[no-any-return]
+        return whole
     rows, columns = margins.crop(whole.shape[2:])
     cube = whole.isel(y=rows, x=columns)
     cube.encoding[SURROUNDINGS] = whole
-    return cube  # type: ignore[no-any-return]
+    return cube

@@ -29,8 +29,10 @@ from kappamask.base.pixels import average_dn, is_lost, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, without_query
 from kappamask.base.windows import Grid
 from kappamask.scenes.codestream import check_codestream
-from kappamask.scenes.formats import ALONE, open_pixels
+from kappamask.scenes.eopf import ZarrBand
+from kappamask.scenes.formats import ALONE, OWN, PIXELS, open_pixels
 from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
+from kappamask.scenes.zarr_store import split_array
 
 T = TypeVar("T")
 # GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,
@@ -99,8 +101,11 @@ class Access:
         """
         if is_remote(href) and self._is_stale(href):
             self.forget(href)
+        own = any(file and file.own for _, file in self.claims.get(href, ()))
         try:
-            raster = open_pixels(href)
+            raster = open_pixels(href, OWN if own and not is_remote(href) else PIXELS)
+            if own:  # what it tells of itself is all that is known
+                return raster
             with ExitStack() as unless_whole:
                 unless_whole.callback(raster.close)
                 if raster.driver == "JP2OpenJPEG" and not is_remote(href):
@@ -229,16 +234,20 @@ class Reader(Protocol):
 
 
 class FileReader:
-    """Reads the files of one scene with GDAL; opens each when it is first asked for.
+    """Reads the files of one scene, with GDAL or zarr; opens each when it is first asked for.
 
     Threads may share it: each opens the files for itself, as GDAL wants. Use it in a
     ``with`` statement, which closes them.
     """
 
-    def __init__(self, files: Mapping[str, BandFile]) -> None:
+    def __init__(
+        self, files: Mapping[str, BandFile], options: Mapping[str, str] = HTTP_OPTIONS
+    ) -> None:
         self.files = files
-        claims = {file.href: ((f"band {band}", file),) for band, file in files.items()}
-        self.access = Access(claims, ALONE | HTTP_OPTIONS)
+        claims: defaultdict[str, list[tuple[str, BandFile | None]]] = defaultdict(list)
+        for band, file in files.items():  # a raster of one's own may hold them all
+            claims[file.href].append((f"band {band}", file))
+        self.access = Access(claims, ALONE | options)
         self._open: dict[tuple[int, str], Any] = {}
 
     def __enter__(self) -> Self:
@@ -252,20 +261,35 @@ class FileReader:
         self._open.clear()
 
     def read(self, band: str, rows: slice, columns: slice) -> np.ndarray:
-        """Read DN (y, x) uint16 of a window of a band's own pixels, 0 = no data.
+        """Read DN (y, x) of a window of a band's own pixels: uint16, 0 = no data.
+
+        Of one's own raster float32 with NaN for no data.
 
         Raises
         ------
         ReadError
             If the file is gone, damaged, or not of the size its metadata say.
         """
-        window = Window.from_slices(rows, columns)
-        dn: np.ndarray = self._patiently(band, lambda raster: _read_dn(raster, window))
+        file = self.files[band]
+        dn: np.ndarray = self._patiently(
+            band,
+            lambda raster: (
+                raster.read(rows, columns)
+                if isinstance(raster, ZarrBand)
+                else _read_dn(raster, Window.from_slices(rows, columns), file)
+            ),
+        )
         return dn
 
     def block_shape(self, band: str) -> tuple[int, int]:
         """Tell rows and columns of the blocks that a band is stored in."""
-        rows, columns = self._patiently(band, lambda raster: raster.block_shapes[0])
+        index = self.files[band].index - 1
+        rows, columns = self._patiently(
+            band,
+            lambda raster: (
+                raster.block_shape if isinstance(raster, ZarrBand) else raster.block_shapes[index]
+            ),
+        )
         return int(rows), int(columns)
 
     def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
@@ -289,8 +313,12 @@ class FileReader:
         key = get_ident(), band
         if key not in self._open:
             file = self.files[band]
+            if split_array(file.href):
+                self._open[key] = self._opened_array(file)
+                return self._open[key]
             raster = self.access.open(file.href)
-            if raster.shape != (file.height, file.width) or raster.dtypes[0] != "uint16":
+            fits = file.own or raster.dtypes[0] == "uint16"
+            if raster.shape != (file.height, file.width) or not fits:
                 raster.close()
                 raise ReadError(
                     f"{file.href} must hold {file.height} x {file.width} pixels of uint16, got "
@@ -299,9 +327,30 @@ class FileReader:
             self._open[key] = raster
         return self._open[key]
 
+    def _opened_array(self, file: BandFile) -> ZarrBand:
+        proxy = self.access.options.get("GDAL_HTTP_PROXY")
+        array = ZarrBand(file.href, dn_offset=file.dn_offset, scale=file.scale, proxy=proxy)
+        if array.shape != (file.height, file.width):
+            raise ReadError(
+                f"{without_query(file.href)} must hold {file.height} x {file.width} pixels as its "
+                f"item says, got {array.shape}: leave the item out"
+            )
+        return array
 
-def _read_dn(raster: Any, window: Window) -> np.ndarray:
-    """Read DN; where a file declares another number, or a mask, for no data, that is 0."""
+
+def _read_dn(raster: Any, window: Window, file: BandFile) -> np.ndarray:
+    """Read DN; where a file declares another number, or a mask, for no data, that is 0.
+
+    Of one's own raster float32 with NaN there, and where the number stands that the user names.
+    """
+    if file.own:
+        stored = raster.read(file.index, window=window, masked=file.nodata is None)
+        empty = np.ma.getmaskarray(stored) if file.nodata is None else stored == file.nodata
+        values: np.ndarray = np.ma.getdata(stored).astype(np.float32)
+        if file.nodata is None and file.dn_offset and stored.dtype.kind in "iu":
+            empty = empty | (values == 0)  # below an offset it was not measured
+        values[empty] = np.nan
+        return values
     plain = raster.nodata in (None, 0) and MaskFlags.per_dataset not in raster.mask_flag_enums[0]
     if plain:
         return raster.read(1, window=window)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""SAFE products to canonical cubes. Imports `cube`, `rasters`, `scenes` and `base`.
+"""SAFE and EOPF Zarr products to canonical cubes. Imports `cube`, `rasters`, `scenes` and `base`.
 
 `open_safe` reads as the pipeline: read the metadata, choose granules and files, choose
 a grid, read each chunk of it when it is asked for.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kappamask.base.windows import LATTICE, NO_MARGINS, Grid, Margins, snap_chunks
+from kappamask.base.windows import LATTICE, snap_chunks
 from kappamask.cubes.cube import beside_area, build_cube, choose_grid
-from kappamask.cubes.rasters import BandOnGrid, FileReader, check_band
-from kappamask.scenes.safe import read_product
-from kappamask.scenes.scene import Scene
+from kappamask.cubes.native import read_lazily
+from kappamask.scenes.products import read_product
 
 if TYPE_CHECKING:
-    import dask.array as da
     import xarray as xr
 
 __all__ = ["open_safe", "read_product"]
@@ -37,15 +34,17 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     dn_offset: int | None = None,
     margin: int = LATTICE.margin,
 ) -> xr.DataArray:
-    """Open a SAFE product as a lazy cube of reflectance.
+    """Open a SAFE or EOPF Zarr product as a lazy cube of reflectance.
 
-    L1C and L2A of Sentinel-2A to D, in the format of today and in the one before
-    December 2016 (long names, several granules). Only metadata are read here.
+    L1C and L2A of Sentinel-2A to D, in the format of today, in the one before December 2016
+    (long names, several granules), and as EOPF Zarr, ESA's or GeoZarr. Only metadata are read
+    here.
 
     Parameters
     ----------
     path
-        The folder ``....SAFE``, a zip archive that holds it, or its ``MTD_MSIL*.xml``.
+        The folder ``....SAFE``, a zip archive that holds it, or its ``MTD_MSIL*.xml``; the
+        folder or https address ``....zarr`` of an EOPF product.
     resolution
         Metres per pixel: 10, 20 or 60. Finer than a band's own: its pixels are
         repeated exactly; coarser: the product's own file at that resolution, else the
@@ -111,7 +110,8 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     names = list(scenes[0].files)
     grid = choose_grid(scenes, area, resolution=resolution, within=True)
     margins = beside_area(scenes, grid, most=margin)
-    pixels = read_lazily(scenes, names, grid, chunks, margins=margins)
+    layout = margins.widen(snap_chunks(grid, chunks))
+    pixels = read_lazily(scenes, names, grid.widened(margins), layout)
     cube = build_cube(pixels, [scenes], names, grid, margins=margins)
     metadata, used = product.metadata, {scene.tile for scene in scenes}
     tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
@@ -126,56 +126,3 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         tile=("time", [" ".join(tile.tile for tile in tiles)]),
         sun_zenith=90 - cube["sun_elevation"],
     )
-
-
-def read_lazily(
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    grid: Grid,
-    chunks: int,
-    *,
-    margins: Margins = NO_MARGINS,
-) -> da.Array:
-    """Make (time, band, y, x), of the grid and its margins; each chunk reads its own window."""
-    import dask.array as da
-    from dask.base import tokenize
-
-    layout = ((1,), (1,) * len(names), *margins.widen(snap_chunks(grid, chunks)))
-    grid = grid.widened(margins)
-    token = tokenize([(scene.id, scene.files) for scene in scenes], names, grid, layout)
-    return da.map_blocks(
-        partial(read_chunk, tuple(scenes), tuple(names), grid),
-        chunks=layout,
-        dtype=np.float32,
-        meta=np.empty((0, 0, 0, 0), np.float32),
-        name=f"open-safe-{token}",
-    )
-
-
-def read_chunk(
-    scenes: Sequence[Scene], names: Sequence[str], grid: Grid, *, block_info: Any = None
-) -> np.ndarray:
-    """Read (1, 1, y, x) of one band; where scenes overlap the first with data wins."""
-    _, (first, _), *axes = block_info[None]["array-location"]
-    rows, columns = (slice(*axis) for axis in axes)
-    shape = [span.stop - span.start for span in (rows, columns)]
-    chunk = np.full(shape, np.nan, np.float32)
-    for scene in scenes:
-
-        @cache
-        def read(name: str, scene: Scene = scene) -> np.ndarray:
-            file = scene.files[name]
-            with FileReader({name: file}) as reader:
-                return BandOnGrid.fit(file, grid).read(reader, rows, columns)
-
-        layer = read(names[first])
-        # The others are read only where this one has no data, until one has none there either.
-        check_band(
-            names[first],
-            names,
-            lambda name, read=read: np.isfinite(read(name)),  # type: ignore[misc]
-            where=f"product {scene.id}",
-            resolution=grid.resolution,
-        )
-        np.copyto(chunk, layer, where=np.isnan(chunk))
-    return chunk[None, None]

@@ -7,12 +7,14 @@ nothing that lies beside it is read.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rasterio._path import _parse_path
 from rasterio.env import Env, ensure_env_with_credentials
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
 from kappamask.base.errors import ReadError
@@ -22,6 +24,8 @@ from kappamask.base.retry import is_remote, without_query
 if TYPE_CHECKING:
     import xarray as xr
 
+# Of one's own raster: whoever needs its place asks for that. Once and for all, as threads open files.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"kappamask\.")
 # GDAL's names of what Sentinel-2 comes in, and of what users name themselves: VRT names other
 # files, so it is none of strangers.
 PIXELS = ("GTiff", "JP2OpenJPEG")

@@ -14,7 +14,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
@@ -213,11 +215,18 @@ class Granule:
         ]
 
 
+class Files(Protocol):
+    """What holds the files of a product."""
+
+    def gdal_path(self, name: str) -> str:
+        """Tell how a file of the product is opened."""
+
+
 @dataclass(frozen=True)
 class Product:
     """A product, its metadata read."""
 
-    archive: Archive
+    archive: Files
     metadata: ProductMetadata
     granules: tuple[Granule, ...]  # in order of tile
 
@@ -331,18 +340,18 @@ class Product:
                 dn_offset=offset,
                 scale=metadata.scale_of(name),
             )
-        ring = metadata.footprint
+        ring, sun = metadata.footprint, (tile.sun_azimuth, 90 - tile.sun_zenith)
         footprint = {"type": "Polygon", "coordinates": [ring]} if len(ring) > 3 else None
         return Scene(
             # An old product's name tells no tile, and several granules share it.
             id=metadata.name if _tile_in(f"{metadata.name}_") else tile.id,
             time=metadata.time,
             level=metadata.level,
-            tile=tile.tile,
+            tile=tile.tile or None,
             platform=metadata.platform,
             baseline=metadata.baseline,
             footprint=footprint,
-            sun=(tile.sun_azimuth, 90 - tile.sun_zenith),
+            sun=None if np.isnan(sun[0] + sun[1]) else sun,
             epsg=tile.epsg,
             files=files,
         )

@@ -31,10 +31,12 @@ class BandFile:
     band: str  # canonical name
     key: str = ""  # what its source calls it, such as the key of an asset
     href: str  # as the source gives it, or as GDAL opens it; absolute where that is known
-    dn_offset: int  # added to the DN: 0 or -1000
+    dn_offset: float  # added to the DN: 0 or -1000; of one's own raster any number
     scale: float  # physical value per DN: 1e-4 for reflectance, 1e-3 for AOT and WVP
-    gsd: float  # metres per pixel
-    nodata: int = 0  # DN that stands for no data, before the offset
+    gsd: float  # metres per pixel; of a raster without a place pixels of its finest band
+    nodata: float | None = 0  # DN that stands for no data, before the offset; None: untold
+    own: bool = False  # a raster of one's own: numbers of any type, any number of bands
+    index: int = 1  # of the band in the file
     epsg: int | None = None
     left: float = 0.0  # projected coordinates of the upper left corner
     top: float = 0.0
@@ -43,7 +45,8 @@ class BandFile:
 
     def __post_init__(self) -> None:
         """Check the numbers: a wrong one shifts every pixel of the cube."""
-        if not isinstance(self.dn_offset, int) or not -10000 <= self.dn_offset <= 0:
+        allowed = self.own or (isinstance(self.dn_offset, int) and -10000 <= self.dn_offset <= 0)
+        if not allowed or not np.isfinite(self.dn_offset):
             raise InputError(
                 f"dn_offset of {self.band} is the integer 0 or -1000, got {self.dn_offset!r}"
             )
@@ -60,9 +63,28 @@ class BandFile:
         bottom, right = self.top - self.height * self.gsd, self.left + self.width * self.gsd
         return self.left, bottom, right, self.top
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What its DN are read as: of one's own raster float32 with NaN for no data."""
+        return np.dtype(np.float32 if self.own else np.uint16)
+
     def to_reflectance(self, dn: np.ndarray) -> np.ndarray:
-        """Apply offset and scale; NaN where DN is 0."""
+        """Apply offset and scale; NaN where DN is 0, of one's own raster where it is NaN."""
+        if self.own:
+            return (dn + np.float32(self.dn_offset)) * np.float32(self.scale)
         return to_reflectance(dn, np.float32(self.dn_offset), np.float32(self.scale))
+
+    def has_data(self, dn: np.ndarray) -> bool:
+        """Tell whether any of the DN read is some."""
+        return bool((np.isfinite(dn) if self.own else dn).any())
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the pixels of a raster lie that has no grid in metres with north up, if it tells."""
+
+    crs_wkt: str | None = None
+    transform: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # (column, row) -> x, y
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ class Scene:
     files: Mapping[str, BandFile] = field(default_factory=dict)  # by band
     profile: Any = field(default=None, repr=False)  # of the catalogue; see `catalogs.Profile`
     item: Any = field(default=None, repr=False, compare=False)  # what it was read from, to copy
+    frame: Frame | None = None  # its pixels are counted, not placed in metres
 
     @property
     def bounds(self) -> Bounds | None:

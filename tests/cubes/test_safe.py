@@ -11,7 +11,7 @@ from pyproj import Transformer
 from support import safe_products
 from support.safe_products import EPSG, HEIGHT, LEFT, TOP, WIDTH, Recipe, write_safe, zip_safe
 
-import kappamask.cubes.safe
+import kappamask.cubes.native
 from kappamask import load_cube, open_safe
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError, ReadError
@@ -202,7 +202,7 @@ def test_an_area_reads_only_that_area_and_its_margin(product, monkeypatch, margi
             read.append((BY_NAME[band].gsd, rows, columns))
             return super().read(band, rows, columns)
 
-    monkeypatch.setattr(kappamask.cubes.safe, "FileReader", SpyReader)
+    monkeypatch.setattr(kappamask.cubes.native, "FileReader", SpyReader)
     area = degrees(LEFT + 600, TOP - 1200, LEFT + 1200, TOP - 600)
     cube = open_safe(product(Recipe()), area=area, margin=margin)
     assert not read  # lazy

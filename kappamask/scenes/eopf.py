@@ -1,0 +1,307 @@
+"""EOPF Zarr products to scenes: what SAFE products hold, in one store. Imports `safe` and below.
+
+Two kinds: ESA's (Zarr 2, DN with ``scale_factor`` and ``add_offset``, the offset in them) and
+GeoZarr (Zarr 3, reflectance in floating point, NaN for no data, all settled). Scale and offset
+come from the attributes of each array and from nowhere else, so none is applied twice. Of
+floating point DN are made again, exactly, so that every source gives one cube bit for bit.
+
+Source: EOPF Product Structure and Format Definition; structures of seven real products.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kappamask.base.bands import NAMES, canonical_name, get_band
+from kappamask.base.errors import InputError, ItemError, UnknownNameError
+from kappamask.base.retry import is_remote, without_query
+from kappamask.scenes.items import View, view_of
+from kappamask.scenes.safe import Granule, Held, Product
+from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
+from kappamask.scenes.zarr_store import named, open_array, open_group, split_array
+
+RAISED = -1000  # offset under which DN are made of floating point: those below 0 % are kept
+MOST_DN = 65535
+_GROUPS = {10: "r10m", 20: "r20m", 60: "r60m"}
+_STAMP = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?=_|$)")
+_REFLECTANCE = re.compile(r"\b(TOA|BOA)\b")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The arrays of a product, as `safe.Archive` tells of files."""
+
+    location: str  # absolute path of the folder, or its address
+
+    def gdal_path(self, name: str) -> str:
+        """Tell the address of an array."""
+        address, mark, query = self.location.partition("?")
+        return f"{address}/{name}{mark}{query}"
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a Zarr store, or whether an address is named like one."""
+    text = os.fspath(path)
+    if is_remote(text):
+        return text.partition("?")[0].rstrip("/").endswith(".zarr")
+    folder = Path(text)
+    return any((folder / name).is_file() for name in (".zgroup", ".zmetadata", "zarr.json"))
+
+
+def read_store(path: str | os.PathLike[str]) -> Product:
+    """Read the metadata of an EOPF product; no pixels.
+
+    Raises
+    ------
+    InputError
+        If it is no Zarr store, or none of a Sentinel-2 product of level L1C or L2A.
+    ReadError
+        If it cannot be read.
+    ItemError
+        If it lacks something, such as its time.
+    """
+    text = os.fspath(path)
+    location = text.rstrip("/") if is_remote(text) else str(Path(text).expanduser().absolute())
+    root = open_group(location)
+    with named(location):
+        arrays = _find_arrays(root)
+        if not any(get_band(band).is_reflectance for band, _ in arrays):
+            members = ", ".join(sorted(root)) if root.store.supports_listing else "others"
+            raise InputError(
+                f"an EOPF product of Sentinel-2 holds measurements/reflectance/r10m/b02, "
+                f"{without_query(location)} does not (it holds {members or 'nothing'}): give a "
+                "product of level L1C or L2A"
+            )
+        view = _view(root, location, arrays)
+        tile = _tile(root, view, arrays)
+        bands = {band: array for (band, _), array in reversed(arrays.items())}
+        offsets = {name: _offset_of(array.attrs) for name, array in bands.items()}
+        scales = {name: _scale_of(name, array.attrs) for name, array in bands.items()}
+        metadata = ProductMetadata(
+            name=view.id,
+            level=view.level,
+            baseline=next(iter(view.baselines), None),
+            platform=_platform(view),
+            time=np.datetime64(view.time.replace(tzinfo=None), "ns"),
+            quantification={
+                "reflectance": 1 / scales[next(b for b in bands if get_band(b).is_reflectance)],
+                **{name: 1 / scale for name, scale in scales.items() if name in ("AOT", "WVP")},
+            },
+            offsets={name: offset for name, offset in offsets.items() if name in NAMES},
+            footprint=_ring(view.geometry) or _outline(tile),
+            images=(),
+        )
+        names = {held: array.path for held, array in arrays.items()}
+    return Product(Store(location), metadata, (Granule(tile, names, {}),))
+
+
+def _find_arrays(root: Any) -> dict[Held, Any]:
+    """Find the arrays by band and pixel size, finest first; not what was made of finer ones."""
+    found: dict[Held, Any] = {}
+    for group in ("measurements/reflectance", "quality/atmosphere"):
+        for gsd, name in _GROUPS.items():
+            try:
+                members = dict(root[f"{group}/{name}"].arrays())
+            except KeyError:
+                continue
+            for key, array in members.items():
+                try:
+                    band = get_band(canonical_name(key))
+                except UnknownNameError:  # x, y, spatial_ref
+                    continue
+                # ESA makes B08 at 10 m only; GeoZarr adds means for pictures of it.
+                if gsd >= band.gsd and not (band.name == "B08" and gsd > band.gsd):
+                    found[band.name, gsd] = array
+    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+
+
+def _view(root: Any, location: str, arrays: Mapping[Held, Any]) -> View:
+    """View what a store says of itself as the item that it is; its own name tells the rest."""
+    told = root.attrs.get("stac_discovery")
+    told = told if isinstance(told, Mapping) else {}
+    said = told.get("properties")
+    properties: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {}
+    name = Path(location.partition("?")[0]).name.removesuffix(".zarr")
+    identity = str(told.get("id") or name).removesuffix(".SAFE")
+    if "eopf:baseline" in properties:
+        properties["processing_baseline"] = properties["eopf:baseline"]
+    times = [properties.get(key) for key in ("datetime", "start_datetime", "end_datetime")]
+    if stamp := _STAMP.search(identity):
+        times.append("{}-{}-{}T{}:{}:{}Z".format(*stamp.groups()))
+    properties["datetime"] = next((t for t in times if t and t != "null"), None)
+    kinds = {_REFLECTANCE.search(str(array.attrs.get("long_name"))) for array in arrays.values()}
+    levels = {"L1C" if kind[1] == "TOA" else "L2A" for kind in kinds if kind}
+    if len(levels) == 1:
+        properties.setdefault("processing:level", levels.pop())
+    view = view_of(
+        {
+            "id": identity,
+            "properties": properties,
+            "assets": {},
+            "geometry": told.get("geometry"),
+        }
+    )
+    if properties["datetime"] is None:
+        raise ItemError(
+            f"{without_query(location)}: neither its metadata nor its name tell when it was seen: "
+            "give the store the name of the product, S2A_MSIL2A_20251008T100041_....zarr"
+        )
+    return view
+
+
+def _platform(view: View) -> str | None:
+    told = str(view.properties.get("platform") or "").lower()
+    named_ = re.match(r"S2([A-D])_", view.id)
+    return told or (f"sentinel-2{named_[1].lower()}" if named_ else None)
+
+
+def _tile(root: Any, view: View, arrays: Mapping[Held, Any]) -> TileMetadata:
+    """Say where the pixels lie, of which every array tells the same."""
+    shapes: dict[int, tuple[int, int]] = {}
+    corners, codes = set(), set()
+    for (_, gsd), array in arrays.items():
+        place = view_of(
+            {
+                "id": view.id,
+                "properties": {},
+                "assets": {
+                    array.path: {
+                        "href": array.path,
+                        "proj:shape": list(array.shape),
+                        **{
+                            key: array.attrs.get(key)
+                            for key in ("proj:epsg", "proj:code", "proj:transform")
+                        },
+                    }
+                },
+            }
+        ).place(array.path)
+        if place["epsg"] is None or place.get("gsd") != gsd:
+            raise ItemError(
+                f"{view.id}: {array.path} tells proj:epsg and proj:transform with pixels of {gsd} "
+                f"m, got {place}: it is no EOPF product, or damaged"
+            )
+        shapes[gsd] = place["height"], place["width"]
+        corners.add((place["left"], place["top"]))
+        codes.add(place["epsg"])
+    if len(codes) != 1 or len(corners) != 1:
+        raise ItemError(
+            f"{view.id}: all arrays begin at one corner in one CRS, got {corners} in {codes}: it "
+            "is no EOPF product, or damaged"
+        )
+    ((left, top),) = corners
+    zenith, azimuth = _sun(root)
+    return TileMetadata(view.id, view.tile or "", codes.pop(), left, top, shapes, zenith, azimuth)
+
+
+def _sun(root: Any) -> tuple[float, float]:
+    """Read the mean zenith and azimuth of the sun, degrees; NaN where nothing tells them."""
+    told = root.attrs.get("other_metadata")
+    told = told if isinstance(told, Mapping) else {}
+    words = "mean_sun_{}_angle_in_deg_for_all_bands_all_detectors"
+    try:
+        said = [float(told[words.format(angle)]) for angle in ("zenith", "azimuth")]
+        return said[0], said[1]
+    except (KeyError, TypeError, ValueError):
+        pass
+    try:
+        means = root["conditions/geometry/mean_sun_angles"][:]  # zenith, azimuth
+        return float(means[0]), float(means[1])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return np.nan, np.nan
+
+
+def _ring(geometry: Any) -> tuple[tuple[float, float], ...]:
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    try:
+        outline = shape(geometry)
+        return tuple((float(x), float(y)) for x, y, *_ in outline.exterior.coords)
+    except (ShapelyError, AttributeError, LookupError, TypeError, ValueError):
+        return ()
+
+
+def _outline(tile: TileMetadata) -> tuple[tuple[float, float], ...]:
+    """Outline all pixels in degrees, where nothing tells which of them hold data."""
+    from pyproj import Transformer
+
+    gsd, (height, width) = next(iter(tile.shapes.items()))
+    right, bottom = tile.left + width * gsd, tile.top - height * gsd
+    ring = [(tile.left, bottom), (right, bottom), (right, tile.top), (tile.left, tile.top)]
+    xs, ys = zip(*ring, ring[0], strict=True)
+    longitude, latitude = Transformer.from_crs(tile.epsg, 4326, always_xy=True).transform(xs, ys)
+    return tuple(zip(map(float, longitude), map(float, latitude), strict=True))
+
+
+# --- what the numbers mean ----------------------------------------------------------------------
+
+
+def _offset_of(attrs: Mapping[str, Any]) -> int:
+    """Tell what is added to the DN of an array; of floating point, to those made of it."""
+    if "scale_factor" not in attrs:
+        return RAISED
+    return round(float(attrs.get("add_offset", 0)) / float(attrs["scale_factor"]))
+
+
+def _scale_of(band: str, attrs: Mapping[str, Any]) -> float:
+    return float(attrs.get("scale_factor") or 1 / get_band(band).dn_scale)
+
+
+class ZarrBand:
+    """One array, read as DN under the offset and scale that its scene tells.
+
+    Parameters
+    ----------
+    href
+        Address of the array.
+    dn_offset, scale
+        ``(dn + dn_offset) * scale`` is the physical value.
+    proxy
+        "" is none, None the usual one.
+    """
+
+    def __init__(self, href: str, *, dn_offset: float, scale: float, proxy: str | None) -> None:
+        self.href, self.dn_offset, self.scale = href, dn_offset, scale
+        self.array = open_array(*(split_array(href) or (href, "")), proxy=proxy)
+        self.shape: tuple[int, ...] = self.array.shape
+        self.fill = self.array.attrs.get("fill_value", self.array.fill_value)
+        attrs = self.array.attrs
+        self.factor = float(attrs.get("scale_factor", 1.0))
+        self.summand = float(attrs.get("add_offset", 0.0))
+        stored = self.array.dtype.kind
+        if len(self.shape) != 2 or stored not in "uf" or (stored == "u" and self.factor == 1):
+            raise InputError(
+                f"{without_query(href)} must hold (y, x) DN with scale_factor, or floating point, "
+                f"got {self.shape} of {self.array.dtype}: it is no EOPF product"
+            )
+
+    def close(self) -> None:
+        """Hold nothing open: chunks are read one by one."""
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are compressed together."""
+        rows, columns = getattr(self.array, "shards", None) or self.array.chunks
+        return int(rows), int(columns)
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read DN (y, x) uint16 of a window, 0 = no data."""
+        with named(self.href):
+            stored = self.array[rows, columns]
+        empty = ~np.isfinite(stored) if stored.dtype.kind == "f" else stored == (self.fill or 0)
+        apart = self.summand / self.scale - self.dn_offset
+        if stored.dtype == np.uint16 and np.isclose(self.factor, self.scale) and abs(apart) < 0.5:
+            dn: np.ndarray = stored
+            return dn if not self.fill else np.where(empty, np.uint16(0), dn)
+        with np.errstate(invalid="ignore"):
+            physical = stored.astype(np.float64) * self.factor + self.summand
+            dn = np.clip(np.rint(physical / self.scale - self.dn_offset), 1, MOST_DN)
+            return np.where(empty, 0, dn).astype(np.uint16)
