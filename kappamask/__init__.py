@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kappamask import networks, plot
     from kappamask.composites.cube import composite
     from kappamask.cubes.cube import load_cube
+    from kappamask.cubes.raster import open_raster
     from kappamask.cubes.safe import open_safe
     from kappamask.networks.model import load_model
     from kappamask.outputs.cf_files import write_netcdf, write_zarr
@@ -38,6 +39,7 @@ __all__ = [
     "load_cube",
     "load_model",
     "networks",
+    "open_raster",
     "open_safe",
     "plot",
     "predict_array",
@@ -56,6 +58,7 @@ _ROOMS = {
     "composite": "composites.cube",
     "load_cube": "cubes.cube",
     "load_model": "networks.model",
+    "open_raster": "cubes.raster",
     "open_safe": "cubes.safe",
     "predict_array": "predict.array",
     "predict_batch": "predict.array",
@@ -72,7 +75,8 @@ _ROOMS = {
 
 # Whoever takes one of these has xarray loaded anyway, or is about to.
 _OF_CUBES = {
-    "composite", "load_cube", "open_safe", "predict_cube", "quicklook", "refine", "write_mask",
+    "composite", "load_cube", "open_raster", "open_safe", "predict_cube", "quicklook", "refine",
+    "write_mask",
 }  # fmt: skip
 
 

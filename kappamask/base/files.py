@@ -8,9 +8,11 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -276,3 +278,30 @@ def move_in(aside: Path, paths: Sequence[Path]) -> None:
         seal.unlink(missing_ok=True)
     for path in paths:
         (aside / path.name).replace(path)
+
+
+def spelled(path: Path) -> Path:
+    """Give a path that libraries can spell, to a file or folder whose name is no UTF-8.
+
+    Archives of other systems leave such names (Latin-1). Then it is a link in a folder of its
+    own, which goes when the process ends.
+
+    Examples
+    --------
+    >>> spelled(Path("/data/M\u00e4sk"))
+    PosixPath('/data/Mäsk')
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return _link(path)
+    return path
+
+
+@cache
+def _link(path: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="kappamask-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = folder / f"product{path.suffix}"
+    link.symlink_to(path)
+    return link

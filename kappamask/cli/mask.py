@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kappamask.cli.terminal import (
     Default,
@@ -19,16 +19,22 @@ from kappamask.cli.terminal import (
     show_progress,
 )
 
+if TYPE_CHECKING:
+    from kappamask.jobs import Report
+
+OF_SEARCH = ("date", "catalog", "max_cloud_cover", "max_items", "engine")
+OF_RASTERS = ("scale", "offset", "nodata")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add area and time, or a product; how it is labelled; where the masks go."""
     parser.add_argument(
-        "product",
-        nargs="?",
-        type=Path,
+        "products",
+        nargs="*",
         metavar="PRODUCT",
-        help="a SAFE product, folder or zip, instead of dates and a catalogue; "
-        "--bbox or --area then cut out a part",
+        help="SAFE products (folder, zip), EOPF Zarr products (folder, https address), rasters of "
+        "your own (GeoTIFF, VRT), folders of these, instead of dates and a catalogue; --bbox or "
+        "--area then cut out a part",
     )
     add_query(parser, required=False)
     parser.set_defaults(refuse=parser.error)
@@ -40,13 +46,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="finished dates in it are kept: repeat the command to go on",
     )
     add_labelling(parser)
-    parser.add_argument("--tile", help="MGRS tile, for a PRODUCT of several, such as 32TPS")
+    parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
     parser.add_argument(
         "--per-field", action="store_true", help="a mask of each polygon of --area, with its name"
     )
     parser.add_argument(
-        "--no-pictures", action="store_true", help="write no PNG (of a PRODUCT there is none)"
+        "--bands",
+        type=lambda text: text.split(","),
+        metavar="B02,B03,...",
+        help="read these only; of a raster: what its bands are, in order, - for none",
     )
+    parser.add_argument(
+        "--scale", type=float, metavar="N", help="of a raster: reflectance is (value + offset) / N"
+    )
+    parser.add_argument("--offset", type=float, metavar="N", help="of a raster, such as -1000")
+    parser.add_argument("--nodata", type=float, metavar="N", help="of a raster: what is no data")
     parser.add_argument(
         "--snow", action="store_true", help="write NAME_snow.tif too: snow on clear ground, by B11"
     )
@@ -55,50 +69,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Search or open, label, write; name the dates that failed."""
     check_words(options)
-    area, asked = area_of(options), labelling_of(options) | {"snow": options.snow}
-    if options.product is None:
+    area, asked = area_of(options), labelling_of(options)
+    asked |= {name: getattr(options, name) for name in ("snow", "bands", "tile")}
+    if not options.products:
         if options.per_field:
             options.yes_large = True  # fields may lie far apart: each one is looked at by itself
         return mask_and_tell(
             search_items(options), area, options.out, per_field=options.per_field, **asked
         )
-    from kappamask.jobs import MaskOptions, mask_product
+    from kappamask.jobs import MaskOptions, mask_products
+    from kappamask.scenes.raster import Told
 
-    wanted = MaskOptions(tile=options.tile, **asked)
+    level = None if isinstance(options.level, Default) else options.level
+    told = Told(None, level, options.scale, options.offset, options.nodata)
+    wanted = MaskOptions(raster=told, **asked)
     with show_progress() as progress:
-        paths = mask_product(
-            options.product,
+        report = mask_products(
+            options.products,
             options.out,
             area=area,
             options=wanted,
             progress=progress,
             tell=progress.tell,
         )
-    for path in paths:
-        say(str(path))
-    return 0
+    return tell(report, options.out)
 
 
 def check_words(options: argparse.Namespace) -> None:
     """Refuse words that do not go together: wrong usage, exit code 2."""
-    if options.product is None:
-        absent = [] if options.area or options.bbox else ["--bbox or --area"]
-        absent += [] if options.date else ["--date"]
-        if absent:
-            options.refuse(f"without a PRODUCT the following are required: {', '.join(absent)}")
-        if options.tile:
-            options.refuse("--tile goes with a PRODUCT")
-        if options.per_field and not options.area:
-            options.refuse("--per-field goes with --area")
-        return
-    of_search = ("date", "catalog", "level", "max_cloud_cover", "max_items", "engine")
     given = [
         f"--{name.replace('_', '-')}"
-        for name in of_search
+        for name in (OF_SEARCH if options.products else OF_RASTERS)
         if not isinstance(getattr(options, name), Default | None)
     ]
+    if options.products:
+        if given:
+            options.refuse(f"a PRODUCT is not searched for: leave out {', '.join(given)}")
+        return
+    absent = [] if options.area or options.bbox or options.tile else ["--bbox, --area or --tile"]
+    absent += [] if options.date else ["--date"]
+    if absent:
+        options.refuse(f"without a PRODUCT the following are required: {', '.join(absent)}")
+    if options.per_field and not options.area:
+        options.refuse("--per-field goes with --area")
     if given:
-        options.refuse(f"a PRODUCT is not searched for: leave out {', '.join(given)}")
+        options.refuse(f"{', '.join(given)} say what a raster of your own does not: name its file")
 
 
 def mask_and_tell(
@@ -118,6 +133,11 @@ def mask_and_tell(
             progress=progress,
             tell=progress.tell,
         )
+    return tell(report, folder)
+
+
+def tell(report: Report, folder: Path) -> int:
+    """Say what was done, skipped and failed; give the exit code."""
     counts = f"{len(report.done)} done, {len(report.skipped)} skipped (finished before)"
     say(f"{counts}, {len(report.failed)} failed: masks in {folder.resolve()}")
     return say_failed(report.failed)

@@ -47,10 +47,13 @@ class Default(str):
 
 def add_query(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that say where, when and from which catalogue."""
-    area = parser.add_mutually_exclusive_group(required=required)
+    area = parser.add_mutually_exclusive_group()
     area.add_argument("--bbox", metavar="W,S,E,N", help="degrees, one comma-separated argument")
     area.add_argument(
         "--area", type=Path, metavar="FILE.geojson", help="polygons in degrees, or FILE.gpkg"
+    )
+    parser.add_argument(
+        "--tile", metavar="32TPS", help="MGRS tile: items of it alone; of a product with several"
     )
     parser.add_argument(
         "--date",
@@ -124,13 +127,17 @@ def search_items(options: argparse.Namespace) -> list[Any]:
     from kappamask.scenes.area import check_size
     from kappamask.scenes.search import search
 
-    if not getattr(options, "yes_large", True):  # `kappamask search` reads no pixels
-        check_size(area_of(options), resolution=options.resolution)
+    area = area_of(options)
+    if area is None and not options.tile:
+        raise InputError("a search needs an area: give --bbox, --area or --tile")
+    if area is not None and not getattr(options, "yes_large", True):  # `search` reads no pixels
+        check_size(area, resolution=options.resolution)
     return search(
         area_of(options),
         options.date,
         catalog=options.catalog,
         level=options.level,
+        tile=options.tile,
         max_cloud_cover=options.max_cloud_cover,
         max_items=options.max_items,
     )

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     import dask.array as da
 
 
+def is_own(scene: Scene) -> bool:
+    """Tell whether it is a raster of one's own."""
+    return any(file.own for file in scene.files.values())
+
+
 def is_native(scene: Scene) -> bool:
     """Tell whether engines cannot read its files: arrays of a store, rasters of one's own."""
-    return any(file.own or split_array(file.href) for file in scene.files.values())
+    return is_own(scene) or any(split_array(file.href) for file in scene.files.values())
 
 
 def read_lazily(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kappamask.jobs.composites import CompositeOptions, compose_items
     from kappamask.jobs.fields import FieldTable, field_shares, mask_fields
     from kappamask.jobs.masks import MaskOptions, Report, mask_items
-    from kappamask.jobs.products import mask_files, mask_product
+    from kappamask.jobs.products import mask_files, mask_product, mask_products
 
 __all__ = [
     "CompositeOptions",
@@ -26,6 +26,7 @@ __all__ = [
     "mask_files",
     "mask_items",
     "mask_product",
+    "mask_products",
 ]
 _OTHERS = {
     "composites": ("CompositeOptions", "compose_items"),

@@ -54,6 +54,7 @@ from kappamask.predict.array import Output, Task, make_task
 from kappamask.scenes.area import MAX_PIXELS, AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers
+from kappamask.scenes.raster import Told
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
@@ -75,7 +76,9 @@ class MaskOptions:
     engine: str = "stackstac"  # of dates that are not streamed; "odc" reads all of them
     dn_offset: int | None = None  # for items and products that do not tell it
     tile: str | None = None  # MGRS, of a product with several granules
-    pictures: bool = True  # of items; of a product there is none
+    bands: Sequence[str] | None = None  # to be read; None: all that are there
+    raster: Told | None = None  # what rasters of one's own do not say
+    pictures: bool = True
     snow: bool = False  # write NAME_snow.tif too; needs B11
     title: str | None = None  # of the pictures
     field: str = ""  # name of the area, for files: its polygon is cut out, be it a rectangle or not
@@ -89,7 +92,9 @@ class MaskOptions:
 
     @property
     def network_bands(self) -> tuple[str, ...] | None:
-        """That the model needs; None if it takes any."""
+        """That are asked for, or that the model needs; None if it takes any."""
+        if self.bands is not None:
+            return tuple(self.bands)
         return (
             bands_of_model(self.model) if isinstance(self.model, str) else self.model.bands or None
         )
@@ -184,7 +189,7 @@ def run(
     folder = folder.absolute()
     check_folder(folder, "masks")  # or every date would fail for it
     check_room(dates, folder)
-    if tell is not None:
+    if tell is not None and dates:
         drawn = options.pictures and any(date.scene for date in dates)
         tell(describe(dates, folder, pictures=drawn))
     made: dict[int, Made] = {}
@@ -464,14 +469,14 @@ def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
 
 def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOptions) -> MaskRecord:
     """Say what the mask of some scenes is."""
-    step = grid.resolution
+    frame, step = sources[0].frame, grid.resolution
+    if frame is None:
+        crs, place = CRS.from_epsg(grid.epsg), (step, 0.0, grid.left, 0.0, -step, grid.top)
+    else:
+        crs, place = frame.crs_wkt and CRS.from_wkt(frame.crs_wkt), frame.transform
     return MaskRecord(
         time=sources[0].time,
-        placement=Placement(
-            CRS.from_epsg(grid.epsg),
-            Affine(step, 0.0, grid.left, 0.0, -step, grid.top),
-            (grid.height, grid.width),
-        ),
+        placement=Placement(crs or None, Affine(*place), (grid.height, grid.width)),
         level=task.model.level,
         model=task.model.entry.name,
         model_sha256=task.model.entry.sha256,

@@ -31,21 +31,33 @@ SHORT = {  # titles as a line has room for them
 
 def describe(dates: Sequence[Date], folder: Path, *, pictures: bool) -> str:
     """Say area, size, grid, dates, bytes to read and what will be written, in one line."""
-    placement, days = dates[0].record.placement, [date.name[:10] for date in dates]
+    places = {_size(date.record.placement): date.record for date in dates}
+    days = [date.name[:10] for date in dates]
+    span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    dated = f"{count(len(dates), 'date')} {span}"
+    if len(places) == 1:
+        ((size, record),) = places.items()
+        outline = record.outline
+        area = f"area {outline.name}" if outline and outline.name else "area"
+        said = f"{area}{size}{', a polygon cut out' if outline else ''}; {dated}"
+    else:
+        said = f"{count(len(dates), 'scene')} in {len(places)} places"
+    return (
+        f"{said}; reads up to {in_bytes(sum(map(_to_read, dates)))}; "
+        f"writes {count(len(dates), 'mask')}{' with pictures' if pictures else ''} to {folder}"
+    )
+
+
+def _size(placement: Placement) -> str:
+    """Say where pixels lie, how many and how large they are."""
     rows, columns = placement.shape
     step = placement.transform.a
+    if placement.crs is None:
+        return f" of {columns} x {rows} px without a place"
     size = f"{columns} x {rows} px of {step:g}"
     if placement.crs.is_projected:
         size = f"{columns * step / 1000:,.2f} x {rows * step / 1000:,.2f} km, {size} m"
-    span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    outline = dates[0].record.outline
-    area = f"area {outline.name}" if outline and outline.name else "area"
-    return (
-        f"{area} at {_place(placement)}, {size} in {placement.crs.to_string()}"
-        f"{', a polygon cut out' if outline else ''}; "
-        f"{count(len(dates), 'date')} {span}; reads up to {in_bytes(sum(map(_to_read, dates)))}; "
-        f"writes {count(len(dates), 'mask')}{' with pictures' if pictures else ''} to {folder}"
-    )
+    return f" at {_place(placement)}, {size} in {placement.crs.to_string()}"
 
 
 def check_room(dates: Sequence[Date], folder: Path) -> None:
@@ -108,7 +120,8 @@ def _to_read(date: Date) -> float:
     placement, total = date.record.placement, 0.0
     left, bottom, right, top = placement.bounds
     for scene in date.record.sources:
-        there = scene.bounds_in(placement.crs.to_epsg()) if scene.files else None
+        placed = scene.files and placement.crs and not scene.frame
+        there = scene.bounds_in(placement.crs.to_epsg()) if placed else None
         if there is None or not overlap(there, placement.bounds):
             continue
         width = min(right, there[2]) - max(left, there[0])
@@ -120,6 +133,7 @@ def _to_read(date: Date) -> float:
 
 def _place(placement: Placement) -> str:
     left, bottom, right, top = placement.bounds
-    there = Transformer.from_crs(placement.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    crs = placement.crs.to_wkt()  # type: ignore[union-attr]  # asked for where there is one
+    there = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     east, north = there.transform((left + right) / 2, (bottom + top) / 2)
     return f"{abs(north):.3f} {'NS'[north < 0]} {abs(east):.3f} {'EW'[east < 0]}"

@@ -1,19 +1,27 @@
-"""Whole products and files on this machine to masks: the loop, for those who want an error."""
+"""Products and files on this machine to masks: the loop over them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kappamask.cubes.cube import beside_area, choose_grid, find_inside
-from kappamask.cubes.safe import read_product
+from kappamask.base.errors import InputError, NoItemsError
+from kappamask.base.retry import is_remote
+from kappamask.base.windows import LATTICE, snap_chunks
+from kappamask.cubes.cube import beside_area, build_cube, choose_grid, find_inside
+from kappamask.cubes.native import is_own, read_lazily
 from kappamask.jobs.masks import (
     Date,
     MaskOptions,
+    Report,
     dates_of,
     outline_of,
     record_of,
@@ -21,10 +29,18 @@ from kappamask.jobs.masks import (
     task_of,
 )
 from kappamask.jobs.stream import stream_labels
-from kappamask.outputs.records import Progress, name_failed
+from kappamask.outputs.records import Progress, name_failed, try_each
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
+from kappamask.scenes.products import find_products, is_raster, read_product
+from kappamask.scenes.raster import Told, read_raster
+from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import scene_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LOG = logging.getLogger(__name__)
 
 
 def mask_files(
@@ -86,24 +102,14 @@ def mask_product(
     progress: Progress | None = None,
     tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
-    """Label a SAFE product, or the part of it in an area, and write masks.
+    """Label a product, or the part of it in an area, and write masks.
+
+    As `mask_products` without pictures, for those who want an error.
 
     Parameters
     ----------
-    path
-        As `open_safe` takes it.
-    folder
-        Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml`` and ``NAME.json``
-        (STAC item) of every tile, the same as `write_mask` writes of
-        ``predict_cube(open_safe(path))``, and of its snow where B11 is there.
-    area
-        As `open_safe` takes it; only this part is decoded and labelled.
-    options
-        Model, resolution, tile, offset, whether to write again.
-    progress
-        Called after each window with a name, windows done, windows in all.
-    tell
-        Called with lines for people: what will be done, then the shares of each tile.
+    path, folder, area, options, progress, tell
+        As `mask_products` takes them.
 
     Returns
     -------
@@ -113,7 +119,7 @@ def mask_product(
     Raises
     ------
     KappaMaskError
-        As `open_safe`; WriteError if the folder cannot be written to.
+        As `open_safe` and `open_raster`; WriteError if the folder cannot be written to.
     ReadError
         After all tiles of a product with several were tried; names those that failed.
 
@@ -125,24 +131,167 @@ def mask_product(
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
     options = options or MaskOptions()
-    scenes = read_product(path).scenes(
-        resolution=options.resolution,  # type: ignore[arg-type]  # 10.0 is one of them
-        bands=options.network_bands,
-        area=area,
-        tile=options.tile,
-        dn_offset=options.dn_offset,
+    dates = _dates_of(os.fspath(path), area, options, progress)
+    return _all_or_error(_named_apart(dates, Path(folder)), folder, options, tell=tell)
+
+
+def mask_products(
+    paths: Iterable[str | os.PathLike[str]],
+    folder: str | os.PathLike[str],
+    *,
+    area: AreaLike | None = None,
+    options: MaskOptions | None = None,
+    progress: Progress | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> Report:
+    """Label many products and rasters, each tile for itself, and write masks and pictures.
+
+    They are streamed: each block of their files is decoded once, and memory holds a few windows.
+
+    Parameters
+    ----------
+    paths
+        SAFE products (folder, zip, ``MTD_MSIL*.xml``), EOPF Zarr products (folder, https
+        address), rasters of one's own (``.tif``, ``.vrt``...; `options.raster` says what they do
+        not), and folders of these.
+    folder
+        Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml``, ``NAME.json`` (STAC item) and
+        ``NAME.png`` (quicklook) of every tile and raster, the same as `write_mask` writes of
+        ``predict_cube`` of ``open_safe`` or ``open_raster``, and of its snow where B11 is there.
+        What is there, complete and the same, is kept. Two products of one pass and tile get
+        names of their own.
+    area
+        As `open_safe` takes it; only this part is decoded and labelled, and what lies outside
+        is left out.
+    options
+        Model, resolution (rasters keep theirs), bands, tile, offset, pictures.
+    progress
+        Called after each window with a name, windows done, windows in all.
+    tell
+        Called with lines for people: what will be done, then the shares of each tile.
+
+    Returns
+    -------
+    Report
+        Files in the order of the products, which of them were there before, and those that
+        failed with the reason.
+
+    Raises
+    ------
+    KappaMaskError
+        If nothing can be done for any product: as `open_safe` and `open_raster`.
+    WriteError
+        If the folder cannot be written to.
+    ResourceError
+        If memory or threads run out; finished masks are kept.
+
+    Examples
+    --------
+    >>> from kappamask.sample import catalog_path
+    >>> mask_products([catalog_path().parent], "masks")
+    Traceback (most recent call last):
+    ...
+    kappamask.base.errors.InputError: a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, ...
+    """
+    options = options or MaskOptions()
+    products = find_products(paths)
+    work = {path: partial(_dates_of, path, area, options, progress) for path in products}
+    read, unreadable = try_each(work)
+    outside = [path for path, why in unreadable.items() if isinstance(why, NoItemsError)]
+    if unreadable and not any(read.values()):
+        raise next(iter(unreadable.values()))
+    if outside:
+        LOG.warning("left out %d products that miss the area", len(outside))
+    dates = _named_apart([date for some in read.values() for date in some], Path(folder))
+    report, _ = run(dates, Path(folder), options, reopen=lambda: dates, tell=tell)
+    why = {Path(path).name: str(unreadable[path]) for path in unreadable if path not in outside}
+    return replace(report, failed=why | report.failed)
+
+
+def _dates_of(path: str, area: Any, options: MaskOptions, progress: Progress | None) -> list[Date]:
+    """Say of each tile of a product, or of a raster, how it is labelled."""
+    told = options.raster or Told()
+    if is_raster(path):
+        wanted = Told(**{**vars(told), "bands": told.bands or options.bands})
+        scenes = [read_raster(path, wanted)]
+    else:
+        product = read_product(path)
+        if told.level not in (None, product.metadata.level):
+            raise InputError(
+                f"product {product.metadata.name} is of level {product.metadata.level}, got level "
+                f"{told.level}: leave the level out (kappamask mask: --level)"
+            )
+        scenes = product.scenes(
+            resolution=options.resolution,  # type: ignore[arg-type]  # 10.0 is one of them
+            bands=options.network_bands,
+            area=area,
+            tile=options.tile,
+            dn_offset=options.dn_offset,
+            apart=True,
+        )
+    return [_date_of(scene, area, options, progress) for scene in scenes]
+
+
+def _date_of(scene: Scene, area: Any, options: MaskOptions, progress: Progress | None) -> Date:
+    own = min(file.gsd for file in scene.files.values())
+    resolution = own if is_own(scene) else options.resolution
+    grid = choose_grid([scene], area, resolution=resolution, within=True)
+    task = task_of(tuple(scene.files), scene.level, options)
+    margins = beside_area([scene], grid, most=options.margin)
+    outline = outline_of(area, options)
+
+    def cube() -> xr.DataArray:
+        names = list(scene.files)
+        pixels = read_lazily([scene], names, grid, snap_chunks(grid, LATTICE.core))
+        return build_cube(pixels, [[scene]], names, grid).isel(time=0)
+
+    return Date(
+        f"tile {scene.tile}" if scene.tile else scene.id,
+        replace(record_of([scene], grid, task, options), outline=outline),
+        partial(stream_labels, scene, grid, task, margins=margins, progress=progress),
+        task.bands,
+        find_inside(outline.geometry, grid) if outline else None,
+        scene=None if scene.frame else cube,
+        remote=any(is_remote(file.href) for file in scene.files.values()),
     )
-    dates = []
-    for scene in scenes:
-        grid = choose_grid([scene], area, resolution=options.resolution, within=True)
-        task = task_of(tuple(scene.files), str(scene.level), options)
-        margins = beside_area([scene], grid, most=options.margin)
-        pixels = partial(stream_labels, scene, grid, task, margins=margins, progress=progress)
-        outline = outline_of(area, options)
-        record = replace(record_of([scene], grid, task, options), outline=outline)
-        inside = find_inside(outline.geometry, grid) if outline else None
-        dates.append(Date(f"tile {scene.tile}", record, pixels, task.bands, inside))
-    return _all_or_error(dates, folder, options, tell=tell)
+
+
+def _named_apart(dates: Sequence[Date], folder: Path) -> list[Date]:
+    """Give names of their own to masks whose name another product's has, here or in the folder.
+
+    A pass is sometimes cut into two products of one tile, each of which shows a part.
+    """
+    taken: dict[str, str] = {}
+    apart = []
+    for date in dates:
+        record, (source,) = date.record, date.record.sources
+        before = _source_of(folder / f"{record.name}.json")
+        if record.name in taken or before not in (None, source.id):
+            # Two strips of a pass differ in the end of their names, one product twice in its place.
+            twice = taken.get(record.name) == source.id
+            record = replace(record, suffix=_discriminator(source, by_place=twice))
+        taken[record.name] = source.id
+        apart.append(replace(date, record=record))
+    return apart
+
+
+def _source_of(path: Path) -> str | None:
+    """Tell from which product a mask was made that is there."""
+    try:
+        links = json.loads(path.read_text("utf-8"))["links"]
+        titles = [link["title"] for link in links if link["title"].startswith("Source item ")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return titles[0].removeprefix("Source item ") if titles else None
+
+
+def _discriminator(scene: Scene, *, by_place: bool) -> str:
+    """Take what the name of a product ends with, or a number made of where its files lie."""
+    found = re.search(r"_(\d{8}T\d{6})$", scene.id)
+    if found and not by_place:
+        return found[1]
+    places = " ".join(sorted({file.href for file in scene.files.values()}))
+    return hashlib.sha256(f"{scene.id} {places}".encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def _all_or_error(

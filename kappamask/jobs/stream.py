@@ -138,6 +138,8 @@ def label_window(
         name: bands[name].read(reader, window.rows.read, window.columns.read) for name in task.bands
     }
     for name in task.bands:
+        if bands[name].file.own:
+            continue  # what its user has cut out of a band is cut out
         check_band(
             name,
             task.bands,
@@ -156,7 +158,7 @@ def find_empty(
     for name in task.bands:
         band = bands[name]
         rows, columns = band.rows.native(window.rows.core), band.columns.native(window.columns.core)
-        if not reader.read(name, rows, columns).any():
+        if not band.file.has_data(reader.read(name, rows, columns)):
             empty.add(name)
     return empty
 
@@ -212,7 +214,8 @@ class Cells:
     def read(self, band: str, rows: slice, columns: slice) -> np.ndarray:
         """Read DN (y, x) uint16 of a band's own pixels; waits for what is being decoded."""
         height, width = self.shapes[band]
-        dn = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint16)
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        dn = np.empty(shape, self.bands[band].file.dtype)
         for row, column in product(_touched(rows, height), _touched(columns, width)):
             spans = self._spans((band, row, column))
             to, source = zip(

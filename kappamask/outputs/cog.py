@@ -6,6 +6,7 @@ Memory holds the blocks that are worked on, however large the raster is.
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import rasterio
 import rasterio.shutil
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
@@ -74,7 +75,7 @@ class Layer:
 class Placement:
     """Where the pixels of all layers lie."""
 
-    crs: CRS
+    crs: CRS | None  # None: its pixels have no place
     transform: Affine  # (column, row) of a pixel corner -> x, y; north up
     shape: tuple[int, int]  # rows, columns
 
@@ -181,7 +182,10 @@ class Draft(Tally):
         self._closed = False
         self._memory = MemoryFile()
         self._raw = self._memory.name if layer.compact else path.with_suffix(".raw.tif")
-        self._raster = rasterio.open(self._raw, "w", **_profile(layer, placement))
+        with warnings.catch_warnings():
+            # Some pixels have no place, as their record says.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self._raster = rasterio.open(self._raw, "w", **_profile(layer, placement))
         self._raster.descriptions = layer.bands
         if layer.scale != 1:
             self._raster.scales = (layer.scale,) * len(layer.bands)

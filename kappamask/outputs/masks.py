@@ -32,6 +32,12 @@ from kappamask.scenes.scene import sun_of
 from kappamask.scenes.sources import sources_of_dates
 
 NODATA = int(Label.MISSING)
+# STAC wants a span of time where there is no time: all of the mission's, so far and to come.
+UNKNOWN_TIME = {
+    "datetime": None,
+    "start_datetime": "2015-06-23T00:00:00Z",
+    "end_datetime": "2099-12-31T23:59:59Z",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class MaskRecord(Record):
 
     PARTS: ClassVar[tuple[str, ...]] = ("mask", "snow")
 
-    time: np.datetime64  # UTC
+    time: np.datetime64  # UTC; NaT where a raster does not tell it
+    suffix: str = ""  # of the name, where another mask has the same one without
     snow: bool = False  # whether its pixels come with snow
     keep_snow: bool = False  # in a file of its own
     outline: Outline | None = None  # what was cut out; None: all of the rectangle
@@ -73,24 +80,24 @@ class MaskRecord(Record):
         kappamask_20220602T000000_T32TPS_L2A
         kappamask_20220602T000000_T32TPS_L2A_10m_...
         """
-        stamp = re.sub("[-:]", "", self.timestamp[:19])
+        stamp = re.sub("[-:]", "", self.timestamp[:19]) or self.sources[0].id
         tile = [f"T{self.tile}"] if self.tile else []
-        return "_".join(["kappamask", stamp, *tile, self.level])
+        return "_".join(["kappamask", stamp, *tile, self.level, *filter(None, [self.suffix])])
 
     @property
     def timestamp(self) -> str:
-        """The sensing time as RFC 3339 wants it."""
-        return f"{np.datetime_as_string(self.time, unit='us')}Z"
+        """The sensing time as RFC 3339 wants it; "" where it is not known."""
+        return "" if np.isnat(self.time) else f"{np.datetime_as_string(self.time, unit='us')}Z"
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """The sensing time."""
-        return (self.timestamp,)
+        """The sensing time, if it is known."""
+        return (self.timestamp,) if self.timestamp else ()
 
     @property
     def identity(self) -> dict[str, Any]:
         """Time, grid and model."""
-        return {"datetime": self.timestamp, **grid_fields(self.placement), **self.optional}
+        return {"datetime": self.timestamp or None, **grid_fields(self.placement), **self.optional}
 
     def layers(self, pixels: Any) -> list[Layer]:
         """Say how class codes are stored: with palette, class names and tags."""
@@ -157,9 +164,10 @@ class MaskRecord(Record):
             "eo:snow_cover": None if snowy is None or not seen else round(100 * snowy / seen, 4),
             **self.optional,
         }
+        known = {"datetime": self.timestamp}
         return {
-            "datetime": self.timestamp,
-            **self.about(f"Cloud mask of {self.timestamp[:10]}"),
+            **(known if self.timestamp else UNKNOWN_TIME),
+            **self.about(f"Cloud mask of {self.timestamp[:10] or self.sources[0].id}"),
             **grid_fields(self.placement),
             **self.processing(lineage),
             **told(optional),

@@ -163,7 +163,7 @@ class Record(ABC):
     def credit(self) -> str:
         """The sentence that the Copernicus licence asks for."""
         years = sorted({moment[:4] for moment in self.moments})
-        return f"Contains modified Copernicus Sentinel data {'-'.join(years)}"
+        return f"Contains modified Copernicus Sentinel data {'-'.join(years)}".strip()
 
     def tags(self, before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
         """Tags of the files: those of every record, with its own before and after its model."""
@@ -206,6 +206,8 @@ class Record(ABC):
 
 def _place_words(placement: Placement, tile: str | None, outline: Outline | None) -> list[str]:
     """Say in a file's name where its pixels lie, as far as the tile does not."""
+    if placement.crs is None:
+        return []
     step, sides = placement.transform.a, (TILE_M, TILE_M)
     unit = "m" if placement.crs.is_projected else "deg"
     left, bottom, right, top = placement.bounds
@@ -220,6 +222,8 @@ def _place_words(placement: Placement, tile: str | None, outline: Outline | None
 
 def grid_fields(placement: Placement) -> dict[str, Any]:
     """Say where the pixels lie in the words of the projection extension."""
+    if placement.crs is None:
+        return {"proj:code": None, "proj:shape": list(placement.shape)}
     authority = placement.crs.to_authority()
     fields = {
         "proj:code": ":".join(authority) if authority else None,
@@ -429,7 +433,7 @@ def build_item(
     items are linked relative to the folder where it will lie.
     """
     found = record.measure(paths, layers)
-    geometry, bbox = footprint(record.placement)
+    geometry, bbox = footprint(record.placement) if record.placement.crs else (None, None)
     properties = record.properties(found)
     fields = record.assets(found)
     assets = {
@@ -447,7 +451,7 @@ def build_item(
         ],
         "id": record.name,
         "geometry": geometry,
-        "bbox": bbox,
+        **told({"bbox": bbox}),
         "properties": properties,
         "links": build_links(record, folder=folder),
         "assets": assets,
@@ -463,7 +467,7 @@ def _asset(placement: Placement, fields: Mapping[str, Any], path: Path) -> dict[
         "raster:sampling": "area",
     }
     crs, transform = placement.crs, placement.transform
-    if crs.is_projected:  # the resolution is in metres by definition
+    if crs and crs.is_projected:  # the resolution is in metres by definition
         step = (transform.a - transform.e) / 2
         asset["raster:spatial_resolution"] = step * crs.linear_units_factor[1]
     return asset

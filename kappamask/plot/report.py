@@ -145,7 +145,7 @@ def _read_entry(path: Path, folder: Path, *, pictures: bool) -> MaskEntry | None
         return MaskEntry(
             name=path.stem,
             group=path.parent.relative_to(folder).as_posix(),
-            time=str(properties["datetime"]),
+            time=str(properties["datetime"] or ""),
             shares={
                 entry["name"]: float(entry["percentage"])
                 for entry in assets["mask"]["classification:classes"]

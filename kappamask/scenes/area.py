@@ -37,6 +37,9 @@ SIGN = 5  # a bbox so many times wider than without one of its signs
 METRES = 111_320.0  # of a degree of latitude
 VECTORS = (".gpkg", ".shp", ".fgb")  # that GDAL reads, each in its own CRS
 _DEGREES = "west and east lie in -180..180, south and north in -90..90"
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, from 80 S on
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+_TILE = re.compile(rf"(?:MGRS-)?T?(\d{{1,2}})([{_BANDS}])([A-Z])([A-V])")
 _WGS84 = re.compile(r"CRS84|EPSG:+(\d*:)?4326$|WGS ?84$", re.IGNORECASE)
 
 
@@ -386,3 +389,53 @@ def _check(geometry: BaseGeometry, source: str) -> BaseGeometry:
             f"area {geometry.area:g} in {source}: buffer a point or a line first"
         )
     return shapely.force_2d(geometry)
+
+
+# --- MGRS tiles ---------------------------------------------------------------------------------
+
+
+def tile_geometry(tile: str) -> Polygon:
+    """Outline the 100 km square of an MGRS tile in degrees; products reach 10 km further.
+
+    Raises
+    ------
+    InputError
+        If there is no such tile.
+
+    Examples
+    --------
+    >>> [round(edge, 2) for edge in tile_geometry("32TPS").bounds]
+    [10.29, 45.94, 11.62, 46.86]
+    """
+    from pyproj import Transformer
+
+    found = _TILE.fullmatch(str(tile).strip().upper())
+    zone = int(found[1]) if found else 0
+    if found is None or not 1 <= zone <= 60:
+        raise InputError(
+            f"an MGRS tile is a UTM zone, a latitude band and two letters, such as 32TPS, got "
+            f"{tile!r:.40}: correct it"
+        )
+    band, column, row = found[2], found[3], found[4]
+    columns = _LETTERS[(zone - 1) % 3 * 8 :][:8]
+    rows = _LETTERS[:20] if zone % 2 else _LETTERS[5:20] + _LETTERS[:5]
+    if column not in columns or row not in rows:
+        raise InputError(f"zone {zone} has no square {column}{row}, got tile {tile!r}: correct it")
+    south = -80 + 8 * _BANDS.index(band)
+    north = 84 if band == "X" else south + 8
+    to_degrees = Transformer.from_crs((32600 if south >= 0 else 32700) + zone, 4326, always_xy=True)
+    left = (columns.index(column) + 1) * 100_000
+    bottoms = [rows.index(row) * 100_000 + cycle * 2_000_000 for cycle in range(5)]
+    squares = [
+        shapely.transform(
+            shapely.segmentize(box(left, bottom, left + 100_000, bottom + 100_000), 20_000),
+            to_degrees.transform,
+            interleaved=False,
+        )
+        for bottom in bottoms
+    ]
+    middle = (south + north) / 2
+    square = min(squares, key=lambda outline: abs(outline.centroid.y - middle))
+    if square.bounds[3] < south or square.bounds[1] > north:
+        raise InputError(f"band {band} has no square {column}{row}, got tile {tile!r}: correct it")
+    return square

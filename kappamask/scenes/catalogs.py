@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kappamask.base.bands import BANDS, BY_NAME, LEVELS, NAMES, get_band
 from kappamask.base.errors import CatalogError, InputError, ItemError, UnknownNameError
 from kappamask.scenes.items import View, is_address, view_of
 from kappamask.scenes.scene import BandFile
+from kappamask.scenes.zarr_store import RAISED, split_array
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
 FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
@@ -138,6 +141,15 @@ _TABLE = (
         signer="planetary_computer",
     ),
     Profile("terrascope", "https://stac.terrascope.be", _COPERNICUS_LEVELS),
+    # Assets are arrays of Zarr stores; scale and offset are in their attributes.
+    Profile(
+        "eopf",
+        "https://stac.core.eopf.eodc.eu",
+        {
+            "L2A": Holding(("sentinel-2-l2a",), _WITH_RESOLUTION),
+            "L1C": Holding(("sentinel-2-l1c",), _WITH_RESOLUTION),
+        },
+    ),
 )
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _TABLE}
 
@@ -278,11 +290,14 @@ def resolve_assets(
             f"{profile.name!r}, got {', '.join(view.assets) or 'none'}: leave the band out, "
             "or pass profile=..."
         )
-    if dn_offset is None:  # layers that take no offset need no baseline
-        dn_offset = _dn_offset(view, profile) if any(name in NAMES for name in found) else 0
+    hrefs = {name: _readable(*view.assets[key]) for name, key in found.items()}
+    arrays = {name for name, href in hrefs.items() if split_array(href)}
+    if dn_offset is None:  # layers that take no offset need no baseline, arrays tell their own
+        needed = any(name in NAMES for name in found if name not in arrays)
+        dn_offset = _dn_offset(view, profile) if needed else RAISED if arrays else 0
     resolved = {}
     for name, key in found.items():
-        band, (href, _) = get_band(name), view.assets[key]
+        band, href = get_band(name), hrefs[name]
         if not is_address(href):
             raise ItemError(
                 f"item {view.id}: asset {key!r} has no href that can be opened, got {href!r:.80}: "
@@ -294,6 +309,27 @@ def resolve_assets(
             band=name, key=key, href=href, dn_offset=offset, scale=1 / band.dn_scale, gsd=gsd
         )
     return resolved
+
+
+def _readable(href: str, fields: Mapping[str, Any]) -> str:
+    """Choose the address of an asset: its https alternate where a bucket wants keys that are not.
+
+    Source: STAC extension alternate-assets 1.2.
+    """
+    alternate = fields.get("alternate")
+    if not (href.startswith("s3://") and isinstance(alternate, Mapping)) or _has_keys():
+        return href
+    others = [other.get("href") for other in alternate.values() if isinstance(other, Mapping)]
+    return next((o for o in others if isinstance(o, str) and o.startswith("https://")), href)
+
+
+def _has_keys() -> bool:
+    """Tell whether GDAL finds keys to buckets, or is told that none are needed."""
+    told = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_NO_SIGN_REQUEST")
+    told += ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    told += ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",)
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    return any(map(os.environ.get, told)) or Path(file).expanduser().is_file()
 
 
 def _dn_offset(view: View, profile: Profile) -> int:

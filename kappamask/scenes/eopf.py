@@ -25,9 +25,8 @@ from kappamask.base.retry import is_remote, without_query
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.safe import Granule, Held, Product
 from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
-from kappamask.scenes.zarr_store import named, open_array, open_group, split_array
+from kappamask.scenes.zarr_store import RAISED, named, open_array, open_group, split_array
 
-RAISED = -1000  # offset under which DN are made of floating point: those below 0 % are kept
 MOST_DN = 65535
 _GROUPS = {10: "r10m", 20: "r20m", 60: "r60m"}
 _STAMP = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?=_|$)")
@@ -167,22 +166,9 @@ def _tile(root: Any, view: View, arrays: Mapping[Held, Any]) -> TileMetadata:
     shapes: dict[int, tuple[int, int]] = {}
     corners, codes = set(), set()
     for (_, gsd), array in arrays.items():
-        place = view_of(
-            {
-                "id": view.id,
-                "properties": {},
-                "assets": {
-                    array.path: {
-                        "href": array.path,
-                        "proj:shape": list(array.shape),
-                        **{
-                            key: array.attrs.get(key)
-                            for key in ("proj:epsg", "proj:code", "proj:transform")
-                        },
-                    }
-                },
-            }
-        ).place(array.path)
+        fields = {"href": array.path, "proj:shape": list(array.shape), **_grid(root, array)}
+        item = {"id": view.id, "properties": {}, "assets": {array.path: fields}}
+        place = view_of(item).place(array.path)
         if place["epsg"] is None or place.get("gsd") != gsd:
             raise ItemError(
                 f"{view.id}: {array.path} tells proj:epsg and proj:transform with pixels of {gsd} "
@@ -199,6 +185,20 @@ def _tile(root: Any, view: View, arrays: Mapping[Held, Any]) -> TileMetadata:
     ((left, top),) = corners
     zenith, azimuth = _sun(root)
     return TileMetadata(view.id, view.tile or "", codes.pop(), left, top, shapes, zenith, azimuth)
+
+
+def _grid(root: Any, array: Any) -> dict[str, Any]:
+    """Find CRS and transform in the attributes of an array, or of its group and coordinates."""
+    told = {key: array.attrs.get(key) for key in ("proj:epsg", "proj:code", "proj:transform")}
+    group = root[array.path.rpartition("/")[0]]
+    if not (told["proj:epsg"] or told["proj:code"]):
+        told["proj:code"] = group.attrs.get("proj:code")
+    if told["proj:transform"] is None and {"x", "y"} <= set(group):
+        x, y = (np.asarray(group[name][:2], float) for name in ("x", "y"))
+        step, down = float(x[1] - x[0]), float(y[1] - y[0])
+        corner = float(x[0]) - step / 2, float(y[0]) - down / 2
+        told["proj:transform"] = [step, 0.0, corner[0], 0.0, down, corner[1]]
+    return told
 
 
 def _sun(root: Any) -> tuple[float, float]:

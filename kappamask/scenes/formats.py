@@ -24,7 +24,7 @@ from kappamask.base.retry import is_remote, without_query
 if TYPE_CHECKING:
     import xarray as xr
 
-# Of one's own raster: whoever needs its place asks for that. Once and for all, as threads open files.
+# Of one's own raster: whoever needs its place asks for that. Once for all, as threads open files.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"kappamask\.")
 # GDAL's names of what Sentinel-2 comes in, and of what users name themselves: VRT names other
 # files, so it is none of strangers.

@@ -175,7 +175,7 @@ class View:
         """Tell the pixel size of an asset, metres; None where nothing tells it."""
         # 1. the product's own file name (Copernicus' B07_60m says gsd 20), 2. gsd, 3. the grid
         href, fields = self.assets[key]
-        if told := re.search(r"[_/]R?([126]0)m[_./][^/]*(?:/[^/]*)?$", href):
+        if told := re.search(r"[_/][Rr]?([126]0)m[_./][^/]*(?:/[^/]*)?$", href):
             return float(told[1])
         transform = fields.get("proj:transform")
         steps = [fields.get("gsd"), *(transform[:1] if isinstance(transform, list | tuple) else ())]
@@ -194,6 +194,7 @@ class View:
         fields = {**self.properties, **self.assets[key][1]}
         where = f"item {self.id}, asset {key!r}"
         code = fields.get("proj:code") or fields.get("proj:epsg")
+        code = code or _code_of(fields.get("proj:wkt2"))
         told = _EPSG.fullmatch(str(code).strip().upper())
         if code and (told is None or not _is_known(int(told[1]))):
             raise ItemError(
@@ -350,6 +351,18 @@ def _is_known(epsg: int) -> bool:
     except CRSError:
         return False
     return True
+
+
+def _code_of(wkt: Any) -> int | None:
+    """Find the EPSG code of a CRS that is written out; None where it has none."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        code = CRS.from_wkt(wkt).to_epsg() if isinstance(wkt, str) else None
+    except CRSError:
+        return None
+    return code
 
 
 def _is_shape(shape: Any) -> bool:

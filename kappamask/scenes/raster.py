@@ -18,6 +18,7 @@ import numpy as np
 
 from kappamask.base.bands import canonical_name, check_level, check_network_bands, get_band
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
+from kappamask.base.files import spelled
 from kappamask.base.retry import is_remote, without_query
 from kappamask.scenes.formats import OWN, PIXELS, open_pixels
 from kappamask.scenes.scene import NO_TIME, BandFile, Frame, Scene
@@ -131,7 +132,7 @@ def _href(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if is_remote(text) or text.startswith("/vsi"):
         return text
-    return str(Path(text).expanduser().absolute())
+    return str(spelled(Path(text).expanduser().absolute()))
 
 
 def _band_names(

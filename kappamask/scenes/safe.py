@@ -20,7 +20,7 @@ import numpy as np
 
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
-from kappamask.base.files import check_regular
+from kappamask.base.files import check_regular, spelled
 from kappamask.scenes.area import parse_area
 from kappamask.scenes.safe_metadata import (
     ProductMetadata,
@@ -32,7 +32,10 @@ from kappamask.scenes.scene import BandFile, Scene
 
 RESOLUTIONS = (10, 20, 60)  # metres; each is a whole multiple of those before it
 Held = tuple[str, int]  # band and pixel size in metres
-_GRANULE = re.compile(r"GRANULE/([^/]+)/(?:MTD_TL|S2[A-D]_[A-Z]{4}_MTD_L(?:1C|2A)_TL_\w+)\.xml")
+# A granule's metadata are told by what they hold: the open archive calls them metadata.xml.
+_GRANULE = re.compile(r"GRANULE/([^/]+)/([^/]+)\.xml", re.IGNORECASE)
+_USUAL = re.compile(r"MTD_TL|S2[A-D]_[A-Z]{4}_MTD_L(?:1C|2A)_TL_\w+")
+_IMAGES = (".jp2", ".tif", ".tiff")  # Planetary Computer has its SAFE trees in TIFF
 _IMAGE = re.compile(r".*_(B\d[0-9A]|AOT|WVP)(?:_([126]0)m)?")
 _TILE = re.compile(r"(?:^|_)T(\d{2}[A-Z]{3})(?=_)")
 LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb does not
@@ -97,8 +100,8 @@ class Archive:
     def gdal_path(self, name: str) -> str:
         """Tell how GDAL opens a file of the product."""
         if self.location.is_dir():
-            return str(self.location / name)
-        path = str(self.location)  # in braces, whatever its suffix; GDAL counts those inside
+            return str(spelled(self.location) / name)
+        path = str(spelled(self.location))  # in braces, whatever its suffix: GDAL counts those
         if _are_paired(path):
             return f"/vsizip/{{{path}}}/{self.inside}{name}"
         return f"/vsizip/{path}/{self.inside}{name}"
@@ -238,22 +241,26 @@ class Product:
         area: Any = None,
         tile: str | None = None,
         dn_offset: int | None = None,
+        apart: bool = False,
     ) -> list[Scene]:
-        """Say what is to be read, granule by granule; parameters and errors as of `open_safe`."""
+        """Say what is to be read, granule by granule; parameters and errors as of `open_safe`.
+
+        `apart`: each granule is for itself, so they may lie in several UTM zones.
+        """
         if resolution not in RESOLUTIONS:
             raise InputError(
                 f"a SAFE product is read at 10, 20 or 60 m per pixel, got {resolution!r}: choose "
                 "one of them"
             )
-        chosen = self._select(area=area, tile=tile)
+        chosen = self._select(area=area, tile=tile, apart=apart)
         sizes = [self._choose_bands(granule, bands, resolution) for granule in chosen]
         return [
             self._scene(granule, held, dn_offset)
             for granule, held in zip(chosen, sizes, strict=True)
         ]
 
-    def _select(self, *, area: Any, tile: str | None) -> list[Granule]:
-        """Choose granules by tile and area; they are of one UTM zone."""
+    def _select(self, *, area: Any, tile: str | None, apart: bool) -> list[Granule]:
+        """Choose granules by tile and area; they are of one UTM zone, unless `apart`."""
         name, chosen = self.metadata.name, list(self.granules)
         held = [granule.metadata.tile for granule in chosen]
         listed = {_tile_in(PurePosixPath(image).name) for image in self.metadata.images} - {None}
@@ -275,7 +282,7 @@ class Product:
                     f"the area {tuple(round(edge, 4) for edge in geometry.bounds)} lies outside "
                     f"product {name}, which covers {', '.join(held)}: check the area"
                 )
-        if len({granule.metadata.epsg for granule in chosen}) > 1:
+        if not apart and len({granule.metadata.epsg for granule in chosen}) > 1:
             tiles = ", ".join(f"{g.metadata.tile} (EPSG:{g.metadata.epsg})" for g in chosen)
             raise InputError(
                 f"a cube lies in one UTM zone, product {name} holds {tiles}: pass tile='{held[0]}' "
@@ -296,7 +303,7 @@ class Product:
         if gone := [file for name in lacking for file in granule.absent(name)]:
             raise ReadError(
                 f"{tile} lists {', '.join(gone)}, which are not there: download it again, or leave "
-                "their bands out with bands=[...]"
+                "their bands out with bands=[...] (kappamask mask: --bands B02,B03,B04,B08)"
             )
         if coarse := [name for name in lacking if name in held]:
             there = min(gsd for name, gsd in granule.names if name in coarse)
@@ -379,27 +386,39 @@ def read_product(path: str | os.PathLike[str]) -> Product:
     archive = _open_archive(path)
     where = f"{archive.location}: {archive.metadata}"
     metadata = parse_product(archive.read(archive.metadata), where=where)
-    folders = {found[1]: name for name in archive.names if (found := _GRANULE.fullmatch(name))}
     granules = [
-        _read_granule(archive, folder, name, metadata.images) for folder, name in folders.items()
+        _read_granule(archive, folder, name, metadata.images)
+        for folder, name in _find_granules(archive).items()
     ]
     if not granules:
         raise ReadError(
-            f"{archive.location} must hold granules (GRANULE/.../MTD_TL.xml), found none: "
+            f"{archive.location} must hold granules (GRANULE/.../MTD_TL.xml, or another XML file "
+            "with a TILE_ID), found none: "
             "download the product again"
         )
     granules.sort(key=lambda granule: granule.metadata.tile)
     return Product(archive, metadata, tuple(granules))
 
 
+def _find_granules(archive: Archive) -> dict[str, str]:
+    """Find the metadata of each granule by its folder: the usual names first, then by content."""
+    found: dict[str, str] = {}
+    names = {name: told for name in sorted(archive.names) if (told := _GRANULE.fullmatch(name))}
+    for name, told in sorted(names.items(), key=lambda one: not _USUAL.fullmatch(one[1][2])):
+        usual = _USUAL.fullmatch(told[2])
+        if told[1] not in found and (usual or b"TILE_ID" in archive.read(name)):
+            found[told[1]] = name
+    return found
+
+
 def _read_granule(archive: Archive, folder: str, name: str, images: Sequence[str]) -> Granule:
     """Read a granule's metadata and find its files."""
     metadata = parse_tile(archive.read(name), where=f"{archive.location}: {name}")
     prefix = f"GRANULE/{folder}/IMG_DATA/"
-    jp2 = sorted(n for n in archive.names if n.startswith(prefix) and n.endswith(".jp2"))
+    held = sorted(n for n in archive.names if n.startswith(prefix) and n.lower().endswith(_IMAGES))
     listed = [PurePosixPath(image).name for image in images]
     listed = [image for image in listed if _tile_in(image) in (metadata.tile, None)]
-    return Granule(metadata, _index_images(jp2), _index_images(listed))
+    return Granule(metadata, _index_images(held), _index_images(listed))
 
 
 def _tile_in(name: str) -> str | None:
@@ -412,7 +431,8 @@ def _index_images(names: Sequence[str]) -> dict[Held, str]:
     """Tell band and pixel size of image files by their names; others are left out."""
     index = {}
     for name in names:
-        if found := _IMAGE.fullmatch(PurePosixPath(name).name.removesuffix(".jp2")):
+        stem = re.sub(r"\.(?:jp2|tiff?)$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
+        if found := _IMAGE.fullmatch(stem):
             band = get_band(found[1])
             index[band.name, int(found[2] or band.gsd)] = name
     return index

@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError
-from kappamask.scenes.area import cut_at_antimeridian, parse_area
+from kappamask.scenes.area import cut_at_antimeridian, parse_area, tile_geometry
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import parse_dates
 from kappamask.scenes.items import View, view_of
@@ -36,12 +36,13 @@ _NO_GEOMETRY = (
 SAME_FOOTPRINT = 0.05  # reprocessing moves footprints by up to 0.4 % in the items looked at
 
 
-def search(
+def search(  # noqa: PLR0913  the public contract fixes the first six
     area: Any,
     dates: Any,
     *,
     catalog: str | os.PathLike[str] | Profile = "earth-search",
     level: str = "L2A",
+    tile: str | None = None,
     max_cloud_cover: float | None = None,
     max_items: int | None = None,
 ) -> list[pystac.Item]:
@@ -55,7 +56,7 @@ def search(
     ----------
     area
         bbox ``(west, south, east, north)`` in degrees, GeoJSON geometry or file, or
-        shapely geometry; see `kappamask.scenes.area.parse_area`.
+        shapely geometry; see `kappamask.scenes.area.parse_area`. None: all of `tile`.
     dates
         ``"2024-06-01/2024-06-30"``, one day, month or year, an open span
         ``"../2024-06-30"``, or a pair of dates, in UTC; see `kappamask.scenes.dates.parse_dates`.
@@ -64,6 +65,8 @@ def search(
         STAC API or of a static catalogue, or the path of a static ``catalog.json``.
     level
         ``"L2A"`` or ``"L1C"``.
+    tile
+        MGRS tile, ``"32TPS"``: items of it alone.
     max_cloud_cover
         Percent, 0-100, of the whole item; an item that does not tell its own is left
         out. None keeps all.
@@ -97,7 +100,9 @@ def search(
         raise InputError(f"max_cloud_cover is a percentage from 0 to 100, got {max_cloud_cover}")
     if max_items is not None and max_items < 1:
         raise InputError(f"max_items must be at least 1, got {max_items}: leave it out for all")
-    query = Query(parse_area(area), parse_dates(dates), check_level(level), max_cloud_cover)
+    shown = tile_geometry(tile) if area is None and tile else parse_area(area)
+    wanted = None if tile is None else tile.strip().upper().removeprefix("MGRS-").removeprefix("T")
+    query = Query(shown, parse_dates(dates), check_level(level), max_cloud_cover, wanted)
     location, profile = _locate(catalog, level)
     sign = profile.find_signer() if profile else None
     opened = Catalogue(location, profile)
@@ -153,6 +158,8 @@ def _sift(
         ("show the area", lambda view: _shows(view, query.area)),
         (f"lie within {query.dates}", lambda view: view.time in query.dates),
     ]
+    if query.tile:
+        conditions.append((f"are of tile {query.tile}", lambda view: view.tile == query.tile))
     kept = [view_of(item) for item in items]
     told = [f"{len(kept)} found"]
     for text, holds in conditions:

@@ -15,6 +15,7 @@ from kappamask.scenes.area import cut_at_antimeridian
 from kappamask.scenes.catalogs import profile_of, resolve_assets
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.scene import NO_TIME, BandFile, Scene, rounded
+from kappamask.scenes.zarr_store import split_array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -79,6 +80,7 @@ def scene_of(
     if also:
         held |= resolve(view if own else view.item, also)
     files = {band: replace(file, **view.place(file.key)) for band, file in held.items()}
+    files = _placed_in_store(files)
     codes = {file.epsg for file in files.values()}
     if len(codes) > 1:
         raise ItemError(f"item {view.id}: its bands are in several CRS, got {codes}")
@@ -96,6 +98,24 @@ def scene_of(
     )
     _check_place(scene)
     return scene
+
+
+def _placed_in_store(files: dict[str, BandFile]) -> dict[str, BandFile]:
+    """Let a Zarr store say where the arrays of an item lie, if the item does not."""
+    arrays = {band: split_array(file.href) for band, file in files.items() if not file.height}
+    stores = {found[0] for found in arrays.values() if found}
+    if not stores:
+        return files
+    from kappamask.scenes.eopf import read_store
+
+    tiles = {store: read_store(store).granules[0].metadata for store in sorted(stores)}
+    placed = {}
+    for band, found in arrays.items():
+        if found and (shape := tiles[found[0]].shapes.get(round(files[band].gsd))):
+            tile = tiles[found[0]]
+            edges = {"left": tile.left, "top": tile.top, "height": shape[0], "width": shape[1]}
+            placed[band] = replace(files[band], epsg=tile.epsg, **edges)
+    return files | placed
 
 
 def source_of(item: Any) -> Scene:

@@ -57,6 +57,7 @@ class Query:
     dates: Interval
     level: str  # "L1C" or "L2A"
     max_cloud_cover: float | None  # percent
+    tile: str | None = None  # MGRS, "32TPS": looked at here, catalogues call it differently
 
 
 class Catalogue:

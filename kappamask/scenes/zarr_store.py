@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kappamask.base.errors import InputError, ReadError
+from kappamask.base.errors import InputError, KappaMaskError, ReadError
 from kappamask.base.retry import is_remote, without_query
 
+RAISED = -1000  # offset under which arrays are read as DN: values below 0 % are kept
 _ARRAY = re.compile(r"(.+?)/((?:measurements/reflectance|quality/atmosphere)/r\d+m/\w+)(\?.*)?")
 
 
@@ -68,7 +69,7 @@ def named(location: str) -> Iterator[None]:
     """Turn what zarr and its codecs raise of damaged stores into an error that names them."""
     try:
         yield
-    except (InputError, ReadError, MemoryError):
+    except (KappaMaskError, MemoryError):
         raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
         said = without_query(" ".join(str(error).split())) or type(error).__name__

@@ -5,6 +5,7 @@ import re
 
 import pystac
 import pytest
+from pyproj import CRS
 from support.real_items import REFUSED, make_item, readable_items, real_items, refuses
 
 from kappamask.base import bands as band_table
@@ -74,7 +75,10 @@ def test_there_are_124_real_documents_and_each_is_expected(documents, readable):
 @pytest.mark.shared
 @pytest.mark.parametrize("form", ["dict", "pystac"])
 @pytest.mark.parametrize(("folder", "level"), list(EXPECTED))
-def test_real_items_resolve_to_the_right_files_and_offsets(readable, folder, level, form):
+def test_real_items_resolve_to_the_right_files_and_offsets(
+    readable, folder, level, form, monkeypatch
+):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")  # else their https alternates are taken
     expected_profile, number, raised = EXPECTED[folder, level]
     offsets = []
     for path, (where, document) in readable.items():
@@ -303,3 +307,52 @@ def test_profiles_are_looked_up_by_name():
     assert get_profile("copernicus") is PROFILES["copernicus"]
     with pytest.raises(UnknownNameError, match=r"unknown catalogue 'landsat'.*earth-search, "):
         get_profile("landsat")
+
+
+# --- addresses --------------------------------------------------------------------------------
+
+
+KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_NO_SIGN_REQUEST",
+    "AWS_ROLE_ARN",
+)
+
+
+@pytest.mark.parametrize("key", [None, *KEYS])
+def test_the_https_alternate_is_taken_where_there_are_no_keys(monkeypatch, tmp_path, key):
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    if key:
+        monkeypatch.setenv(key, "YES")
+    item = make_item()
+    item["assets"]["red"] |= {
+        "href": "s3://bucket/B04.jp2",
+        "alternate": {"s3": {"href": "s3://other/B04.jp2"}, "https": {"href": "https://host/B04"}},
+    }
+    href = resolve_assets(item, ["B04"])["B04"].href
+    assert href == ("s3://bucket/B04.jp2" if key else "https://host/B04")
+
+
+def test_a_crs_that_is_written_out_has_its_code():
+    item = make_item()
+    item["properties"] |= {"proj:wkt2": CRS.from_epsg(32632).to_wkt()}
+    assert view_of(item).place("red") == {"epsg": 32632}
+    assert view_of(item | {"properties": {"proj:wkt2": "no"}}).place("red") == {"epsg": None}
+
+
+def test_arrays_of_a_store_are_assets_whose_offset_is_their_own():
+    item = make_item()
+    item["assets"] = {
+        f"{band}_{gsd}m": {"href": f"https://host/S2A.zarr/measurements/reflectance/r{gsd}m/{band}"}
+        for band, gsd in (("b02", 10), ("B02", 20), ("B05", 20))
+    }
+    item["assets"]["B02_10m"] = item["assets"].pop("b02_10m")
+    files = resolve_assets(item)
+    assert [(file.key, file.gsd, file.dn_offset) for file in files.values()] == [
+        ("B02_10m", 10, -1000),
+        ("B05_20m", 20, -1000),
+    ]
