@@ -159,6 +159,7 @@ def test_the_command_masks_all_of_them_alike(folder, tmp_path, capsys):
 # --- stores ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "level", "baseline"),
     [
@@ -249,6 +250,7 @@ def test_a_store_that_is_no_product_gets_one_clear_error(tmp_path, kind, error, 
         km.open_safe(path).compute()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_structures_of_seven_real_stores_are_read(shared_data, tmp_path):
     """Metadata alone, written back as stores: names, groups, attributes are those of real ones."""
