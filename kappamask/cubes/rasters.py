@@ -29,10 +29,9 @@ from kappamask.base.pixels import average_dn, is_lost, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, without_query
 from kappamask.base.windows import Grid
 from kappamask.scenes.codestream import check_codestream
-from kappamask.scenes.eopf import ZarrBand
 from kappamask.scenes.formats import ALONE, OWN, PIXELS, open_pixels
 from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
-from kappamask.scenes.zarr_store import split_array
+from kappamask.scenes.zarr_store import ZarrBand, split_array
 
 T = TypeVar("T")
 # GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,

@@ -54,13 +54,14 @@ from kappamask.predict.array import Output, Task, make_task
 from kappamask.scenes.area import MAX_PIXELS, AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers
-from kappamask.scenes.raster import Told
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
+
+    from kappamask.scenes.raster import Told
 
 LOG = logging.getLogger(__name__)
 BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB

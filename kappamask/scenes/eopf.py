@@ -25,9 +25,8 @@ from kappamask.base.retry import is_remote, without_query
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.safe import Granule, Held, Product
 from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
-from kappamask.scenes.zarr_store import RAISED, named, open_array, open_group, split_array
+from kappamask.scenes.zarr_store import RAISED, named, open_group
 
-MOST_DN = 65535
 _GROUPS = {10: "r10m", 20: "r20m", 60: "r60m"}
 _STAMP = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?=_|$)")
 _REFLECTANCE = re.compile(r"\b(TOA|BOA)\b")
@@ -253,55 +252,3 @@ def _offset_of(attrs: Mapping[str, Any]) -> int:
 
 def _scale_of(band: str, attrs: Mapping[str, Any]) -> float:
     return float(attrs.get("scale_factor") or 1 / get_band(band).dn_scale)
-
-
-class ZarrBand:
-    """One array, read as DN under the offset and scale that its scene tells.
-
-    Parameters
-    ----------
-    href
-        Address of the array.
-    dn_offset, scale
-        ``(dn + dn_offset) * scale`` is the physical value.
-    proxy
-        "" is none, None the usual one.
-    """
-
-    def __init__(self, href: str, *, dn_offset: float, scale: float, proxy: str | None) -> None:
-        self.href, self.dn_offset, self.scale = href, dn_offset, scale
-        self.array = open_array(*(split_array(href) or (href, "")), proxy=proxy)
-        self.shape: tuple[int, ...] = self.array.shape
-        self.fill = self.array.attrs.get("fill_value", self.array.fill_value)
-        attrs = self.array.attrs
-        self.factor = float(attrs.get("scale_factor", 1.0))
-        self.summand = float(attrs.get("add_offset", 0.0))
-        stored = self.array.dtype.kind
-        if len(self.shape) != 2 or stored not in "uf" or (stored == "u" and self.factor == 1):
-            raise InputError(
-                f"{without_query(href)} must hold (y, x) DN with scale_factor, or floating point, "
-                f"got {self.shape} of {self.array.dtype}: it is no EOPF product"
-            )
-
-    def close(self) -> None:
-        """Hold nothing open: chunks are read one by one."""
-
-    @property
-    def block_shape(self) -> tuple[int, int]:
-        """Rows and columns that are compressed together."""
-        rows, columns = getattr(self.array, "shards", None) or self.array.chunks
-        return int(rows), int(columns)
-
-    def read(self, rows: slice, columns: slice) -> np.ndarray:
-        """Read DN (y, x) uint16 of a window, 0 = no data."""
-        with named(self.href):
-            stored = self.array[rows, columns]
-        empty = ~np.isfinite(stored) if stored.dtype.kind == "f" else stored == (self.fill or 0)
-        apart = self.summand / self.scale - self.dn_offset
-        if stored.dtype == np.uint16 and np.isclose(self.factor, self.scale) and abs(apart) < 0.5:
-            dn: np.ndarray = stored
-            return dn if not self.fill else np.where(empty, np.uint16(0), dn)
-        with np.errstate(invalid="ignore"):
-            physical = stored.astype(np.float64) * self.factor + self.summand
-            dn = np.clip(np.rint(physical / self.scale - self.dn_offset), 1, MOST_DN)
-            return np.where(empty, 0, dn).astype(np.uint16)

@@ -107,7 +107,8 @@ def test_real_items_resolve_to_the_right_files_and_offsets(
 
 
 @pytest.mark.shared
-def test_auxiliary_layers_of_real_items_take_no_offset(readable):
+def test_auxiliary_layers_of_real_items_take_no_offset(readable, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
     number = 0
     for path, (_, document) in readable.items():
         if view_of(document).level == "L2A":
@@ -328,7 +329,7 @@ def test_the_https_alternate_is_taken_where_there_are_no_keys(monkeypatch, tmp_p
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     if key:
         monkeypatch.setenv(key, "YES")
-    item = make_item()
+    item = make_item(**{"s2:processing_baseline": "05.09"})
     item["assets"]["red"] |= {
         "href": "s3://bucket/B04.jp2",
         "alternate": {"s3": {"href": "s3://other/B04.jp2"}, "https": {"href": "https://host/B04"}},
