@@ -38,7 +38,7 @@ from kappamask.scenes.area import (
     project_bounds,
 )
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Frame, Scene, overlap, rounded, sun_of
+from kappamask.scenes.scene import Bounds, Scene, overlap, rounded, sun_of
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
@@ -439,3 +439,16 @@ def build_cube(
     cube = whole.isel(y=rows, x=columns)
     cube.encoding[SURROUNDINGS] = whole
     return cube
+
+
+def _is_turned(frame: Frame) -> bool:
+    return bool(frame.transform[1] or frame.transform[3])
+
+
+def _centres_of_frame(frame: Frame, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of pixel centres; of pixels without a place, or turned, how they are counted."""
+    columns, rows = np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5
+    if frame.crs_wkt is None or _is_turned(frame):
+        return columns, rows
+    a, _, c, _, e, f = frame.transform
+    return c + a * columns, f + e * rows

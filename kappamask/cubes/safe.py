@@ -10,8 +10,6 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kappamask.base.windows import LATTICE, snap_chunks
 from kappamask.cubes.cube import beside_area, build_cube, choose_grid
 from kappamask.cubes.native import read_lazily
