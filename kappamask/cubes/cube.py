@@ -38,7 +38,7 @@ from kappamask.scenes.area import (
     project_bounds,
 )
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import Bounds, Scene, overlap, rounded, sun_of
+from kappamask.scenes.scene import Bounds, Frame, Scene, overlap, rounded, sun_of
 from kappamask.scenes.sources import Resolve, scene_of
 
 if TYPE_CHECKING:
