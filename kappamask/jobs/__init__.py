@@ -31,7 +31,7 @@ __all__ = [
 _OTHERS = {
     "composites": ("CompositeOptions", "compose_items"),
     "fields": ("FieldTable", "field_shares", "mask_fields"),
-    "products": ("mask_files", "mask_product"),
+    "products": ("mask_files", "mask_product", "mask_products"),
 }
 
 
