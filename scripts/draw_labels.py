@@ -41,7 +41,7 @@ COLORS = np.array(
 SNOW = 7  # place of its colour
 TILE, ACROSS, DOWN = 200, 3, 8  # pixels of a picture; chips along and down a sheet
 SMALL, LARGE = 128, 768  # pixels of a picture of landscapes; of the embedded scene its width
-QUALITY = 78
+QUALITY, BACK = 78, 60
 FOUR, SIX = BAND_SETS[:2]
 FEWER = {"all": (), "6": SIX, "4": FOUR}  # bands that a network is given
 
@@ -58,7 +58,8 @@ def main() -> None:
     config = read_config(options.config)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.landscapes is not None:
-        splits = (read_split(source, split) for source in config.data for split in ("train", "val"))
+        tables = [source for source in config.data if "table" in source.options]  # the rest: fields
+        splits = (read_split(source, split) for source in tables for split in ("train", "val"))
         told = {chip.name: chip for chips in splits for chip in chips}
         draw_landscapes(options.landscapes, told, network_of(options.weights), options.out)
         return
@@ -136,11 +137,17 @@ def draw_landscapes(
             if file.stem != "ca_66_pre"  # a median of dates: no picture that a satellite took
         ),
         "snow": [
-            scene_row(read_scene(file), None, network, tuple(FEWER))
+            scene_row(read_scene(file), None, network, ("all", "4"))
             for file in sorted((data / "series" / "oetztal_snow").glob("*.tif"))
         ],
         "series": three_across(
-            scene_row(read_scene(file), told.get(f"lazio_p0_{file.stem}"), network, tuple(FEWER))
+            scene_row(
+                read_scene(file),
+                told.get(f"lazio_p0_{file.stem}"),
+                network,
+                tuple(FEWER),
+                always_told=True,
+            )
             for file in sorted((data / "series" / "lazio_p0").glob("*.tif"))
         ),
         "germany": germany_rows(network),
@@ -194,7 +201,7 @@ def germany_rows(network: NetworkPeer) -> list[list[np.ndarray]]:
 def three_across(rows: Iterable[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """Put three rows of pictures beside one another, with a gap between them."""
     kept = list(rows)
-    gap = np.full((SMALL, 12, 3), 255, np.uint8)
+    gap = np.full((SMALL, 12, 3), BACK, np.uint8)
     return [[picture for row in some for picture in (*row, gap)][:-1] for some in cut(kept, ACROSS)]
 
 
@@ -202,13 +209,13 @@ def three_across(rows: Iterable[list[np.ndarray]]) -> list[list[np.ndarray]]:
 
 
 def lay_out(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Lay rows of pictures of one height below one another, white beside the shorter ones."""
-    strips = [np.hstack([np.pad(one, ((0, 4), (0, 2), (0, 0)), constant_values=255)
+    """Lay rows of pictures of one height below one another, on a dark ground: cloud is white."""
+    strips = [np.hstack([np.pad(one, ((0, 4), (0, 2), (0, 0)), constant_values=BACK)
                          for one in row]) for row in rows]  # fmt: skip
     widest = max(strip.shape[1] for strip in strips)
     return np.vstack(
         [
-            np.pad(strip, ((0, 0), (0, widest - strip.shape[1]), (0, 0)), constant_values=255)
+            np.pad(strip, ((0, 0), (0, widest - strip.shape[1]), (0, 0)), constant_values=BACK)
             for strip in strips
         ]
     )

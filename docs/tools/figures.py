@@ -18,6 +18,17 @@ BEGIN = "<!-- figures: written by docs/tools/figures.py from kappamask/networks/
 END = "<!-- end of figures -->"
 # What the metrics of the manifest are called for people; another one is called by its key.
 ROWS = {
+    "people_l8_biome_dice": (
+        "people's labels, L8 Biome (7 chips of Landsat 8, 30 m, as L1C): dice of {classes}"
+    ),
+    "people_alberta_dice": "people's labels, Alberta (2 dates, L2A, 30 m): dice of {classes}",
+    "people_any_cloud_dice": (
+        "people's labels, On-Cloud-N `ocnx` and 38-Cloud (a chip each): dice of any cloud"
+    ),
+    "cirrus_called_clear": "pixels with B10 above .02 at L1C, real scenes: share called clear",
+    "ground_called": "sea, salt, sand, snow, roofs, shade without cloud: share called {classes}",
+    "ground_called_four_bands": "the same with B02, B03, B04 and B08 alone: share called {classes}",
+    "snow_called_cloud": "snow and ice that people call clear (2 chips): share called cloud",
     "on_cloud_n_cloud_dice_widened_40m": (
         "On-Cloud-N `ocn_1`, `ocn_3`, `ocn_5`: dice of cloud, prediction widened by 40 m"
     ),

@@ -1,8 +1,8 @@
 """Real scenes whose truth needs nobody's drawing: ground without cloud, cirrus that B10 sees.
 
 Sets are made of `pairs/`, `series/` and `scenes/` beside the labelled chips, where they are
-there. Most of these scenes were trained on (`scripts/whole_earth.csv` says which): they show what
-a network still gets wrong, not how it does elsewhere.
+there. Networks of `scripts/earth.toml` are trained on most of them (`scripts/whole_earth.csv` says
+which): of those they show what is still wrong, not how they do elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GROUND = (
 )
 # Clear members of pairs that are not: a white cloudlet or plume at the left edge.
 NOT_CLEAR = ("cr_1868_summer_101_p505",)
-TRAINED = "by eye and by B10; most of these scenes were trained on"
+TRAINED = "by eye and by B10; networks of scripts/earth.toml are trained on most of these scenes"
 
 
 def ground_set(folder: Path) -> Dataset:

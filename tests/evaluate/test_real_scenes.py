@@ -154,7 +154,8 @@ def test_landscapes_are_drawn_as_small_sheets(scenes, tmp_path, monkeypatch):
     tile = script.SMALL + 2
     assert shapes["pairs"] == (5 * tile, script.SMALL + 4)
     assert shapes["scenes"] == (3 * tile, script.SMALL + 4)
-    assert shapes["series"] == shapes["snow"] == (4 * tile, script.SMALL + 4)
+    assert shapes["series"] == (5 * tile, script.SMALL + 4)
+    assert shapes["snow"] == (3 * tile, script.SMALL + 4)
     assert set(shapes) == {"pairs", "scenes", "series", "snow", "germany"}
 
 

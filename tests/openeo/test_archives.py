@@ -94,9 +94,13 @@ assert space["apply_metadata"](metadata, {"output": "mask"}).band_names == ["clo
 before = list(sys.path)
 given = np.load("dn.npy")
 cube = xr.DataArray(given, dims=("bands", "y", "x"),
-                    coords={"bands": ["B02", "B03", "B04", "B08"]}, attrs={"t": "2022-06-02"})
-data = UdfData(datacube_list=[XarrayDataCube(cube)], user_context={"threads": 2})
-result = run_udf_code(text, data).get_datacube_list()[0].get_array()
+                    coords={"bands": ["B02", "B03", "B04", "B08", "B11"]},
+                    attrs={"t": "2022-06-02"})
+def run(cube, **context):
+    data = UdfData(datacube_list=[XarrayDataCube(cube)], user_context={"threads": 2, **context})
+    return run_udf_code(text, data).get_datacube_list()[0].get_array()
+result = run(cube[:4])
+np.save("snow.npy", run(cube, output="snow").values)
 assert sys.path[:len(before)] == before, "archives are appended"
 assert np.__file__.startswith(packages) and xr.__file__.startswith(packages)
 for name in ("dask", "rasterio", "pystac_client", "stackstac"):
@@ -116,7 +120,7 @@ def run_worker(packages, folder):
 def make_job(folder):
     """Put a chunk where the worker reads it; returns it."""
     rng = np.random.default_rng(0)
-    dn = np.rint(rng.random((4, 10, 12)) * 3000).repeat(8, 1).repeat(8, 2).astype(np.float32)
+    dn = np.rint(rng.random((5, 10, 12)) * 3000).repeat(8, 1).repeat(8, 2).astype(np.float32)
     dn[:, :5] = np.nan
     np.save(folder / "dn.npy", dn)
     return dn
@@ -133,8 +137,12 @@ def check_worker(done, folder, dn, engine):
     assert "2 threads" in said[0]
     model = load_model("default", "L2A", engine=engine, threads=2)
     assert model.runner.version in said[0]
-    expected = predict_array(dn * np.float32(1e-4), FOUR, level="L2A", model=model)
+    options = {"level": "L2A", "model": model}
+    expected = predict_array(dn[:4] * np.float32(1e-4), FOUR, **options)
     np.testing.assert_array_equal(np.load(folder / "labels.npy")[0], expected)
+    snow = predict_array(dn * np.float32(1e-4), [*FOUR, "B11"], output="snow", **options)
+    assert set(np.unique(snow)) >= {0, 100, 255}
+    np.testing.assert_array_equal(np.load(folder / "snow.npy")[0], snow)
 
 
 def test_a_worker_runs_the_udf_with_nothing_but_the_onnx_archives(tmp_path, worker_packages):
