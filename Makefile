@@ -8,7 +8,7 @@ BESIDE := -n $(WORKERS) --maxprocesses 8 --dist loadscope
 FUZZ_CASES ?= 10000
 BENCH_SIZES ?= 2745 5490 10980
 
-.PHONY: demo test quick fuzz check audit format sample bench reliability train npm udp docs notebooks wheel clean
+.PHONY: demo test quick fuzz check audit lock format sample bench reliability train npm udp docs notebooks wheel clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded sample
 	$(BIN)/kappamask demo --out demo-output
@@ -28,7 +28,8 @@ check: $(INSTALLED)  ## lint, format, types, rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit:  ## hold constraints.txt against the advisories of PyPI; needs the internet
+audit: $(INSTALLED)  ## list licences; hold constraints.txt against the advisories of PyPI (needs the internet)
+	$(BIN)/python scripts/licences.py
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
@@ -36,6 +37,9 @@ audit:  ## hold constraints.txt against the advisories of PyPI; needs the intern
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock:  ## write locks/ again, after a change of pyproject.toml or constraints.txt; needs uv
+	$(PYTHON) scripts/lock.py
 
 npm:  ## what validates process graphs as other back ends would; tests skip without it
 	cd tests/support/processgraphs && npm ci --no-audit --no-fund --silent
@@ -66,11 +70,13 @@ notebooks: $(INSTALLED)  ## run the notebooks into site/executed, to look at or 
 wheel: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt locks/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "kappamask needs Python 3.11 or later, got $$($(PYTHON) --version): make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps --requirement locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		--constraint constraints.txt --editable '.[dev]'
 	@touch $(INSTALLED)
 

@@ -14,14 +14,11 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask.base.errors import needs_extra
 from kappamask.openeo.engine import arrays, library, load, processes, save
+from kappamask.openeo.engine.arguments import Process
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
 from kappamask.openeo.engine.validate import find_faults
-
-with needs_extra("local", "running openEO process graphs"):
-    from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -90,7 +87,7 @@ class LocalEngine:
 
     def processes(self) -> list[dict[str, Any]]:
         """List the specifications of all predefined processes that can run, by name."""
-        specs = [process.spec for _, process in self._evaluator.registry.items()]
+        specs = [process.spec for process in self._evaluator.registry.values()]
         return copy.deepcopy(sorted(specs, key=lambda spec: str(spec["id"])))
 
     def collections(self) -> list[dict[str, Any]]:
@@ -145,7 +142,7 @@ class LocalEngine:
         return [path for name in (result, *saving) for path in values[name]]
 
 
-def make_registry(here: Mapping[str, Any]) -> ProcessRegistry:
+def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
     """Register all that can run: what the library implements and specifies, over it what is ours.
 
     `here` holds what processes of ours need besides their arguments, by keyword.
@@ -160,9 +157,9 @@ def make_registry(here: Mapping[str, Any]) -> ProcessRegistry:
     for name, process in ours.items():
         needed = set(signature(process).parameters) & set(here)
         ours[name] = partial(process, **{key: here[key] for key in needed}) if needed else process
-    registry = ProcessRegistry()
     specs = library.specifications()
-    for name, implementation in {**library.implementations(), **ours}.items():
-        if name in specs and name not in LEFT_OUT:
-            registry[name] = Process(spec=specs[name], implementation=implementation)
-    return registry
+    return {
+        name: Process(spec=specs[name], implementation=implementation)
+        for name, implementation in {**library.implementations(), **ours}.items()
+        if name in specs and name not in LEFT_OUT
+    }

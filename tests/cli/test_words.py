@@ -124,7 +124,6 @@ def test_python_m_kappamask_is_the_command():
     [
         ("fastapi", "kappamask.openeo.server.app", "serve"),
         ("openeo_processes_dask", "kappamask.openeo.local", "local"),
-        ("openeo_pg_parser_networkx", "kappamask.openeo.local", "local"),
     ],
 )
 def test_an_extra_that_is_not_installed_is_named(

@@ -1,9 +1,8 @@
 """Flat process graphs, evaluated node by node.
 
-`openeo_pg_parser_networkx` 2026.3 holds the registry and the argument types, but its
-own evaluation is not used: it keeps the inner results of a callback from one call to
-the next, so that a reducer of two processes gives every month the values of the first
-one; and it walks every path of a graph, so that time doubles with each fork.
+The evaluation of openeo-pg-parser-networkx is not used: it keeps the inner results of a
+callback from one call to the next, so that a reducer of two processes gives every month the
+values of the first one; and it walks every path of a graph, so that time doubles with each fork.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from openeo_pg_parser_networkx.pg_schema import BoundingBox
-from openeo_pg_parser_networkx.process_registry import Process, ProcessRegistry
 
+from kappamask.openeo.engine.arguments import BoundingBox, Process
 from kappamask.openeo.engine.flat_graph import (
     Graph,
     GraphError,
@@ -47,7 +45,7 @@ class Evaluator:
         or by the URL that a node gives as its namespace.
     """
 
-    registry: ProcessRegistry
+    registry: Mapping[str, Process]
     udps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def find(self, node: Mapping[str, Any]) -> Process | Mapping[str, Any]:
@@ -257,6 +255,5 @@ def typed(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, An
 
 def _typed(value: Any, subtypes: set[str | None]) -> Any:
     if isinstance(value, dict) and "bounding-box" in subtypes and "west" in value:
-        crs = value.get("crs")
-        return BoundingBox(**value | ({"crs": f"EPSG:{crs}"} if isinstance(crs, int) else {}))
+        return BoundingBox.of(value)
     return value

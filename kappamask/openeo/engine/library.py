@@ -14,11 +14,13 @@ from typing import Any
 
 from kappamask.base.errors import needs_extra
 from kappamask.composites.periods import PERIODS
+from kappamask.openeo.engine.arguments import standing_in
 
 logging.getLogger("openeo_processes_dask").setLevel(logging.ERROR)  # of extras that are absent
 with (
     warnings.catch_warnings(action="ignore"),  # of its dependencies: pydantic 1, numpy 1
     needs_extra("local", "running openEO process graphs"),
+    standing_in(),
 ):
     import openeo_processes_dask.process_implementations as _implementations
     import openeo_processes_dask.specs as _specs

@@ -17,13 +17,13 @@ import numpy as np
 import pystac
 import shapely
 import xarray as xr
-from openeo_pg_parser_networkx.pg_schema import BoundingBox
 from pyproj import CRS, Transformer
 
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
 from kappamask.base.retry import GUARD
 from kappamask.cubes.cube import load_cube
+from kappamask.openeo.engine.arguments import BoundingBox
 from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway

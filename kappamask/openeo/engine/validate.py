@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft7Validator
-from openeo_pg_parser_networkx.process_registry import Process
 
+from kappamask.openeo.engine.arguments import Process
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import (
     REFERENCES,
