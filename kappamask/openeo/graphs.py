@@ -182,7 +182,7 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
         Of the composite. They are a load node of their own, into which a back end can
         push the mask: what is cloudy is not read.
     mask_bands
-        What the network sees; None: all bands of the level.
+        What the network sees; None: all bands of the level that the back end has.
     max_cloud_cover
         Percent, of the whole item; items above it are left out.
     **context
@@ -210,7 +210,7 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
     if isinstance(period, str) and period not in PERIODS:
         raise UnknownNameError.of("period", period, list(PERIODS))
     level = str(context.get("level", "L2A"))
-    seen = bands_of_level(level) if mask_bands is None else mask_bands
+    seen = _held_bands(connection, level) if mask_bands is None else mask_bands
 
     def load(names: Any) -> DataCube:
         arguments: dict[str, Any] = {
@@ -273,6 +273,16 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
         labels = list(OUTPUT_BANDS[output])
         metadata = metadata.rename_labels(metadata.band_dimension.name, target=labels)
     return DataCube(result.result_node(), connection=datacube.connection, metadata=metadata)
+
+
+def _held_bands(connection: openeo.Connection | None, level: str) -> list[str]:
+    """List the bands of a level; of those of a back end, what its collection names."""
+    names = list(bands_of_level(level))
+    if connection is None:
+        return names
+    dimensions = connection.describe_collection(f"SENTINEL2_{level}").get("cube:dimensions", {})
+    told = next((d["values"] for d in dimensions.values() if d.get("type") == "bands"), names)
+    return [name for name in names if name in told] or names
 
 
 def _drop_bands(datacube: DataCube) -> DataCube:

@@ -14,7 +14,15 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask.openeo.engine import arrays, library, load, processes, save
+from kappamask.openeo.engine import (
+    arrays,
+    holdings,
+    library,
+    load,
+    processes,
+    save,
+    scene_classes,
+)
 from kappamask.openeo.engine.arguments import Process
 from kappamask.openeo.engine.evaluate import Evaluator
 from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
@@ -92,7 +100,7 @@ class LocalEngine:
 
     def collections(self) -> list[dict[str, Any]]:
         """Describe the collections as STAC documents with `cube:dimensions` and bands."""
-        return load.describe_collections(self.catalog)
+        return holdings.describe_collections(self.catalog)
 
     def validate(
         self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
@@ -151,6 +159,8 @@ def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
         **arrays.ARRAY_PROCESSES,
         **processes.OWN,
         "load_collection": load.load_collection,
+        "mask_scl_dilation": scene_classes.mask_scl_dilation,
+        "to_scl_dilation_mask": scene_classes.to_scl_dilation_mask,
         "load_stac": load.load_stac,
         "save_result": save.save_result,
     }

@@ -162,7 +162,8 @@ def test_load_stac_reads_no_file_of_this_machine(scene, engine):
 # --- what is told ----------------------------------------------------------------------------
 
 
-def test_the_client_reads_the_collections(engine):
+def test_the_client_reads_the_collections():
+    engine = LocalEngine(catalog="earth-search")
     l2a, l1c = (CollectionMetadata(each) for each in engine.collections())
     assert l2a.dimension_names() == ["x", "y", "t", "bands"]
     assert l2a.band_names == [

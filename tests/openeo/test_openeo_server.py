@@ -103,7 +103,7 @@ def test_the_client_connects_and_finds_its_way(connection):
 def test_it_lists_the_collections_with_the_names_of_sentinel_2(connection):
     assert connection.list_collection_ids() == ["SENTINEL2_L2A", "SENTINEL2_L1C"]
     known = connection.collection_metadata("SENTINEL2_L2A").band_names
-    assert {"B02", "B8A", "B12", "SCL"} <= set(known)
+    assert {"B02", "B8A", "B11", "SCL"} <= set(known)
     described = connection.describe_collection("SENTINEL2_L1C")
     assert {"stac_version", "description", "license", "extent", "links"} <= set(described)
     links = {link["rel"]: link["href"] for link in described["links"]}

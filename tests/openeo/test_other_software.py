@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 
+import dask.array as da
 import geopandas
 import numpy as np
 import openeo
@@ -14,6 +15,7 @@ import xarray as xr
 from openeo.processes import array_concat, array_create
 from openeo.rest import OpenEoApiError
 from openeo.rest.conversions import timeseries_json_to_pandas
+from openeo.rest.datacube import THIS
 from PIL import Image
 from pyproj import Transformer
 from rasterio.features import geometry_mask
@@ -21,10 +23,11 @@ from rasterio.warp import transform_geom
 from support import synthetic
 from support.openeo_server import serving
 from support.process_graphs import load as local_load
+from support.process_graphs import one_node, run
 from zarr.storage import ZipStore
 
 from kappamask.base.legend import LEGEND
-from kappamask.openeo.graphs import cloud_labels
+from kappamask.openeo.graphs import cloud_free_composite, cloud_labels
 from kappamask.openeo.server.settings import Settings
 
 DATES = ["2022-06-01", "2022-08-01"]
@@ -334,3 +337,64 @@ def test_every_format_is_listed_and_written(load, fetch, connection, scene, tmp_
     assert colors <= {entry.rgb for entry in LEGEND}
     with pytest.raises(OpenEoApiError, match=r"CSV holds no raster.*GTiff"):
         fetch(cube, format="CSV")
+
+
+# --- collections --------------------------------------------------------------------------
+
+
+def test_a_collection_is_told_as_the_catalogue_holds_it(connection, scene):
+    assert connection.list_collection_ids() == ["SENTINEL2_L2A"]
+    told = connection.describe_collection("SENTINEL2_L2A")
+    dimensions = told["cube:dimensions"]
+    assert dimensions["bands"]["values"] == [*synthetic.BANDS, "SCL"]
+    assert [band["name"] for band in told["summaries"]["eo:bands"]] == [*synthetic.BANDS, "SCL"]
+    assert dimensions["x"]["reference_system"] == synthetic.EPSG
+    np.testing.assert_allclose(
+        dimensions["x"]["extent"], [scene.extent["west"], scene.extent["east"]], atol=200
+    )
+    assert [end[:10] for end in told["extent"]["temporal"]["interval"][0]] == [
+        "2022-06-02",
+        "2022-07-05",
+    ]
+    (west, south, east, north) = told["extent"]["spatial"]["bbox"][0]
+    assert west < scene.bbox[0] < scene.bbox[2] < east < west + 0.1
+    assert south < scene.bbox[1] < scene.bbox[3] < north < south + 0.1
+
+
+def test_a_composite_asks_for_the_bands_that_there_are(connection, scene):
+    graph = cloud_free_composite(connection, scene.extent, DATES).flat_graph()
+    _, seen = (n["arguments"] for n in graph.values() if n["process_id"] == "load_collection")
+    assert seen["bands"] == list(synthetic.BANDS)
+
+
+# --- Copernicus' notebook -------------------------------------------------------------------
+
+
+def test_scene_classes_are_dilated_as_on_copernicus(engine, scene):
+    """One cloud in clear ground: a Gaussian that is hit by more than 0.057 or 0.025 of it."""
+    classes = np.full((1, 1, 300, 300), 4.0)
+    classes[..., 150, 150] = 9
+    cube = xr.DataArray(
+        da.from_array(classes, chunks=(1, 1, 100, 90)),
+        {"t": np.array(["2022-06-02"], "M8[ns]"), "bands": ["SCL"],
+         "y": np.arange(300.0), "x": np.arange(300.0)},
+        ("t", "bands", "y", "x"),
+    )  # fmt: skip
+    for size, narrow in [(3, 0), (3, 3)]:
+        found = run(one_node("to_scl_dilation_mask", kernel1_size=size, kernel2_size=5,
+                             erosion_kernel_size=narrow), cube=cube)  # fmt: skip
+        weights = {}
+        for kernel in (3, 5):
+            line = np.exp(-0.5 * ((np.arange(kernel) - kernel // 2) / (kernel / 6)) ** 2)
+            weights[kernel] = np.outer(line, line) / line.sum() ** 2
+        expected = np.zeros((300, 300), bool)
+        expected[149:152, 149:152] |= weights[3] > 0.057
+        expected[148:153, 148:153] |= weights[5] > 0.025
+        np.testing.assert_array_equal(found[0, 0], expected & (narrow == 0))
+    masked = engine.run(
+        local_load(scene, ["B04", "SCL"]).process(
+            "mask_scl_dilation", data=THIS, kernel1_size=1, kernel2_size=1
+        ).flat_graph()
+    )  # fmt: skip
+    clear = np.isin(scene.scl, [2, 4, 5, 6, 7])
+    np.testing.assert_array_equal(masked[:, 0], np.where(clear, scene.dn[:, RED], np.nan))

@@ -77,6 +77,7 @@ def _newer(read: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         *parameters["apply_polygon"].values(),
         {**polygons, "deprecated": True, "optional": True, "default": None},
     ]
+    newer |= _of_copernicus()
     newer["text_find"] = {
         "id": "text_find",
         "summary": "Find a text in another",
@@ -93,6 +94,36 @@ def _newer(read: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         },
     }
     return newer
+
+
+def _of_copernicus() -> dict[str, dict[str, Any]]:
+    """Specify Copernicus' own masks of dilated scene classes."""
+    size, values = {"type": "integer"}, {"type": "array", "items": {"type": "integer"}}
+    cube = {"type": "object", "subtype": "datacube"}
+    options = [
+        _parameter("scl_band_name", "Band of scene classes.", {"type": ["string", "null"]}, None),
+        _parameter("kernel1_size", "Pixels around what is not clear.", size, 17),
+        _parameter("kernel2_size", "Pixels around clouds.", size, 201),
+        _parameter("mask1_values", "Classes that are clear.", values, [2, 4, 5, 6, 7]),
+        _parameter("mask2_values", "Classes of clouds.", values, [3, 8, 9, 10, 11]),
+        _parameter("erosion_kernel_size", "Pixels: what is narrower is no cloud.", size, 0),
+    ]
+    told = {
+        "to_scl_dilation_mask": "Make a mask of scene classes, dilated",
+        "mask_scl_dilation": "Mask a cube by its scene classes, dilated",
+    }
+    return {
+        name: {
+            "id": name,
+            "summary": summary,
+            "description": f"{summary}. A process of the Copernicus Data Space, not of openEO's "
+            "specification.",
+            "categories": ["cubes", "masks"],
+            "parameters": [{"name": "data", "description": "A cube.", "schema": cube}, *options],
+            "returns": {"description": "A cube of the same dates and pixels.", "schema": cube},
+        }
+        for name, summary in told.items()
+    }
 
 
 def _parameter(name: str, description: str, schema: Any, default: Any) -> dict[str, Any]:

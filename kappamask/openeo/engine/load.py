@@ -1,4 +1,4 @@
-"""`load_collection` and `load_stac` of Sentinel-2, and what is told of the collections.
+"""`load_collection` and `load_stac` of Sentinel-2.
 
 Cubes look as on Copernicus: dims (t, bands, y, x), dates at midnight, float32 digital
 numbers with NaN for no data, in the projection of the tiles, 10 m. The offset of
@@ -27,7 +27,7 @@ from kappamask.openeo.engine.arguments import BoundingBox
 from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
-from kappamask.scenes.catalogs import PROFILES, resolve_assets
+from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import BandFile
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import Resolve, scene_of
@@ -35,9 +35,6 @@ from kappamask.scenes.sources import Resolve, scene_of
 COLLECTIONS = {"SENTINEL2_L2A": "L2A", "SENTINEL2_L1C": "L1C"}
 SCENE_CLASSES = "SCL"
 SCL_KEYS = ("SCL", "scl", "SCL_20m")  # Planetary Computer; Earth Search; Copernicus
-DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
-EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
-FIRST_DATE = "2015-06-27T00:00:00Z"  # of Sentinel-2A
 CHUNK = 384  # pixels; a window of 768 with its overlap of 128 reads a border of one chunk
 
 
@@ -286,68 +283,3 @@ def crop(cube: xr.DataArray, extent: Any) -> xr.DataArray:
     ):
         return cube
     return cube.sel(x=slice(extent.west, extent.east), y=slice(extent.north, extent.south))
-
-
-# --- what the back end tells of its collections ----------------------------------------------
-
-
-def describe_collections(catalog: Any) -> list[dict[str, Any]]:
-    """Describe the collections as STAC documents.
-
-    One that a known catalogue does not hold is left out.
-    """
-    profile = PROFILES.get(str(catalog))
-    return [
-        describe_collection(name, level)
-        for name, level in COLLECTIONS.items()
-        if profile is None or level in profile.levels
-    ]
-
-
-def describe_collection(name: str, level: str) -> dict[str, Any]:
-    """Describe one collection: dimensions, bands with wavelength and pixel size."""
-    bands = [describe_band(band) for band in bands_of_collection(level)]
-    spatial = {"type": "spatial", "reference_system": 32601}
-    return {
-        "type": "Collection",
-        "stac_version": "1.0.0",
-        "stac_extensions": [DATACUBE, EO],
-        "id": name,
-        "title": f"Sentinel-2 {level}",
-        "description": (
-            f"Sentinel-2 MSI {level} as float32 digital numbers at 10 m, reflectance x 10000, "
-            "the offset of processing baseline 04.00 applied, no data as NaN; in the UTM zone "
-            "of the tiles. Coarser bands are repeated exactly."
-        ),
-        "keywords": ["Copernicus", "Sentinel-2", "MSI", level],
-        "license": "other",
-        "providers": [{"name": "European Union, ESA, Copernicus", "roles": ["producer"]}],
-        "extent": {
-            "spatial": {"bbox": [[-180, -84, 180, 84]]},
-            "temporal": {"interval": [[FIRST_DATE, None]]},
-        },
-        "cube:dimensions": {
-            "x": {**spatial, "axis": "x", "extent": [-180, 180]},
-            "y": {**spatial, "axis": "y", "extent": [-84, 84]},
-            "t": {"type": "temporal", "extent": [FIRST_DATE, None]},
-            "bands": {"type": "bands", "values": [band["name"] for band in bands]},
-        },
-        "summaries": {
-            "constellation": ["sentinel-2"],
-            "instruments": ["msi"],
-            "gsd": [10],
-            "eo:bands": bands,
-        },
-        "links": [],
-    }
-
-
-def describe_band(name: str) -> dict[str, Any]:
-    """Describe a band in the words of the STAC extension `eo`."""
-    if name == SCENE_CLASSES:
-        return {"name": name, "common_name": "scl", "gsd": 20, "description": "Scene classes"}
-    band = BY_NAME[name]
-    described: dict[str, Any] = {"name": name, "common_name": band.common_name, "gsd": band.gsd}
-    if band.wavelength_nm is not None:
-        described["center_wavelength"] = round(band.wavelength_nm / 1000, 4)  # micrometres
-    return described
