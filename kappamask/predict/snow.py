@@ -13,6 +13,9 @@ INFRARED = NEAR_INFRARED[::-1]  # B8A rather than B08, which is as wide as the w
 # Sens. Environ. 54, 127 (decision 0014).
 LEAST_NDSI = 0.4
 LEAST_INFRARED = 0.11
+# What is told of a label before snow is looked for, by its code.
+UNLIKE_CLEAR = np.full(len(Label), Snow.HIDDEN, np.uint8)
+UNLIKE_CLEAR[[Label.CLEAR, Label.MISSING]] = Snow.NO_SNOW, Snow.MISSING
 
 
 def snow_bands(bands: tuple[str, ...]) -> tuple[str, str, str] | None:
@@ -35,8 +38,9 @@ def find_snow(
     """Tell snow from other ground where it is seen.
 
     Snow is bright in the visible and dark in the short-wave infrared: its difference index
-    (B03 - B11) / (B03 + B11) is above 0.4; B8A (or B08) above 0.11 leaves out water. Shallow
-    water over bright ground passes both. Cold decks of ice cloud would: labels come first.
+    (B03 - B11) / (B03 + B11) is above 0.4, reflectance below 0 counting as 0; B8A (or B08)
+    above 0.11 leaves out water. Shallow water over bright ground passes both. Cold decks of ice
+    cloud would: labels come first.
 
     Parameters
     ----------
@@ -58,14 +62,14 @@ def find_snow(
     >>> find_snow(labels, green, swir, green).tolist()
     [[100, 0, 205, 255]]
     """
+    # The index solved for B11, in few passes: every window of every mask comes this way.
     with np.errstate(invalid="ignore"):
-        # Multiplied out: the sum is 0 or less where the correction of the atmosphere took too much.
-        bright = green - swir > LEAST_NDSI * (green + swir)
-        snow = bright & (infrared > LEAST_INFRARED)
-    known = np.isfinite(green) & np.isfinite(swir) & np.isfinite(infrared)
+        snow = green * np.float32((1 - LEAST_NDSI) / (1 + LEAST_NDSI)) > swir
+        snow &= green > 0
+        snow &= infrared > LEAST_INFRARED
     clear = labels == Label.CLEAR
-    codes = np.full(labels.shape, Snow.HIDDEN, np.uint8)
-    codes[clear] = Snow.NO_SNOW
-    codes[clear & snow] = Snow.SNOW
-    codes[(labels == Label.MISSING) | (clear & ~known)] = Snow.MISSING
+    codes: np.ndarray = np.take(UNLIKE_CLEAR, labels)
+    np.copyto(codes, np.uint8(Snow.SNOW), where=clear & snow)
+    for layer in (green, swir, infrared):
+        np.copyto(codes, np.uint8(Snow.MISSING), where=clear & ~np.isfinite(layer))
     return codes
