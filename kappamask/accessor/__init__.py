@@ -10,14 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import Label
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from kappamask.composites.clear import BufferLike
 
 
@@ -122,8 +121,11 @@ class KappaMaskAccessor:
         path: str | Path | None = None,
         title: str | None = None,
         model: Any = "default",
-    ) -> Image:
+    ) -> Any:
         """Draw the cube and its labels: one date as `quicklook`, several as `plot_series`.
+
+        Of labels themselves (``labels.kappamask.plot()``) what xarray draws, in the colours of
+        the classes.
 
         Parameters
         ----------
@@ -137,8 +139,12 @@ class KappaMaskAccessor:
         Returns
         -------
         PIL.Image.Image
-            A notebook shows it.
+            A notebook shows it; of labels xarray's own artist or grid of panels.
         """
+        if "band" not in self._cube.dims and self._cube.dtype == np.uint8:
+            from kappamask.plot.picture import plot_labels
+
+            return plot_labels(self._cube)
         import tempfile
 
         from PIL import Image

@@ -87,6 +87,7 @@ class Margins:
 
 
 NO_MARGINS = Margins()
+INSIDE = "inside"  # in the encoding of a cube: bool (y, x), what of its rectangle was cut out
 SURROUNDINGS = "surroundings"  # in the encoding of a cube: the lazy cube that it was cut out of
 
 

@@ -18,6 +18,7 @@ from kappamask.base.bands import BY_NAME, NAMES, check_names
 from kappamask.base.errors import InputError, ItemError, NoItemsError, UnknownNameError
 from kappamask.base.pixels import to_reflectance
 from kappamask.base.windows import (
+    INSIDE,
     LATTICE,
     NO_MARGINS,
     SURROUNDINGS,
@@ -33,6 +34,7 @@ from kappamask.scenes.area import (
     MAX_PIXELS,
     AreaLike,
     check_size,
+    is_bbox,
     parse_area,
     project,
     project_bounds,
@@ -72,7 +74,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
         processing level.
     area
         What to cut out: a bbox in degrees, a GeoJSON geometry or file, or a shapely
-        geometry; its bounding rectangle on the grid is loaded. None: all of the items.
+        geometry. Its bounding rectangle on the grid is loaded; a polygon is cut out of it,
+        outside is NaN. None: all of the items.
     resolution
         Metres per pixel. Finer than a band's own: its pixels are repeated exactly;
         coarser than 10: they are averaged.
@@ -153,7 +156,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     groups = group_by_solar_day(scenes)
     dates = [join_first_valid([layers[kept[index]] for index in group]) for group in groups]
     grouped = [[scenes[index] for index in group] for group in groups]
-    return build_cube(da.stack(dates), grouped, names, grid, margins=margins)
+    cube = build_cube(da.stack(dates), grouped, names, grid, margins=margins)
+    return cut_cube(cube, area, grid)
 
 
 def _read_scenes(
@@ -257,6 +261,25 @@ def find_inside(geometry: BaseGeometry, grid: Grid) -> np.ndarray:
         if inside.any():
             break
     return inside
+
+
+def cut_cube(cube: xr.DataArray, area: AreaLike | None, grid: Grid) -> xr.DataArray:
+    """Cut a polygon out of a lazy cube: NaN outside of it; a bbox is the cube as it is.
+
+    What was there goes with the cube in its encoding: `predict_cube` lets the network see it.
+    """
+    import dask.array as da
+    import xarray as xr
+
+    geometry = None if area is None else parse_area(area)
+    if geometry is None or is_bbox(geometry):
+        return cube
+    inside = find_inside(geometry, grid)
+    mask = da.from_array(inside, chunks=cube.data.chunks[2:])
+    cut = cube.copy(data=da.where(mask, cube.data, np.float32(np.nan)))
+    there = xr.DataArray(inside, dims=("y", "x"), coords={"y": cube["y"], "x": cube["x"]})
+    cut.encoding = {SURROUNDINGS: cube.encoding.get(SURROUNDINGS, cube), INSIDE: there}
+    return cut
 
 
 def _check_together(

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kappamask.base.windows import LATTICE, snap_chunks
-from kappamask.cubes.cube import beside_area, build_cube, choose_grid
+from kappamask.cubes.cube import beside_area, build_cube, choose_grid, cut_cube
 from kappamask.cubes.native import read_lazily
+from kappamask.scenes.area import AreaLike
 from kappamask.scenes.products import read_product
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     *,
     resolution: int = 10,
     bands: Sequence[str] | None = None,
-    area: Any = None,
+    area: AreaLike | None = None,
     chunks: int = LATTICE.core,
     tile: str | None = None,
     dn_offset: int | None = None,
@@ -52,7 +53,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
         reflectance band that is there.
     area
         What to cut out, as `load_cube` takes it; the part of its bounding rectangle
-        that lies in the product. None: all of the product.
+        that lies in the product, NaN outside of a polygon. None: all of the product.
     chunks
         Pixels per side of a dask chunk, one band each. JP2 tiles that chunks share are
         decoded once for each: `kappamask.jobs.mask_product` masks whole products faster.
@@ -110,7 +111,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     margins = beside_area(scenes, grid, most=margin)
     layout = margins.widen(snap_chunks(grid, chunks))
     pixels = read_lazily(scenes, names, grid.widened(margins), layout)
-    cube = build_cube(pixels, [scenes], names, grid, margins=margins)
+    cube = cut_cube(build_cube(pixels, [scenes], names, grid, margins=margins), area, grid)
     metadata, used = product.metadata, {scene.tile for scene in scenes}
     tiles = [granule.metadata for granule in product.granules if granule.metadata.tile in used]
     told = {

@@ -47,6 +47,11 @@ class Model:
     runner: Runner
     threads: int | None = None  # what was asked for; None leaves it to the engine
 
+    def __repr__(self) -> str:
+        """Say which network it is and where it runs, not its layers."""
+        runs = f"{self.engine} {self.precision} on {self.device}"
+        return f"<Model {self.entry.name}, {self.level}, {runs}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call of `load_model`."""
         arguments = (self.entry.name, self.level, self.precision, self.engine, self.threads)

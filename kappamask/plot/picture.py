@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,11 @@ TRUE_COLOR = ("B04", "B03", "B02")
 # ((reflectance - dark) / BRIGHT) ** (1 / GAMMA). At L1C, dark is about what clear air adds.
 DARK = {"L1C": (0.02, 0.04, 0.07), "L2A": (0.0, 0.0, 0.0)}
 BRIGHT = 0.4
+# Above this share of the stretch it bends: clouds of all brightness have their texture, and only
+# what reflects more than everything is white.
+SHOULDER = 0.8
 GAMMA = 1.8
+CASING = (16, 16, 16)  # beside outlines
 SNOW_COLOR = next(entry.color for entry in SNOW_LEGEND if entry.label == Snow.SNOW)
 OUTLINES = (
     ("cloud outline", (Label.CLOUD, Label.SEMI_TRANSPARENT), "FFD400"),
@@ -137,9 +141,17 @@ def true_color(cube: xr.DataArray, *, level: str, factor: int = 1) -> np.ndarray
             f"a cube must hold reflectance, 1.0 = 100 %, got values up to {highest:.0f}: "
             "divide DN by 10000 after adding the offset of the processing baseline"
         )
-    bright = np.clip((reflectance - DARK[level]) / BRIGHT, 0, 1) ** (1 / GAMMA)
+    bright = _bend((reflectance - DARK[level]) / BRIGHT) ** (1 / GAMMA)
     bright[np.isnan(reflectance).any(axis=-1)] = 0
     return np.round(bright * 255).astype(np.uint8)
+
+
+def _bend(values: np.ndarray) -> np.ndarray:
+    """Bring 0 to any brightness into 0 to 1, straight up to `SHOULDER`."""
+    values, room = np.maximum(values, 0), 1 - SHOULDER
+    above = np.maximum(values - SHOULDER, 0)
+    bent = SHOULDER + room * (1 - np.exp(-above / (4 * room)))
+    return np.where(above > 0, bent, values)  # type: ignore[no-any-return]
 
 
 def block_mean(values: np.ndarray, *, factor: int) -> np.ndarray:
@@ -177,15 +189,58 @@ def label_colors(codes: np.ndarray) -> np.ndarray:
 
 
 def outlined(colors: np.ndarray, codes: np.ndarray, *, width: int = 2) -> np.ndarray:
-    """Draw lines of `width` pixels into a picture (y, x, 3), inside the edges of `OUTLINES`."""
+    """Draw lines of `width` pixels into a picture (y, x, 3), inside the edges of `OUTLINES`.
+
+    Each has a dark line along its inner side: a bright colour alone is lost on a white cloud.
+    """
     picture = colors.copy()
     for _, members, color in OUTLINES:
-        inside = np.isin(codes, members)
-        core = inside
+        line = np.isin(codes, members)
+        core = line
         for _ in range(width):
             core = _shrink(core)
-        picture[inside & ~core] = tuple(bytes.fromhex(color))
+        picture[core & ~_shrink(core)] = CASING
+        picture[line & ~core] = tuple(bytes.fromhex(color))
     return picture
+
+
+def plot_labels(labels: xr.DataArray) -> Any:
+    """Draw labels by xarray's own plot, in the colours of the classes, with their names.
+
+    Parameters
+    ----------
+    labels
+        uint8 class codes (y, x), or (time, y, x): then a panel per date.
+
+    Returns
+    -------
+    matplotlib.collections.QuadMesh or xarray.plot.FacetGrid
+        What xarray gives.
+
+    Raises
+    ------
+    InputError
+        If they are no labels.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> labels = xr.DataArray(np.array([[1, 4], [2, 5]], "uint8"), dims=("y", "x"))
+    >>> plot_labels(labels).get_cmap().N
+    6
+    """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    refuse_snow(labels)
+    names = [entry.title for entry in LEGEND]
+    many = {"col": "time", "col_wrap": 4} if labels.sizes.get("time", 1) > 1 else {}
+    return labels.squeeze(drop=False).plot(
+        cmap=ListedColormap([f"#{entry.color}" for entry in LEGEND]),
+        norm=BoundaryNorm(np.arange(-0.5, len(LEGEND)), len(LEGEND)),
+        cbar_kwargs={"ticks": range(len(LEGEND)), "format": lambda code, _: names[int(code)],
+                     "label": ""},
+        **many,
+    )  # fmt: skip
 
 
 def _shrink(inside: np.ndarray) -> np.ndarray:

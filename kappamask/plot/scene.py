@@ -59,7 +59,7 @@ def quicklook(
     Returns
     -------
     Path
-        The picture.
+        The picture; a notebook shows it.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def quicklook(
     painted = label_colors(codes)
     painted[snowy] = tuple(bytes.fromhex(SNOW_COLOR))
     across, along, unit = _extent(date.labels)
+    crs_known = unit != "pixels"  # then up is north
     panels = {
         "True colour": colors,
         "Labels": painted,
@@ -115,6 +116,8 @@ def quicklook(
     for number, (name, picture) in enumerate(panels.items()):
         x, y = LEFT + number * right, top + number * down
         sheet.write(x, y - 10, name)
+        if crs_known:
+            sheet.write(x + width, y - 10, "N ↑", ha="right")
         axes = sheet.axes(x, y, width, height)
         extent = (0, across, 0, along)
         axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
@@ -145,11 +148,27 @@ def _extent(labels: xr.DataArray) -> tuple[float, float, str]:
 def _facts(date: Date) -> str:
     facts = [f"Sentinel-2 {date.level}"]
     if "time" in date.labels.coords:
-        minute = str(date.labels["time"].values.astype("M8[m]"))
-        facts.append(f"{minute.replace('T', ' ')} UTC")
+        time = date.labels["time"].values
+        known = time != time.astype("M8[D]")  # midnight stands for a time that is not told
+        minute = str(time.astype("M8[m]")).replace("T", " ")
+        facts.append(f"{minute} UTC" if known else minute[:10])
+    if place := _place(date.labels):
+        facts.append(place)
     if model := date.labels.attrs.get("kappamask_model"):
         facts.append(f"model {model}")
     return " · ".join(facts)
+
+
+def _place(labels: xr.DataArray) -> str:
+    """Say where the middle of the scene lies; nothing if that is not known."""
+    from pyproj import Transformer
+
+    crs = labels.rio.crs
+    if crs is None or not {"x", "y"} <= set(labels.coords):
+        return ""
+    middle = (float(labels[axis].values[[0, -1]].mean()) for axis in ("x", "y"))
+    east, north = Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True).transform(*middle)
+    return f"{abs(north):.3f}° {'NS'[north < 0]} {abs(east):.3f}° {'EW'[east < 0]}"
 
 
 def _wrap(text: str, room: int) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, SNOW_LEGEND, ClassEntry, Label
-from kappamask.base.windows import NO_MARGINS, SURROUNDINGS, Margins, plan_axis
+from kappamask.base.windows import INSIDE, NO_MARGINS, SURROUNDINGS, Margins, plan_axis
 from kappamask.networks.model import Model
 from kappamask.predict.array import (
     Output,
@@ -89,7 +89,12 @@ def predict_cube(
         [str(name) for name in cube.band.values], level=level or "", model=model, output=output
     )
     scene = cube if "time" in cube.dims else cube.expand_dims("time")
-    result = _wrap_result(predict_blocks(scene, task), scene, task)
+    blocks, inside = predict_blocks(scene, task), _inside_of(scene)
+    if inside is not None:
+        blocks = blocks.map_blocks(
+            _keep_inside, inside.rechunk(blocks.chunks[-2:]), task, dtype=task.dtype
+        )
+    result = _wrap_result(blocks, scene, task)
     return result if "time" in cube.dims else result.isel(time=0, drop="time" not in cube.coords)
 
 
@@ -120,6 +125,26 @@ def predict_blocks(scene: xr.DataArray, task: Task) -> da.Array:
     )
 
 
+def _inside_of(scene: xr.DataArray) -> da.Array | None:
+    """Tell what of a cube (..., y, x) is inside the polygon that it was cut out by: (y, x)."""
+    import dask.array as da
+
+    inside = scene.encoding.get(INSIDE)
+    if inside is None:
+        return None
+    try:
+        rows, columns = (slice(*_find_span(inside[d].values, scene[d].values)) for d in "yx")
+    except KeyError:  # of another cube
+        return None
+    return da.from_array(inside.values[rows, columns], chunks=-1)
+
+
+def _keep_inside(block: np.ndarray, inside: np.ndarray, task: Task) -> np.ndarray:
+    """Make what lies outside of a polygon missing: (time, *leading, y, x)."""
+    kept: np.ndarray = np.where(inside, block, task.nothing(*inside.shape))
+    return kept
+
+
 def _with_margins(scene: xr.DataArray, *, most: int) -> tuple[da.Array, Margins]:
     """Find the pixels (time, band, y, x) of a cube, and those beside it that can be read.
 
@@ -129,8 +154,8 @@ def _with_margins(scene: xr.DataArray, *, most: int) -> tuple[da.Array, Margins]
     import dask.array as da
 
     source = _as_blocks(scene.data)
-    whole = scene.encoding.get(SURROUNDINGS)
-    if whole is None or not most:
+    whole, inside = scene.encoding.get(SURROUNDINGS), _inside_of(scene)
+    if whole is None or not (most or inside is not None):
         return source, NO_MARGINS
     try:
         around = whole.sel(time=scene.time.values, band=scene.band.values)
@@ -150,6 +175,9 @@ def _with_margins(scene: xr.DataArray, *, most: int) -> tuple[da.Array, Margins]
         return outer, margins
     # Loaded, or other values: those stay, and only what lies beside them is read.
     inside_y, inside_x = margins.crop(outer.shape[2:])
+    if inside is not None:
+        within = inside.rechunk(source.chunks[2:])
+        source = da.where(within, source, outer[:, :, inside_y, inside_x].rechunk(source.chunks))
     west, east = outer[:, :, inside_y, : inside_x.start], outer[:, :, inside_y, inside_x.stop :]
     middle = da.concatenate([west, source, east], axis=3)
     north, south = outer[:, :, : inside_y.start], outer[:, :, inside_y.stop :]

@@ -1,4 +1,4 @@
-"""A span of time in any usual form, as one interval in UTC. Imports `base` only."""
+"""A span of time in any usual form, as one interval in UTC. Imports `base` and numpy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from kappamask.base.errors import InputError
 
-DatesLike: TypeAlias = str | date | Sequence[str | date | None]
+Moment: TypeAlias = str | date | np.datetime64 | None
+DatesLike: TypeAlias = str | date | np.datetime64 | Sequence[Moment]
 FORMS = (
     "a date is YYYY-MM-DD, YYYYMMDD, YYYY-MM, YYYY, a week YYYY-Www or a time YYYY-MM-DDTHH:MM:SSZ"
 )

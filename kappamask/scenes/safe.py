@@ -21,7 +21,7 @@ import numpy as np
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
 from kappamask.base.files import check_regular, spelled
-from kappamask.scenes.area import parse_area
+from kappamask.scenes.area import AreaLike, parse_area
 from kappamask.scenes.safe_metadata import (
     ProductMetadata,
     TileMetadata,
@@ -238,7 +238,7 @@ class Product:
         *,
         resolution: int = 10,
         bands: Sequence[str] | None = None,
-        area: Any = None,
+        area: AreaLike | None = None,
         tile: str | None = None,
         dn_offset: int | None = None,
         apart: bool = False,
@@ -259,7 +259,9 @@ class Product:
             for granule, held in zip(chosen, sizes, strict=True)
         ]
 
-    def _select(self, *, area: Any, tile: str | None, apart: bool) -> list[Granule]:
+    def _select(
+        self, *, area: AreaLike | None, tile: str | None, apart: bool
+    ) -> list[Granule]:
         """Choose granules by tile and area; they are of one UTM zone, unless `apart`."""
         name, chosen = self.metadata.name, list(self.granules)
         held = [granule.metadata.tile for granule in chosen]

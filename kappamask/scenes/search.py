@@ -19,9 +19,9 @@ from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError
-from kappamask.scenes.area import cut_at_antimeridian, parse_area, tile_geometry
+from kappamask.scenes.area import AreaLike, cut_at_antimeridian, parse_area, tile_geometry
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
-from kappamask.scenes.dates import parse_dates
+from kappamask.scenes.dates import DatesLike, parse_dates
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.stac import Catalogue, Query
 
@@ -37,8 +37,8 @@ SAME_FOOTPRINT = 0.05  # reprocessing moves footprints by up to 0.4 % in the ite
 
 
 def search(  # noqa: PLR0913  the public contract fixes the first six
-    area: Any,
-    dates: Any,
+    area: AreaLike | None,
+    dates: DatesLike,
     *,
     catalog: str | os.PathLike[str] | Profile = "earth-search",
     level: str = "L2A",

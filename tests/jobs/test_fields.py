@@ -14,7 +14,10 @@ from rasterio.features import rasterize
 from rasterio.windows import from_bounds
 from shapely.geometry import Point, Polygon, box, mapping
 
+import kappamask as km
+from kappamask.base.windows import Grid
 from kappamask.cli import main
+from kappamask.cubes.cube import find_inside
 from kappamask.jobs import MaskOptions, field_shares, fields, mask_items, stream
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes.fields import Field, split_regions
@@ -109,6 +112,23 @@ def test_a_polygon_is_cut_out_of_mask_cover_and_name(july, whole, tmp_path):
     assert again.skipped == [path]
     (rectangle,) = mask_items(july[1:2], TRIANGLE.bounds, tmp_path, options=PLAIN).done
     assert rectangle != path
+
+
+def test_a_cube_of_a_polygon_is_cut_and_its_labels_see_what_was_there(july):
+    cube = km.load_cube(july[1:2], mapping(TRIANGLE))
+    inside = find_inside(TRIANGLE, Grid(3035, 10, cube.x[0].item() - 5, cube.y[0].item() + 5,
+                                        *cube.shape[2:]))  # fmt: skip
+    assert (cube.notna().all("band")[0].to_numpy() == inside).all()
+    labels = km.predict_cube(cube)[0].to_numpy()
+    assert (labels[~inside] == 5).all()
+    assert (labels[inside] != 5).all()
+    # as the rectangle's, of which nothing was cut out: no cloud is drawn along the cut
+    whole = cube.encoding["surroundings"]
+    other = km.predict_cube(whole).sel(x=cube.x, y=cube.y)[0].to_numpy()
+    assert (labels == other)[inside].mean() > 0.995
+    np.testing.assert_array_equal(km.predict_cube(cube.load())[0].to_numpy(), labels)
+    probabilities = km.predict_cube(cube, output="probabilities")[0]
+    assert (probabilities.isna().any("label").to_numpy() == ~inside).all()
 
 
 @pytest.fixture(scope="module")
