@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kappamask.base.windows import LATTICE, snap_chunks
 from kappamask.cubes.cube import beside_area, build_cube, choose_grid, cut_cube

@@ -259,9 +259,7 @@ class Product:
             for granule, held in zip(chosen, sizes, strict=True)
         ]
 
-    def _select(
-        self, *, area: AreaLike | None, tile: str | None, apart: bool
-    ) -> list[Granule]:
+    def _select(self, *, area: AreaLike | None, tile: str | None, apart: bool) -> list[Granule]:
         """Choose granules by tile and area; they are of one UTM zone, unless `apart`."""
         name, chosen = self.metadata.name, list(self.granules)
         held = [granule.metadata.tile for granule in chosen]
