@@ -1,8 +1,13 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
+# `make demo TORCH=` takes torch from pip's own index, `TORCH=FILE.whl` a file that is at hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/demo
+TORCH ?= --extra-index-url https://download.pytorch.org/whl/cpu
+ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "kappamask needs Python 3.11 or later, got $$($(PYTHON) --version): make PYTHON=python3.12"; exit 1; }
 WORKERS ?= logical
 BESIDE := -n $(WORKERS) --maxprocesses 8 --dist loadscope
 FUZZ_CASES ?= 10000
@@ -10,8 +15,8 @@ BENCH_SIZES ?= 2745 5490 10980
 
 .PHONY: demo test quick fuzz check audit lock format sample bench reliability train npm udp docs notebooks wheel clean
 
-demo: $(INSTALLED)  ## run the main job on the embedded sample
-	$(BIN)/kappamask demo --out demo-output
+demo: $(DEMO)/.installed  ## label the embedded sample, with what that needs and no more
+	$(DEMO)/bin/kappamask demo --out demo-output
 
 test: $(INSTALLED)  ## run all tests on all cores, with coverage
 	$(BIN)/python -m pytest $(BESIDE) --cov --cov-report=term:skip-covered --cov-fail-under=85
@@ -70,9 +75,15 @@ notebooks: $(INSTALLED)  ## run the notebooks into site/executed, to look at or 
 wheel: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
 
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	@$(ENOUGH)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		$(TORCH) --constraint constraints.txt .
+	@touch $(DEMO)/.installed
+
 $(INSTALLED): pyproject.toml constraints.txt locks/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "kappamask needs Python 3.11 or later, got $$($(PYTHON) --version): make PYTHON=python3.12"; exit 1; }
+	@$(ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --no-deps --requirement locks/dev.txt

@@ -1,4 +1,4 @@
-"""Write the default network's figures into README.md and docs/model-card.md, from registry.toml.
+"""Write the default network's figures into docs/model-card.md, from registry.toml.
 
 Figures stand in the manifest alone; ``python docs/tools/figures.py`` copies them between the
 two marks, and tests/test_docs.py compares.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "model-card.md")
+PAGES = (ROOT / "docs" / "model-card.md",)
 BEGIN = "<!-- figures: written by docs/tools/figures.py from kappamask/networks/registry.toml -->"
 END = "<!-- end of figures -->"
 # What the metrics of the manifest are called for people; another one is called by its key.

@@ -26,10 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Outline the classes, and say where they are."""
     from kappamask.base.errors import UnknownNameError
-    from kappamask.base.legend import LEGEND
+    from kappamask.base.legend import LEGEND, Label
     from kappamask.outputs.vector import write_vector
 
-    known = {entry.name: entry.label for entry in LEGEND}
+    known = {entry.name: Label(entry.label) for entry in LEGEND}
     names = options.classes.split(",") if options.classes else None
     for name in names or ():
         if name not in known:
