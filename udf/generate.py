@@ -34,7 +34,7 @@ from kappamask.predict.chunk import OUTPUT_BANDS
 
 FOLDER = Path(__file__).resolve().parent
 LEVEL = "L2A"
-BACKEND = "openeo.dataspace.copernicus.eu"
+BACKEND = "openeofed.dataspace.copernicus.eu"
 CATALOG = (
     "https://raw.githubusercontent.com/ESA-APEx/apex_algorithms/refs/heads/main/"
     "algorithm_catalog/kappamask"
@@ -42,6 +42,9 @@ CATALOG = (
 EXAMPLE_AREA = {"west": 11.2925, "south": 46.4589, "east": 11.4107, "north": 46.5198}  # Bolzano
 EXAMPLE_DATES = ["2022-06-01", "2022-07-01"]
 CREATED = "2026-11-23T00:00:00Z"
+PROVIDER = {"name": "The kappamask developers", "organization": "kappamask"}
+LANGUAGE = {"code": "en-US", "name": "English (United States)"}
+RECORD = "https://www.opengis.net/spec/ogcapi-records-1/1.0/req/record-core"
 SOURCE = "KappaMask: Domnich et al. 2021, Remote Sensing 13(20):4100, doi:10.3390/rs13204100."
 
 TITLES = {
@@ -175,7 +178,6 @@ def process_address(name: str) -> str:
 
 def make_record(name: str) -> dict[str, Any]:
     """Write the catalogue's record of a process (OGC API Records)."""
-    language = {"code": "en-US", "name": "English (United States)"}
     editor = (
         f"https://editor.openeo.org/?wizard=UDP&wizard~process={name}"
         f"&wizard~processUrl={process_address(name)}&server=https://{BACKEND}"
@@ -183,49 +185,70 @@ def make_record(name: str) -> dict[str, Any]:
     links = [
         ("application", "application/vnd.openeo+json;type=process", "openEO Process Definition",
          process_address(name)),
-        ("service", "application/json", "CDSE openEO", f"https://{BACKEND}"),
+        ("service", "application/json", "CDSE openEO federation", f"https://{BACKEND}"),
+        # These two are paths in the catalogue itself, as its checks want them.
+        ("platform", "application/json", "CDSE openEO federation",
+         "../../../../platform_catalog/cdse_openeo_federation.json"),
+        ("provider", "application/json", "kappamask", "../../record.json"),
         ("webapp", "text/html", "openEO Web Editor", editor),
+        ("cite-as", "text/html", "Domnich et al. 2021", "https://doi.org/10.3390/rs13204100"),
     ]  # fmt: skip
     keys = ("rel", "type", "title", "href")
+    properties = {
+        "type": "service",
+        "title": TITLES[name],
+        "description": DESCRIPTIONS[name],
+        "keywords": ["Sentinel-2", "Data Analysis and Visualization"],
+        "formats": [{"name": "GeoTIFF"}, {"name": "netCDF"}],
+        "license": "Apache-2.0",
+    }
+    roles = ["principal investigator", "processor"]
     return {
-        "id": name,
-        "type": "Feature",
-        "conformsTo": [
-            "http://www.opengis.net/spec/ogcapi-records-1/1.0/req/record-core",
-            "https://apex.esa.int/core/openeo-udp",
-        ],
+        **describe_entry(name, properties, roles),
+        "conformsTo": [RECORD, "https://apex.esa.int/core/openeo-udp"],
         "geometry": None,
-        "properties": {
-            "created": CREATED,
-            "updated": CREATED,
-            "type": "service",
-            "title": TITLES[name],
-            "description": DESCRIPTIONS[name],
-            "keywords": ["Sentinel-2", "cloud mask", "cloud shadow", "deep learning"],
-            "language": language,
-            "languages": [language],
-            "contacts": [
-                {
-                    "name": "The kappamask developers",
-                    "organization": "kappamask",
-                    "contactInstructions": "Through the issues of the project",
-                    "roles": ["principal investigator", "processor"],
-                    "links": [],
-                }
-            ],
-            "themes": [
-                {
-                    "concepts": [{"id": "Sentinel-2 MSI"}, {"id": "CLOUDS"}],
-                    "scheme": "https://gcmd.earthdata.nasa.gov/kms/concepts/concept_scheme/"
-                    "sciencekeywords",
-                }
-            ],
-            "formats": [{"name": "GeoTIFF"}, {"name": "netCDF"}],
-            "license": "Apache-2.0",
-        },
         "linkTemplates": [],
         "links": [dict(zip(keys, link, strict=True)) for link in links],
     }
+
+
+def make_provider() -> dict[str, Any]:
+    """Write the catalogue's record of who provides the processes."""
+    logo = "https://YOUR-HOST/kappamask.png"  # the catalogue wants one
+    properties = {
+        "type": "algorithm_provider",
+        "title": "kappamask",
+        "description": "Cloud masks for Sentinel-2 that chain on.",
+        "keywords": ["Sentinel-2", "clouds"],
+        "license": "Apache-2.0",
+        "acl": {"admin": ["@esa.int"]},
+    }
+    return {
+        **describe_entry("kappamask", properties, ["processor"]),
+        "conformsTo": [RECORD],
+        "linkTemplates": [],
+        "links": [
+            {"rel": rel, "type": "image/png", "title": "Logo", "href": logo}
+            for rel in ("logo-light", "logo-dark")
+        ],
+    }
+
+
+def describe_entry(name: str, properties: dict[str, Any], roles: list[str]) -> dict[str, Any]:
+    """Write what every record of the catalogue has."""
+    contact = {
+        **PROVIDER,
+        "contactInstructions": "Through the issues of the project",
+        "roles": roles,
+        "links": [],
+    }
+    theme = {
+        "concepts": [{"id": "Sentinel-2 MSI"}, {"id": "CLOUDS"}],
+        "scheme": "https://gcmd.earthdata.nasa.gov/kms/concepts/concept_scheme/sciencekeywords",
+    }
+    told = {"created": CREATED, "updated": CREATED, **properties, "language": LANGUAGE}
+    told |= {"languages": [LANGUAGE], "contacts": [contact], "themes": [theme]}
+    return {"id": name, "type": "Feature", "properties": told}
 
 
 def make_scenarios(name: str) -> list[dict[str, Any]]:
@@ -255,7 +278,7 @@ def make_scenarios(name: str) -> list[dict[str, Any]]:
 
 def make_documents() -> dict[str, str]:
     """Write all files; returns their text by path below `udf/`."""
-    documents: dict[str, Any] = {}
+    documents: dict[str, Any] = {"record.json": make_provider()}
     for process in (make_labels(), make_composite()):
         name = process["id"]
         documents[f"{name}.json"] = process

@@ -1,15 +1,19 @@
 """Graphs for the ordinary client, and the user-defined processes made of them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import openeo
 import pytest
+from jsonschema import Draft202012Validator
 from openeo.api.process import Parameter
 from openeo.metadata import Band, BandDimension, CubeMetadata, SpatialDimension, TemporalDimension
+from scipy import ndimage
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.openeo import graphs
@@ -21,6 +25,7 @@ from kappamask.openeo.graphs import (
     cloud_probabilities,
     job_options,
     snow,
+    threshold_mask,
     udf_code,
 )
 
@@ -366,3 +371,38 @@ def test_npm_finds_seeded_faults(processes):
     }
     faults = validate_by_npm({name: broken(change) for name, change in seeded.items()})
     assert [name for name, found in faults.items() if not found] == []
+
+
+@pytest.mark.skipif(
+    "APEX_ALGORITHMS" not in os.environ, reason="APEX_ALGORITHMS names no checkout of the catalogue"
+)
+def test_the_catalogue_of_apex_takes_the_records():
+    """Its own schemas, and the places and addresses that its own checks compare."""
+    schemas = Path(os.environ["APEX_ALGORITHMS"]) / "schemas"
+    checks = {
+        name: Draft202012Validator(json.loads((schemas / f"{name}.json").read_text()))
+        for name in ("record", "provider", "benchmark_scenario")
+    }
+    folder = GENERATE.parent
+    checks["provider"].validate(json.loads((folder / "record.json").read_text()))
+    for path in sorted((folder / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        checks["record"].validate(record)
+        assert record["id"] == path.stem
+        scenarios = json.loads((folder / "benchmark_scenarios" / path.name).read_text())
+        for scenario in scenarios:
+            checks["benchmark_scenario"].validate(scenario)
+            assert "://" not in scenario["backend"]
+
+
+@pytest.mark.parametrize("buffer", [0, 2])
+def test_a_mask_of_thresholds_needs_ordinary_processes_only(engine, scene, buffer):
+    cube = openeo.DataCube.load_collection(
+        "SENTINEL2_L2A", None, scene.extent, ["2022-06-01", "2022-07-01"], ["B02"]
+    )
+    graph = threshold_mask(cube, buffer_px=buffer)
+    assert "run_udf" not in json.dumps(graph.flat_graph())
+    found = engine.run(graph.flat_graph())
+    blue = np.nan_to_num(scene.dn[1, 0])
+    bright = ndimage.binary_dilation(blue > 1000, np.ones((2 * buffer + 1,) * 2))
+    np.testing.assert_array_equal(found[1], bright)
