@@ -14,15 +14,18 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 from machine import median_seconds, peak_gb, print_machine
 from pixels import make_cube
 
-from kappamask import load_model, predict_array, predict_cube
+from kappamask import load_model, predict_array, predict_batch, predict_cube
 from kappamask.base.bands import NAMES
 from kappamask.base.windows import plan_windows
 
 SERIES = (3, 12)  # dates of one cube
 TARGET = 6.0  # Mpx/s of the network alone
+CHIP = 256  # pixels per side of a chip
+CHIPS_TARGET = 0.9  # of the speed of the network on one large window
 
 
 def print_doors(size: int, repeats: int) -> float:
@@ -48,6 +51,42 @@ def print_doors(size: int, repeats: int) -> float:
         print(f"{what:32} {f'{side} x {side}':>14} {speed:8.2f} {speed / first:16.0%}", flush=True)
     print(f"target: network only at least {TARGET:g} Mpx/s: {verdict(first >= TARGET)}")
     return first
+
+
+def print_chips(count: int, size: int, repeats: int) -> None:
+    """Print how fast many chips are labelled, beside the network alone on one large window.
+
+    Pixels are counted as the network sees them, with the mirrored edges of each chip and of the
+    window; the last column counts those that a user gets.
+    """
+    model = load_model("default", "L1C")
+    large = make_cube(size).values[0]
+    (window,) = plan_windows(size, size, origin=(0, 0))
+    (edge,) = plan_windows(CHIP, CHIP, origin=(0, 0))
+    chips = np.stack([large[:, :CHIP, :CHIP]] * count)
+    rows: list[tuple[str, float, float, Callable[[], object]]] = [
+        (
+            f"network only, {size} x {size}",
+            window.rows.size**2,
+            size**2,
+            lambda: model.logits(list(large), NAMES, window),
+        ),
+        (
+            f"predict_batch, {count} x {CHIP} x {CHIP}",
+            count * edge.rows.size**2,
+            count * CHIP**2,
+            lambda: predict_batch(chips, NAMES, level="L1C", model=model),
+        ),
+    ]
+    print(f"\n{'chips':36} {'Mpx/s seen':>10} {'of network':>10} {'Mpx/s given':>11}")
+    first = 0.0
+    for what, seen, given, work in rows:
+        seconds = median_seconds(work, repeats)
+        speed = seen / 1e6 / seconds
+        first = first or speed
+        print(f"{what:36} {speed:10.2f} {speed / first:10.0%} {given / 1e6 / seconds:11.2f}")
+    reached = speed / first >= CHIPS_TARGET
+    print(f"target: at least {CHIPS_TARGET:.0%} of the network: {verdict(reached)}")
 
 
 def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
@@ -126,6 +165,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="pixels per side")
     parser.add_argument("--peer-size", type=int, default=1024, help="the same for the programs")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--chips", type=int, default=512, help=f"of {CHIP} px per side")
     parser.add_argument(
         "--cpu",
         action="store_true",
@@ -142,6 +182,7 @@ def main() -> None:
         print_peers(options.peer_size, options.repeats, time.process_time)
         return
     print_doors(options.size, options.repeats)
+    print_chips(options.chips, options.size, options.repeats)
     print_peers(options.peer_size, options.repeats, time.perf_counter)
     print_series(options.peer_size)
     seconds, torch_came = import_seconds()

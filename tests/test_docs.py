@@ -10,8 +10,13 @@ import tomllib
 import warnings
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
+from rasterio.transform import from_origin
 from support.commands import COMMANDS
+from support.eopf_stores import write_store
+from support.rasters import write_raster
+from support.safe_products import Recipe, write_safe
 from support.scripts import ROOT, load_script
 
 from kappamask.cli import main, make_parser
@@ -210,11 +215,22 @@ class Reader:
         self.served = self.stack.enter_context(serving(settings))
 
 
+def write_sources(folder):
+    """Write what people have: a raster, a folder of products, one of them as a Zarr store."""
+    recipe = Recipe(level="L2A", baseline="05.11", offset=-1000, shape=(60, 60))
+    write_safe(folder / "products", recipe)
+    write_store(folder / "products", recipe)
+    place = {"crs": 32632, "transform": from_origin(600000, 5000040, 10, 10)}
+    write_raster(folder / "mine.tif", np.full((4, 40, 50), 1500, "uint16"), **place)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.usefixtures("sample_for_earth_search")
 def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     examples = read_examples(page)
     monkeypatch.chdir(tmp_path)
+    if page.name == "sources.md":
+        write_sources(tmp_path)
     with contextlib.ExitStack() as stack:
         reader = Reader(stack)
         for example in examples:
