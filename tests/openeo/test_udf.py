@@ -455,7 +455,7 @@ def test_a_few_dark_pixels_at_the_edge_of_an_orbit_are_no_reason_to_refuse():
     ("context", "message"),
     [
         ({"bufer_px": 2}, "the context may hold scale, .* got bufer_px: correct or remove it"),
-        ({"output": "clouds"}, "one of labels, mask, probabilities, got 'clouds'"),
+        ({"output": "clouds"}, "one of labels, mask, probabilities, snow, got 'clouds'"),
         ({"level": "L3"}, "must be 'L1C' or 'L2A', got 'L3'"),
         ({"model": "best"}, "unknown model 'best'"),
         ({"output": "mask", "buffer_px": -1}, "whole number of pixels"),
