@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rasterio.transform import from_origin
 from support import file_server
 from support.eopf_stores import write_store
 from support.rasters import write_raster
-from support.safe_products import EPSG, LEFT, TOP, Recipe, held, make_dn, write_safe
+from support.safe_products import EPSG, LEFT, TOP, Recipe, held, make_dn, write_safe, zip_safe
 
 import kappamask as km
 from kappamask.base.bands import BY_NAME
@@ -130,6 +131,23 @@ def test_every_source_gives_one_mask_bit_for_bit(folder, source):
     )
     np.testing.assert_array_equal(km.predict_cube(cube).squeeze(), expected)
     assert len(np.unique(expected)) > 2
+
+
+def test_one_item_alone_and_a_collection_of_features_are_lists(folder):
+    item = as_item(folder)
+    expected = km.load_cube([item], bands=["B02"]).load()
+    for items in (item, {"type": "FeatureCollection", "features": [item]}):
+        xr.testing.assert_identical(km.load_cube(items, bands=["B02"]).load(), expected)
+
+
+def test_what_is_hardly_meant_is_one_line_of_the_command(tmp_path):
+    layers = np.full((4, 160, 160), [[[500]], [[700]], [[600]], [[3000]]], "uint16")
+    write_raster(tmp_path / "mine.tif", layers, ["B02", "B03", "B04", "B08"])
+    words = ["mask", str(tmp_path / "mine.tif"), "--level", "L2A", "--scale", "1000"]
+    command = [sys.executable, "-m", "kappamask", *words, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
+    assert line.startswith("kappamask: warning: reflectance hardly passes 1.5")
 
 
 def test_a_dataset_gives_the_same_mask(folder):
@@ -294,6 +312,25 @@ def nodes(node, path=""):
         yield from nodes(inner, f"{path}/{name}".lstrip("/"))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed):
+    names = [path.relative_to(safe).as_posix() for path in safe.rglob("*") if path.is_file()]
+    places = "".join(f'<fileLocation href="./{name}"/>' for name in names)
+    (safe / "manifest.safe").write_text(f"<manifest>{places}</manifest>")
+    paths = [zip_safe(safe)] if packed else [safe / name for name in (*names, "manifest.safe")]
+    content = {f"/{path.relative_to(safe.parent).as_posix()}": path.read_bytes() for path in paths}
+    files = file_server.Files(content)
+    with file_server.serve(files):
+        address = f"{files.url}/{safe.name}".replace(".SAFE", ".zip" if packed else ".SAFE")
+        cube = km.open_safe(address, bands=BANDS)
+        assert not any(path.endswith(".jp2") for path in files.asked)
+        np.testing.assert_array_equal(cube.values[0], an_array(folder))
+        with pytest.raises(ReadError, match=r"not there|no parts"):
+            km.open_safe(address.replace("/S2A", "/S2B"))
+    with pytest.raises(InputError, match="https address"):
+        km.open_safe("s3://eodata/S2A_MSIL2A.SAFE")
+
+
 # --- rasters --------------------------------------------------------------------------------------
 
 
@@ -446,6 +483,17 @@ def test_two_strips_of_one_pass_both_stay(safe, tmp_path):
     assert len(together.masks) == 1  # the folder holds one; the other lies deeper
     apart = mask_products([safe, other], tmp_path / "apart", options=options)
     assert len(set(apart.masks)) == 2
+
+
+def test_each_tile_of_a_product_is_masked_in_its_own_zone(tmp_path):
+    tiles = {"32UPV": (EPSG, LEFT, TOP), "33UVR": (32633, 399960, TOP)}
+    recipe = Recipe(level="L1C", old=True, baseline="02.05", shape=(60, 60), tiles=tiles)
+    report = mask_products([write_safe(tmp_path, recipe)], tmp_path / "out")
+    codes = [rasterio.open(mask).crs.to_epsg() for mask in report.masks]
+    assert codes == [EPSG, 32633]
+    one = MaskOptions(tile="33UVR", pictures=False)
+    (mask,) = mask_products([tmp_path], tmp_path / "one", options=one).masks
+    assert "33UVR" in mask.name
 
 
 def test_one_product_that_fails_is_named_and_the_others_are_kept(safe, tmp_path, capsys):

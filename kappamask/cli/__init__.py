@@ -12,13 +12,15 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kappamask import __version__
+from kappamask.base.errors import KappaMaskWarning
 from kappamask.cli.exit_codes import Signals, end, flush_errors, flush_output
 from kappamask.cli.terminal import AGAIN, QUERY, add_command
 
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _join_values(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser(words[:1])
     resume = "nothing was begun, repeat the command"
+    if arguments is None:
+        warnings.formatwarning = _format_warning
     with Signals(ours=arguments is None) as signals:
         try:
             options = parser.parse_args(words)
@@ -111,6 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = end(error, signals, resume)
         flush_errors()
     return code
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> str:
+    """Say in one line what was done all the same; whatever else is warned of as Python does."""
+    if issubclass(category, KappaMaskWarning):
+        return f"kappamask: warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _join_values(arguments: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ from kappamask.scenes.area import (
 )
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Bounds, Frame, Scene, overlap, rounded, sun_of
-from kappamask.scenes.sources import Resolve, scene_of
+from kappamask.scenes.sources import Resolve, listed, scene_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -71,7 +71,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     ----------
     items
         pystac Items, their dicts or scenes (`kappamask.scenes.sources.scene_of`), of one
-        processing level.
+        processing level; one alone is a list of one.
     area
         What to cut out: a bbox in degrees, a GeoJSON geometry or file, or a shapely
         geometry. Its bounding rectangle on the grid is loaded; a polygon is cut out of it,
@@ -131,7 +131,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     import dask.array as da
 
     scenes = sorted(
-        (scene_of(item, bands, resolve=resolve) for item in items),
+        (scene_of(item, bands, resolve=resolve) for item in listed(items)),
         key=lambda scene: (scene.time, scene.id),
     )
     level = check_scenes(scenes)

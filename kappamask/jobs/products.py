@@ -35,7 +35,7 @@ from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.products import find_products, is_raster, read_product
 from kappamask.scenes.raster import Told, read_raster
 from kappamask.scenes.scene import Scene
-from kappamask.scenes.sources import scene_of
+from kappamask.scenes.sources import listed, scene_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +89,7 @@ def mask_files(
     """
     options = options or MaskOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    scenes = [scene_of(item, options.network_bands, resolve=resolve) for item in items]
+    scenes = [scene_of(item, options.network_bands, resolve=resolve) for item in listed(items)]
     return _all_or_error(dates_of(scenes, area, options, on_window=progress), folder, options)
 
 

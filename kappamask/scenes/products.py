@@ -11,13 +11,19 @@ from kappamask.base.retry import is_remote
 from kappamask.scenes import safe
 from kappamask.scenes.eopf import is_store, read_store
 from kappamask.scenes.safe import PRODUCT_METADATA, Product
+from kappamask.scenes.safe_remote import read_remote
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".nc", ".png")
 
 
 def read_product(path: str | os.PathLike[str]) -> Product:
-    """Read the metadata of a SAFE or EOPF Zarr product; errors as of `open_safe`."""
-    return read_store(path) if is_store(path) else safe.read_product(path)
+    """Read the metadata of a SAFE or EOPF Zarr product, here or at an https address.
+
+    Errors as of `open_safe`.
+    """
+    if is_store(path):
+        return read_store(path)
+    return read_remote(os.fspath(path)) if is_remote(os.fspath(path)) else safe.read_product(path)
 
 
 def find_products(paths: Iterable[str | os.PathLike[str]]) -> list[str]:

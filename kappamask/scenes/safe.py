@@ -42,7 +42,7 @@ LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb d
 # MTD_MSIL1C.xml; before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_2015....xml
 PRODUCT_METADATA = re.compile(r"(?:S2[A-D]_[A-Z]{4}_)?MTD_(?:MSI|SAF)L(1C|2A)(?:_\w+)?\.xml")
 # What zipfile raises of damaged archives; methods it does not know, members that are encrypted.
-_DAMAGED = (
+DAMAGED = (
     OSError, EOFError, RuntimeError, ValueError, OverflowError, LookupError, struct.error,
     zlib.error, lzma.LZMAError, zipfile.BadZipFile, zipfile.LargeZipFile,
 )  # fmt: skip
@@ -86,7 +86,7 @@ class Archive:
                     archive.open(self.inside + name) as file,
                 ):
                     content = file.read(LARGEST_XML + 1)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ReadError(
                 f"cannot read {name} of {self.location}: {error}: download it again"
             ) from error
@@ -132,6 +132,17 @@ def _open_archive(path: str | os.PathLike[str]) -> Archive:
                 f"{location}: rename it"
             )
     names = _names_of_folder(location) if location.is_dir() else _names_of_zip(location)
+    inside, metadata, below = find_root(names, str(location))
+    if location.is_dir() and inside:
+        raise InputError(
+            f"a SAFE product holds its metadata at its root, got {inside}{metadata} in {location}: "
+            f"give {location / inside}"
+        )
+    return Archive(location, inside, below, metadata)
+
+
+def find_root(names: Sequence[str], where: str) -> tuple[str, str, frozenset[str]]:
+    """Find the folder of a product among names, its metadata, and the names below it."""
     found = sorted(
         (name for name in names if PRODUCT_METADATA.fullmatch(PurePosixPath(name).name)),
         # the one nearest to the root; Sen2Cor's folder may still hold the L1C's own beside L2A's
@@ -139,16 +150,11 @@ def _open_archive(path: str | os.PathLike[str]) -> Archive:
     )
     if not found:
         raise InputError(
-            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {location} has neither: {_HOW}"
+            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {where} has neither: {_HOW}"
         )
     inside = found[0][: -len(PurePosixPath(found[0]).name)]
-    if location.is_dir() and inside:
-        raise InputError(
-            f"a SAFE product holds its metadata at its root, got {found[0]} in {location}: "
-            f"give {location / inside}"
-        )
     below = frozenset(name[len(inside) :] for name in names if name.startswith(inside))
-    return Archive(location, inside, below, found[0][len(inside) :])
+    return inside, found[0][len(inside) :], below
 
 
 def _names_of_folder(folder: Path) -> list[str]:
@@ -171,10 +177,15 @@ def _names_of_zip(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos: list[Any] = archive.infolist()
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if path.suffix.lower() != ".zip":
             raise InputError(f"{path} is no SAFE product: {_HOW}") from None
         raise ReadError(f"{path} is no whole zip archive ({error}): download it again") from error
+    return check_members(infos, str(path))
+
+
+def check_members(infos: Sequence[Any], path: str) -> list[str]:
+    """List the files of a zip archive, whose names stay below its root."""
     for info in infos:
         parts = re.split(r"[/\\]", info.orig_filename)
         if ".." in parts or parts[0] == "" or ":" in parts[0]:
@@ -221,6 +232,21 @@ class Granule:
 class Files(Protocol):
     """What holds the files of a product."""
 
+    @property
+    def location(self) -> Any:
+        """Where the product lies."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Its files by their path below its root."""
+
+    @property
+    def metadata(self) -> str:
+        """Name of the product's own metadata."""
+
+    def read(self, name: str) -> bytes:
+        """Read a metadata file."""
+
     def gdal_path(self, name: str) -> str:
         """Tell how a file of the product is opened."""
 
@@ -229,7 +255,7 @@ class Files(Protocol):
 class Product:
     """A product, its metadata read."""
 
-    archive: Files
+    archive: Any  # what tells the addresses of its files: `Files`, or a Zarr store
     metadata: ProductMetadata
     granules: tuple[Granule, ...]  # in order of tile
 
@@ -383,7 +409,11 @@ def read_product(path: str | os.PathLike[str]) -> Product:
     ...
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
-    archive = _open_archive(path)
+    return read_archive(_open_archive(path))
+
+
+def read_archive(archive: Files) -> Product:
+    """Read the metadata of a product from whatever holds its files; errors as `read_product`."""
     where = f"{archive.location}: {archive.metadata}"
     metadata = parse_product(archive.read(archive.metadata), where=where)
     granules = [
@@ -400,7 +430,7 @@ def read_product(path: str | os.PathLike[str]) -> Product:
     return Product(archive, metadata, tuple(granules))
 
 
-def _find_granules(archive: Archive) -> dict[str, str]:
+def _find_granules(archive: Files) -> dict[str, str]:
     """Find the metadata of each granule by its folder: the usual names first, then by content."""
     found: dict[str, str] = {}
     names = {name: told for name in sorted(archive.names) if (told := _GRANULE.fullmatch(name))}
@@ -411,7 +441,7 @@ def _find_granules(archive: Archive) -> dict[str, str]:
     return found
 
 
-def _read_granule(archive: Archive, folder: str, name: str, images: Sequence[str]) -> Granule:
+def _read_granule(archive: Files, folder: str, name: str, images: Sequence[str]) -> Granule:
     """Read a granule's metadata and find its files."""
     metadata = parse_tile(archive.read(name), where=f"{archive.location}: {name}")
     prefix = f"GRANULE/{folder}/IMG_DATA/"

@@ -189,6 +189,21 @@ def _check_place(scene: Scene) -> None:
         )
 
 
+def listed(items: Any) -> list[Any]:
+    """Give items as a list: one alone is one, and a FeatureCollection holds its own.
+
+    Examples
+    --------
+    >>> item = {"id": "x", "properties": {}, "assets": {}}
+    >>> listed(item) == listed([item]) == listed({"features": [item]})
+    True
+    """
+    if isinstance(items, Mapping) and "features" in items:
+        return list(items["features"])
+    alone = isinstance(items, Mapping | Scene | View) or hasattr(items, "assets")
+    return [items] if alone else list(items)
+
+
 def read_scenes(
     items: Iterable[Any],
     bands: Sequence[str] | None = None,
@@ -218,7 +233,7 @@ def read_scenes(
     """
     scenes: list[Scene] = []
     errors: list[tuple[str, np.datetime64, ItemError]] = []
-    for item in items:
+    for item in listed(items):
         view = item if isinstance(item, Scene) else view_of(item)
         try:
             scene = scene_of(view, bands, also=also, resolve=resolve)
@@ -304,7 +319,7 @@ def sources_of_dates(labels: xr.DataArray, items: Iterable[Any] | None) -> list[
     ItemError
         If something given is no STAC item.
     """
-    given = None if items is None else [source_of(item) for item in items]
+    given = None if items is None else [source_of(item) for item in listed(items)]
     if "source_items" in labels.coords:
         ids = [str(text).split() for text in np.atleast_1d(labels["source_items"].values)]
         return _match_by_id(ids, given)

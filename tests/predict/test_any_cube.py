@@ -204,3 +204,22 @@ def test_forked_children_label_as_their_parent_did(engine):
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         futures = [pool.submit(label_in_child, engine) for _ in range(2)]
         assert [future.result(timeout=120) for future in futures] == [before, before]
+
+
+class Chips:
+    """A dataset of torch whose items are labelled where they are loaded."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return label_in_child("torch")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_a_data_loader_label_as_their_parent_did():
+    from torch.utils.data import DataLoader
+
+    before = label_in_child("torch")
+    loader = DataLoader(Chips(), num_workers=2, batch_size=None, timeout=120)
+    assert [int(found) for found in loader] == [before, before]

@@ -4,10 +4,12 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
-from shapely.geometry import box, mapping
+from shapely.geometry import box, mapping, shape
+from support.real_items import readable_items
 
-from kappamask.base.errors import InputError
-from kappamask.scenes.area import check_size, cut_at_antimeridian, parse_area
+from kappamask.base.errors import InputError, ItemError
+from kappamask.scenes.area import check_size, cut_at_antimeridian, parse_area, tile_geometry
+from kappamask.scenes.items import view_of
 
 SQUARE = box(26.5, 58.3, 26.8, 58.4)
 
@@ -181,3 +183,27 @@ def test_an_area_that_nobody_means_is_refused_with_what_was_perhaps_meant(area, 
 def test_a_large_area_in_large_pixels_and_one_across_the_antimeridian_pass():
     check_size((10, 40, 13, 43), resolution=60)
     check_size((179.9, -17, -179.9, -16.9))
+
+
+# --- tiles ------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_tiles_lie_where_real_items_of_them_do(shared_data):
+    number = 0
+    for _, document in readable_items(shared_data / "stac-items").values():
+        try:
+            view = view_of(document)
+            footprint = shapely.make_valid(cut_at_antimeridian(shape(view.geometry)))
+        except (ItemError, AttributeError, TypeError):
+            continue
+        if view.tile and footprint.bounds[2] - footprint.bounds[0] < 90:
+            number += 1
+            assert tile_geometry(view.tile).buffer(0.2).covers(footprint.centroid), view.id
+    assert number > 90
+
+
+@pytest.mark.parametrize("tile", ["", "32", "61TPS", "32IPS", "32TIS", "32TAS", "32TPZ", "32UPS"])
+def test_what_is_no_tile_is_refused(tile):
+    with pytest.raises(InputError, match="got"):
+        tile_geometry(tile)

@@ -52,6 +52,18 @@ def test_items_of_an_area_and_a_month_come_sorted_by_time(api):
     assert days(search(FIELD, JUNE, catalog=api.url, max_items=2)) == ["06-01", "06-11"]
 
 
+def test_a_tile_is_an_area_and_leaves_its_neighbours_out(api):
+    api.items.append(make_item("06-02", tile="32TQS"))
+    for said in ("32TPS", "T32TPS", "mgrs-32tps"):
+        items = search(None, JUNE, catalog=api.url, tile=said)
+        assert days(items) == ["06-01", "06-11", "06-21"]
+    assert days(search(FIELD, JUNE, catalog=api.url, tile="32TQS")) == ["06-02"]
+    with pytest.raises(NoItemsError, match="0 are of tile 32TNS"):
+        search(FIELD, JUNE, catalog=api.url, tile="32TNS")
+    with pytest.raises(InputError, match="an MGRS tile is a UTM zone"):
+        search(None, JUNE, catalog=api.url, tile="Bolzano")
+
+
 def test_a_day_means_all_of_it(api):
     assert days(search(FIELD, "2024-06-11", catalog=api.url)) == ["06-11"]
     assert days(search(FIELD, ("2024-06-11", "2024-07-01"), catalog=api.url)) == [
