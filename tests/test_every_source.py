@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import shapely
@@ -24,6 +26,7 @@ from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import InputError, ItemError, ReadError
 from kappamask.cli import main
 from kappamask.jobs import MaskOptions, mask_products
+from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.eopf import read_store
 
 pytest.importorskip("zarr", reason="needs kappamask[formats]")
@@ -220,6 +223,23 @@ def test_a_store_on_a_server_is_read_when_it_is_asked_for(folder, kind):
         files.content = dict.fromkeys(files.content, b"no")
         with pytest.raises(ReadError, match=r"cannot read .*zarr"):
             km.open_safe(f"{files.url}/{root.name}")
+
+
+def test_dn_are_as_they_are_stored_where_the_caller_says_the_offset(folder):
+    item = as_item(folder, folder / "esa" / f"{RECIPE.name}.zarr")
+    raw = km.load_cube(item, bands=["B02"], resolve=partial(resolve_assets, dn_offset=0))
+    dn = stored("B02")
+    expected = np.where(dn == 0, np.nan, dn.astype("float32") * np.float32(1e-4))
+    np.testing.assert_array_equal(raw.values[0, 0], expected)
+
+
+def test_collections_of_openeo_hold_arrays_of_stores(folder):
+    from kappamask.openeo.engine.load import build
+
+    item = pystac.Item.from_dict(as_item(folder, folder / "geozarr" / f"{RECIPE.name}.zarr"))
+    cube = build([item], None, ["B02", "B05"], resolve=resolve_assets)
+    expected = np.round(an_array(folder)[[BANDS.index("B02"), BANDS.index("B05")]] * 10000)
+    np.testing.assert_array_equal(cube.transpose("t", "bands", "y", "x").values[0], expected)
 
 
 def test_a_store_in_another_zone_is_warped_to_the_nearest_pixel(folder):

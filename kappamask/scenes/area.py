@@ -394,7 +394,7 @@ def _check(geometry: BaseGeometry, source: str) -> BaseGeometry:
 # --- MGRS tiles ---------------------------------------------------------------------------------
 
 
-def tile_geometry(tile: str) -> Polygon:
+def tile_geometry(tile: str) -> BaseGeometry:
     """Outline the 100 km square of an MGRS tile in degrees; products reach 10 km further.
 
     Raises
@@ -438,4 +438,4 @@ def tile_geometry(tile: str) -> Polygon:
     square = min(squares, key=lambda outline: abs(outline.centroid.y - middle))
     if square.bounds[3] < south or square.bounds[1] > north:
         raise InputError(f"band {band} has no square {column}{row}, got tile {tile!r}: correct it")
-    return square
+    return cut_at_antimeridian(square)

@@ -138,7 +138,8 @@ class ZarrBand:
         self.fill = self.array.attrs.get("fill_value", self.array.fill_value)
         attrs = self.array.attrs
         self.factor = float(attrs.get("scale_factor", 1.0))
-        self.summand = float(attrs.get("add_offset", 0.0))
+        # Without an offset DN are wanted as they are stored: the caller knows what they mean.
+        self.summand = float(attrs.get("add_offset", 0.0)) if dn_offset else 0.0
         stored = self.array.dtype.kind
         if len(self.shape) != 2 or stored not in "uf" or (stored == "u" and self.factor == 1):
             raise InputError(
