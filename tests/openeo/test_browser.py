@@ -1,0 +1,125 @@
+"""A web page of another origin asks the server, in a real browser, as the openEO Web Editor does.
+
+With the client library of the editor. Skipped without a browser or the library (`make npm`).
+"""
+
+import http.server
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import synthetic
+from support.openeo_server import serving
+from support.process_graphs import load
+
+from kappamask.openeo.server.settings import Settings
+
+LIBRARIES = Path(__file__).parents[1] / "support" / "processgraphs" / "node_modules"
+SCRIPTS = ("axios/dist/axios.min.js", "@openeo/js-client/openeo.min.js")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds
+PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+<script src="/axios/dist/axios.min.js"></script>
+<script src="/@openeo/js-client/openeo.min.js"></script>
+<script>
+const given = GIVEN;
+const tell = told => fetch("/told", {method: "POST", body: JSON.stringify(told)});
+async function ask() {
+  const connection = await OpenEO.connect(given.url);
+  if (given.token) await connection.authenticateBasic("anybody", given.token);
+  const job = await connection.createJob({process_graph: given.graph}, "from a page");
+  await job.startJob();
+  do {
+    await new Promise(resolve => setTimeout(resolve, 200));
+    await job.describeJob();
+  } while (["created", "queued", "running"].includes(job.status));
+  const results = await job.getResultsAsStac();
+  const {href} = Object.values(results.assets)[0];
+  const answer = await fetch(href);
+  const picture = new Image();
+  picture.src = href;
+  await picture.decode();
+  document.body.append(picture);
+  return {job: job.status, fetched: answer.status, type: answer.headers.get("content-type"),
+          size: [picture.naturalWidth, picture.naturalHeight]};
+}
+addEventListener("load", () => ask().then(tell, error => tell({error: `${error}`})));
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
+    if not all((LIBRARIES / script).is_file() for script in SCRIPTS):
+        pytest.skip("needs @openeo/js-client: run `make npm`")
+    return found
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    """Serves one page and the scripts; keeps what the page tells."""
+
+    def __init__(self, *arguments, page, told, **options):
+        self.page, self.told = page, told
+        super().__init__(*arguments, directory=str(LIBRARIES), **options)
+
+    def do_GET(self):
+        if self.path != "/":
+            super().do_GET()
+            return
+        content = self.page.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        self.told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def look_at(browser, folder, server, page):
+    """Open a page of `server` and wait for what it tells."""
+    told = queue.Queue()
+    server.RequestHandlerClass = partial(Pages, page=page, told=told)
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+               f"--user-data-dir={folder}", url]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as opened:
+        try:
+            return told.get(timeout=180)
+        finally:
+            opened.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_a_page_logs_in_computes_and_shows_the_picture(browser, scene, tmp_path, token):
+    graph = load(scene, ["B04"], temporal_extent=["2022-06-10", "2022-06-30"])
+    graph = graph.save_result("PNG").flat_graph()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), None) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{pages.server_address[1]}"
+        who = {"token": token} if token else {"origins": (origin,)}
+        with serving(Settings(str(scene.catalog), tmp_path / "work", port=0, **who)) as url:
+            given = json.dumps({"url": url, "token": token, "graph": graph})
+            told = look_at(browser, tmp_path / "profile", pages, PAGE.replace("GIVEN", given))
+        pages.shutdown()
+    assert told == {
+        "job": "finished",
+        "fetched": 200,
+        "type": "image/png",
+        "size": [synthetic.WIDTH, synthetic.HEIGHT],
+    }
