@@ -251,7 +251,7 @@ def test_without_dates_or_bands_there_is_one_file(scene, engine):
     assert path.name == "openEO.tif"
     (path,) = engine.run(reduced.save_result("netCDF").flat_graph())
     with xr.open_dataset(path) as dataset:
-        assert "result" in dataset
+        assert "var" in dataset
 
 
 def test_every_save_result_of_a_graph_is_done(scene, engine):

@@ -227,13 +227,17 @@ def test_a_filter_that_keeps_nothing_says_which_labels_there_are(load, fetch):
 
 
 def test_quantiles_become_bands(load, fetch, scene):
-    cube = load(["B04"]).apply_dimension(
+    """Those of the first band, then those of the second."""
+    cube = load(["B04", "B08"]).apply_dimension(
         dimension="t", target_dimension="bands", process=lambda d: d.quantiles([0.25, 0.75])
     )
     found = fetch(cube)
-    expected = np.quantile(scene.dn[:, RED, 50:, 50:], [0.25, 0.75], axis=0)
-    np.testing.assert_allclose(found["1"][50:, 50:], expected[1], rtol=1e-6)
-    np.testing.assert_allclose(found["0"][50:, 50:], expected[0], rtol=1e-6)
+    assert [name for name in found if name != "spatial_ref"] == ["0", "1", "2", "3"]
+    for index, band in enumerate((RED, NIR)):
+        expected = np.quantile(scene.dn[:, band, 50:, 50:], [0.25, 0.75], axis=0)
+        for place in (0, 1):
+            values = found[str(2 * index + place)][50:, 50:]
+            np.testing.assert_allclose(values, expected[place], rtol=1e-6)
 
 
 @pytest.mark.parametrize("by", ["label", "index"])

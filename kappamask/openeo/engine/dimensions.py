@@ -71,23 +71,25 @@ def apply_dimension(  # the openEO process has five
         values = (da if isinstance(data.data, da.Array) else np).stack(values, axis=axis)
     elif np.ndim(values) == data.ndim - 1:
         values = np.expand_dims(values, axis)
-    count = np.shape(values)[axis]
-    target = target_dimension or dimension
-    kept = data.isel({dimension: 0}, drop=True)
-    if target != dimension and target in kept.dims:
-        if kept.sizes[target] > 1:
-            raise ArgumentError(
-                f"puts values into a dimension of one label, {target!r} has {kept.sizes[target]}: "
-                "reduce it before, or name a new one"
-            )
-        values = np.take(values, 0, axis=data.get_axis_num(target))
-        kept = kept.isel({target: 0}, drop=True)
+    count, target = np.shape(values)[axis], target_dimension or dimension
+    if target != dimension and target in data.dims:
+        return _spread(data, values, dimension, target)
     same = target == dimension and count == data.sizes[dimension]
     labels = data[dimension].to_numpy() if same else np.arange(count)
-    held = (dimension, *kept.dims)
-    dims = [target if dim == dimension else dim for dim in data.dims if dim in held]
-    coords = {**kept.coords, **({**data.coords} if same else {}), target: labels}
-    return xr.DataArray(values, coords, dims, data.name, data.attrs)
+    dims = [target if dim == dimension else dim for dim in data.dims]
+    kept = data.coords if same else data.isel({dimension: 0}, drop=True).coords
+    return xr.DataArray(values, {**kept, target: labels}, dims, data.name, data.attrs)
+
+
+def _spread(data: xr.DataArray, values: Any, dimension: str, target: str) -> xr.DataArray:
+    """Put the values of each label of the target beside it, as Copernicus does: bands first."""
+    rest = [dim for dim in data.dims if dim not in (dimension, target)]
+    ordered = xr.DataArray(values, dims=data.dims).transpose(target, dimension, *rest)
+    flat = ordered.data.reshape((-1, *ordered.shape[2:]))
+    kept = data.isel({dimension: 0, target: 0}, drop=True).coords
+    coords = {**kept, target: np.arange(flat.shape[0])}
+    spread = xr.DataArray(flat, coords, (target, *rest), data.name, data.attrs)
+    return spread.transpose(*(dim for dim in data.dims if dim != dimension))
 
 
 def reduce_dimension(

@@ -274,7 +274,7 @@ def to_dataset(cube: xr.DataArray) -> xr.Dataset:
         named = plain.assign_coords(bands=[str(name) for name in plain["bands"].to_numpy()])
         dataset = named.to_dataset("bands")
     else:
-        dataset = plain.to_dataset(name="result")
+        dataset = plain.to_dataset(name="var")  # as Copernicus calls it
     if cube.rio.crs is not None and kind_of(cube) == "raster":
         dataset = dataset.rio.write_crs(cube.rio.crs)
         stored["grid_mapping"] = "spatial_ref"
