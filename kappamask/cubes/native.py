@@ -20,6 +20,7 @@ from kappamask.scenes.zarr_store import split_array
 
 if TYPE_CHECKING:
     import dask.array as da
+    import xarray as xr
 
 
 def is_own(scene: Scene) -> bool:
@@ -48,6 +49,40 @@ def read_lazily(
         meta=np.empty((0, 0, 0, 0), np.float32),
         name=f"read-native-{token}",
     )
+
+
+def read_small(scene: Scene, names: Sequence[str], grid: Grid, factor: int) -> xr.DataArray:
+    """Read bands of a scene for a picture: (band, y, x) reflectance, `factor` times as coarse.
+
+    By the overviews of the files, so that little of them is decoded. The grid lies within the
+    scene.
+    """
+    import rioxarray  # noqa: F401  registers .rio
+    import xarray as xr
+
+    shape = -(-grid.height // factor), -(-grid.width // factor)
+    layers = []
+    with FileReader({name: scene.files[name] for name in names}) as reader:
+        for name in names:
+            file = scene.files[name]
+            band = BandOnGrid.fit(file, grid)
+            rows = band.rows.native(slice(0, grid.height))
+            columns = band.columns.native(slice(0, grid.width))
+            layers.append(file.to_reflectance(reader.read_small(name, rows, columns, shape)))
+    left, bottom, right, top = grid.bounds
+    step_y, step_x = (top - bottom) / shape[0], (right - left) / shape[1]
+    cube = xr.DataArray(
+        np.stack(layers),
+        dims=("band", "y", "x"),
+        coords={
+            "time": scene.time,
+            "band": list(names),
+            "y": top - step_y * (np.arange(shape[0]) + 0.5),
+            "x": left + step_x * (np.arange(shape[1]) + 0.5),
+        },
+        attrs={"level": scene.level},
+    )
+    return cube.rio.write_crs(grid.epsg)  # type: ignore[no-any-return]
 
 
 def read_chunk(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import rasterio
-from rasterio.enums import MaskFlags
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -278,6 +278,29 @@ class FileReader:
                 else _read_dn(raster, Window.from_slices(rows, columns), file)
             ),
         )
+        return dn
+
+    def read_small(
+        self, band: str, rows: slice, columns: slice, shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Read a window of a band's own pixels reduced to a shape, by the file's overviews.
+
+        Good for pictures: what mean it is is the format's own affair.
+        """
+        file, window = self.files[band], Window.from_slices(rows, columns)
+        dn: np.ndarray = self._patiently(
+            band,
+            lambda raster: (
+                raster.read(rows, columns)[np.ix_(*(
+                    (np.arange(size) + 0.5) * (span.stop - span.start) // size
+                    for size, span in zip(shape, (rows, columns), strict=True)
+                ))]
+                if isinstance(raster, ZarrBand)
+                else raster.read(
+                    file.index, window=window, out_shape=shape, resampling=Resampling.average
+                )
+            ),
+        )  # fmt: skip
         return dn
 
     def block_shape(self, band: str) -> tuple[int, int]:

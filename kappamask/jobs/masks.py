@@ -22,10 +22,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 
 from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_folder
-from kappamask.base.legend import Label, Snow
+from kappamask.base.legend import LEGEND, Label, Snow
 from kappamask.base.retry import DATES, is_remote
 from kappamask.base.windows import LATTICE, Grid
 from kappamask.cubes.cube import (
@@ -53,7 +54,7 @@ from kappamask.outputs.records import (
 from kappamask.predict.array import Output, Task, make_task
 from kappamask.scenes.area import MAX_PIXELS, AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.formats import open_layers
+from kappamask.scenes.formats import open_layers, open_pixels
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from kappamask.scenes.raster import Told
 
 LOG = logging.getLogger(__name__)
+LONGEST = 1200  # pixels of a picture: what is larger is drawn by overviews
 BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB
 
 
@@ -127,6 +129,7 @@ class Date:
     bands: tuple[str, ...] = ()  # that are read
     inside: np.ndarray | None = None  # bool (y, x): what is missing outside; None: nothing is
     scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
+    small: Callable[[int], xr.DataArray] | None = None  # the same, so many times as coarse
     remote: bool = False  # a pause may help
 
     def make(self, folder: Path, options: MaskOptions) -> Made:
@@ -135,7 +138,11 @@ class Date:
         mask = there or write_record(self.record, self.labels(), folder)
         picture = None
         if self.scene is not None and options.pictures:
-            picture = draw(self.scene(), mask, title=options.title)
+            factor = -(-max(self.record.placement.shape) // LONGEST)
+            if self.small is not None and factor > 1:
+                picture = draw_small(partial(self.small, factor), mask, title=options.title)
+            else:
+                picture = draw(self.scene(), mask, title=options.title)
         return Made(mask, picture, there is not None)
 
     def labels(self) -> Any:
@@ -244,6 +251,26 @@ def may_pass(error: KappaMaskError) -> bool:
     return isinstance(error, ReadError | CatalogError) and not isinstance(
         error.__cause__, ValueError
     )
+
+
+def draw_small(scene: Callable[[], xr.DataArray], mask: Path, *, title: str | None = None) -> Path:
+    """Draw a large mask, by its overviews and those of its scene, unless that is done."""
+    from kappamask.plot import quicklook
+
+    path = mask.with_suffix(".png")
+    if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
+        return path
+    visible = scene()
+    with open_pixels(str(mask)) as raster:
+        codes = raster.read(1, out_shape=visible.shape[1:], resampling=Resampling.mode)
+        model = raster.tags().get("model")
+    labels = visible.isel(band=0, drop=True).copy(data=codes)
+    labels.attrs = {"level": visible.attrs["level"], "kappamask_model": model}
+    item = json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))
+    shares = np.zeros(len(LEGEND))
+    for entry in item["assets"]["mask"]["classification:classes"]:
+        shares[entry["value"]] = entry["percentage"] / 100
+    return quicklook(visible, labels, path, title=title, shares=shares)
 
 
 def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:

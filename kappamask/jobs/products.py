@@ -17,7 +17,7 @@ from kappamask.base.errors import InputError, NoItemsError
 from kappamask.base.retry import is_remote
 from kappamask.base.windows import LATTICE, snap_chunks
 from kappamask.cubes.cube import beside_area, build_cube, choose_grid, find_inside
-from kappamask.cubes.native import is_own, read_lazily
+from kappamask.cubes.native import is_own, read_lazily, read_small
 from kappamask.jobs.masks import (
     Date,
     MaskOptions,
@@ -30,6 +30,7 @@ from kappamask.jobs.masks import (
 )
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed, try_each
+from kappamask.plot.picture import TRUE_COLOR
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.products import find_products, is_raster, read_product
@@ -252,6 +253,7 @@ def _date_of(scene: Scene, area: Any, options: MaskOptions, progress: Progress |
         task.bands,
         find_inside(outline.geometry, grid) if outline else None,
         scene=None if scene.frame else cube,
+        small=None if is_own(scene) else partial(read_small, scene, TRUE_COLOR, grid),
         remote=any(is_remote(file.href) for file in scene.files.values()),
     )
 

@@ -24,7 +24,7 @@ SLOT = 200  # least width given to a panel: its title has to fit
 LINE = 26  # height of one line of words
 
 
-def quicklook(
+def quicklook(  # noqa: PLR0913  the contract fixes three
     cube: xr.DataArray,
     labels: xr.DataArray,
     path: str | Path,
@@ -32,6 +32,7 @@ def quicklook(
     title: str | None = None,
     max_px: int = 1200,
     snow: xr.DataArray | None = None,
+    shares: np.ndarray | None = None,
 ) -> Path:
     """Draw one date as PNG: true colour, labels, and true colour with outlines.
 
@@ -52,6 +53,9 @@ def quicklook(
     max_px
         Longest side of a panel, in pixels. A larger raster is reduced by a whole
         number: means of reflectance, the most frequent label.
+    shares
+        Of all pixels, what each class has: (6,), 0 to 1. Only where the two are reduced already;
+        None counts them.
     snow
         Codes of snow of the same pixels, as `kappamask.predict_cube` gives them with
         ``output="snow"``; they are painted over the labels.
@@ -86,7 +90,9 @@ def quicklook(
     if max_px < 1:
         raise InputError(f"max_px must be 1 or more, got {max_px}: leave it out for 1200")
     date = Date(cube, labels, longest=max_px)
-    shares, (colors, codes) = date.shares, date.draw()
+    if shares is None:
+        shares = date.shares
+    colors, codes = date.draw()
     snowy, share = (np.zeros(codes.shape, bool), None) if snow is None else date.draw_snow(snow)
     rows, columns = codes.shape
     zoom = max(1, SMALL // max(rows, columns))

@@ -7,8 +7,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.bands import check_level
-from kappamask.base.errors import InputError, ItemError, NoItemsError
+from kappamask.base.errors import InputError, ItemError, KappaMaskError, NoItemsError
 from kappamask.scenes.area import AreaLike, cut_at_antimeridian, parse_area, tile_geometry
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import DatesLike, parse_dates
@@ -33,6 +35,7 @@ _NO_GEOMETRY = (
     shapely.errors.ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError,
     ValueError,
 )  # fmt: skip
+ENOUGH = 20  # items that are looked at to find out whether an area was meant the other way round
 SAME_FOOTPRINT = 0.05  # reprocessing moves footprints by up to 0.4 % in the items looked at
 
 
@@ -112,13 +115,27 @@ def search(  # noqa: PLR0913  the public contract fixes the first six
         kept, told = _sift(opened.items(replace(query, max_cloud_cover=None)), query, profile)
     if not kept:
         note = f"; {profile.note}" if profile and profile.note else ""
+        remedy = "widen the dates, the area or max_cloud_cover"
+        if tile is None and _answers_swapped(opened, query, profile):
+            remedy = "swap longitude and latitude: the other way round there are items"
         raise NoItemsError(
-            f"no {level} item of catalogue {location} answers the search: {told}: "
-            f"widen the dates, the area or max_cloud_cover{note}"
+            f"no {level} item of catalogue {location} answers the search: {told}: {remedy}{note}"
         )
     kept = sorted(drop_duplicates(kept), key=lambda view: (view.time, view.id))
     items = [view.item for view in kept[:max_items]]
     return [sign(item) for item in items] if sign else items
+
+
+def _answers_swapped(opened: Catalogue, query: Query, profile: Profile | None) -> bool:
+    """Tell whether a search that found nothing finds something with latitude first."""
+    west, south, east, north = query.area.bounds
+    if max(abs(west), abs(east)) > 90 or (west, east) == (south, north):
+        return False
+    swapped = shapely.transform(query.area, lambda points: points[:, ::-1])
+    with suppress(KappaMaskError):
+        items = islice(opened.items(replace(query, area=swapped, max_cloud_cover=None)), ENOUGH)
+        return bool(_sift(items, replace(query, area=swapped, max_cloud_cover=None), profile)[0])
+    return False
 
 
 def _locate(catalog: Any, level: str) -> tuple[str, Profile | None]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.labels import file_size_limit, make_item, make_labels, make_pair, read_unreferenced
+from support.safe_products import Recipe, write_safe
 
 import kappamask as km
 from kappamask.base.errors import InputError, WriteError
 from kappamask.base.legend import LEGEND, Label
+from kappamask.cubes.rasters import FileReader
+from kappamask.jobs import MaskOptions, mask_products, masks
 from kappamask.plot.picture import CASING, OUTLINES, block_mean, outlined, reduce_labels, true_color
 from kappamask.plot.series import CLEAR
 from kappamask.plot.sheet import Sheet
@@ -562,3 +566,24 @@ def test_an_overlay_lies_where_the_clouds_do_and_is_transparent_elsewhere(size):
     rows, columns = np.nonzero(opaque)
     assert abs(rows.mean() - row) < 0.02 * pixels.shape[0]
     assert abs(columns.mean() - column) < 0.02 * pixels.shape[1]
+
+
+def test_a_whole_product_is_drawn_by_overviews_with_the_shares_of_all_pixels(
+    tmp_path, figures, monkeypatch
+):
+    """No pixel of the visible bands is read at full size again for the picture."""
+    read, whole = [], FileReader.read
+    (product,) = [write_safe(tmp_path, Recipe(shape=(120, 120)))]
+    monkeypatch.setattr(masks, "LONGEST", 30)
+    dates = mask_products([product], tmp_path / "out", options=MaskOptions(pictures=False))
+    monkeypatch.setattr(FileReader, "read", lambda *words: read.append(words[1]) or whole(*words))
+    report = mask_products([product], tmp_path / "out")
+    assert not read
+    assert report.skipped == dates.masks
+    (picture,) = report.pictures
+    pixels, zoom = panel(picture, figures[0], 0, 30)
+    assert pixels.shape[0] == 30 * zoom
+    item = json.loads(report.masks[0].with_suffix(".json").read_text())
+    shares = [entry["percentage"] for entry in item["assets"]["mask"]["classification:classes"]]
+    said = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert f"clear {shares[1]:.1f} %" in said

@@ -582,3 +582,13 @@ def test_a_missing_extra_is_named_with_the_command(monkeypatch, api):
     with pytest.raises(CatalogError, match=r"pip install 'kappamask\[planetary-computer\]'"):
         search(FIELD, JUNE, catalog="planetary-computer")
     assert not api.searches
+
+
+def test_an_area_with_latitude_first_is_told_to_be_swapped():
+    from kappamask.sample import AREA_L2A, catalog_path
+
+    west, south, east, north = AREA_L2A
+    with pytest.raises(NoItemsError, match="swap longitude and latitude: the other way round"):
+        search((south, west, north, east), "2019-07", catalog=catalog_path())
+    with pytest.raises(NoItemsError, match="widen the dates"):
+        search(AREA_L2A, "2010", catalog=catalog_path())
