@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from kappamask.composites.ranking import Ranking
 
 __all__ = ["BUFFER_M", "METHODS", "Ranking", "composite"]
-METHODS = ("median", "mean", "geomedian", "best-pixel", "medoid", "first-clear", "max-ndvi")
+METHODS = (
+    "median", "mean", "geomedian", "percentile", "best-pixel", "medoid", "first-clear", "max-ndvi",
+)  # fmt: skip
+FILLS = ("least-cloudy",)  # what is taken where no date is clear, if anything
 # metres around each that are not used
 BUFFER_M: Mapping[str, float] = MappingProxyType({"cloud": 60.0, "shadow": 40.0})
 

@@ -12,13 +12,16 @@ import xarray as xr
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, Label
-from kappamask.composites import BUFFER_M, METHODS
+from kappamask.composites import BUFFER_M, FILLS, METHODS
 from kappamask.composites.clear import BufferLike, Buffers, Step, find_clear
-from kappamask.composites.methods import BLENDS, check_method, compose_periods
+from kappamask.composites.methods import Choice, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
+from kappamask.composites.quality import can_judge, find_poor
 from kappamask.composites.ranking import Ranking
 from kappamask.predict.canonical import to_canonical
 from kappamask.predict.cube import check_cube, check_same, refuse_snow
+from kappamask.predict.refine import BY, FEWEST, is_refined
+from kappamask.predict.refine import refine as correct
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -37,6 +40,12 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
     buffer_m: BufferLike = BUFFER_M,
     probabilities: xr.DataArray | None = None,
     ranking: Ranking | None = None,
+    refine: bool = True,
+    quality: bool = True,
+    fill: str | None = None,
+    min_observations: int = 1,
+    max_observations: int | None = None,
+    percentile: float = 50.0,
 ) -> xr.Dataset:
     """Compose images without clouds, lazily: nothing is read or computed before the result is.
 
@@ -71,6 +80,22 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         them: best-pixel then prefers what is surely clear.
     ranking
         What best-pixel looks for; None for ``Ranking()``.
+    refine
+        Let three dates or more, and the sun, correct one another first
+        (`kappamask.refine`), unless `labels` are refined already.
+    quality
+        Where another date can be used, leave out what is clear but hazy or shaded, beside
+        clouds, by the same ground on clear dates (`kappamask.composites.quality`); needs
+        B02, B03, B04 and B08 or B8A.
+    fill
+        ``"least-cloudy"``: a pixel that no date shows clear is taken from the date that shows it
+        least cloudy. Its `observations` stay 0. None leaves it empty.
+    min_observations
+        Dates that a pixel needs; with fewer it is empty.
+    max_observations
+        Dates that a pixel is made of at most, the best by `ranking`; None for all.
+    percentile
+        Of the method ``"percentile"``, 0 to 100.
 
     Returns
     -------
@@ -79,7 +104,8 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         canonical cube, one image per period. ``observations`` (time, y, x) uint16: how many
         dates were used or could be chosen. ``date`` (time, y, x) datetime64: the date
         chosen, or the middle one of those blended; NaT where there is none.
-        ``never_clear`` (time,) int64: pixels without any. ``time`` is the start of each
+        ``never_clear`` (time,) int64: pixels with data that had too few. ``seen`` (time, y, x)
+        bool: whether any date has data. ``time`` is the start of each
         period, ``time_bounds`` its start and its end, which no longer belongs to it; of all
         dates together, the first and the last. Periods without dates between others are
         there, and empty: ``date_count`` (time,) is 0.
@@ -114,24 +140,46 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
     (('time', 'band', 'y', 'x'), 0.20000000298023224, 2)
     """
     check_recipe(method, period, buffer_m)
+    choice = Choice(
+        percent=percentile,
+        likeness=(ranking or Ranking()).likeness if method == "best-pixel" else 0.0,
+        at_least=min_observations,
+        at_most=max_observations,
+        fill=fill is not None,
+    )
+    check_choice(choice, fill)
     cube, labels = check_stack(cube, labels)
     buffers = Buffers.read(buffer_m)
     bands = [str(name) for name in cube["band"].values]
     check_method(method, bands)
-    step = _metres(cube, needed=method == "best-pixel" or any(vars(buffers).values()))
+    several = cube.sizes["time"] >= FEWEST
+    if refine and several and not is_refined(labels):
+        labels = correct(labels, cube)
+    judged = quality and several and can_judge(bands) and cube.rio.crs.is_projected
+    ranked = method == "best-pixel" or max_observations is not None
+    step = _metres(cube, needed=ranked or any(vars(buffers).values()))
     periods = split_dates(cube["time"].values, period)
     codes = lazy(labels, cube)
-    stacks = [lazy(cube, cube), find_clear(codes, buffers, step)]
+    stacks = {"values": lazy(cube, cube), "clear": find_clear(codes, buffers, step), "codes": codes}
+    if judged:
+        days = cube["time"].values.astype("M8[D]").astype(int)
+        stacks["poor"] = find_poor(stacks["values"], codes, days=days, bands=bands, step=step)
     attrs: dict[str, Any] = {
         "level": cube.attrs.get("level") or labels.attrs.get("level"),
         "method": method,
         "period": period or "whole",
         "buffer_cloud_m": float(buffers.cloud),
         "buffer_shadow_m": float(buffers.shadow),
+        "refined": int(is_refined(labels)),
+        "quality": int(judged),
+        "fill": fill,
+        "min_observations": min_observations if min_observations > 1 else None,
+        "max_observations": max_observations,
+        "percentile": float(percentile) if method == "percentile" else None,
         "kappamask_model": labels.attrs.get("kappamask_model"),
         "kappamask_model_sha256": labels.attrs.get("kappamask_model_sha256"),
     }
-    if method == "best-pixel":
+    if ranked:
         ranking = ranking or Ranking()
         clear = None
         if probabilities is not None and ranking.probability:
@@ -139,16 +187,15 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         near = [ranking.near(cube["time"].values[one.dates], one) for one in periods]
         share = labels.coords.get(CLEAR_FRACTION)
         coverage = None if share is None else share.values.astype(float)
-        stacks.append(
-            ranking.mark_dates(
-                codes, np.concatenate(near), step, coverage=coverage, probability=clear
-            )
+        stacks["marks"] = ranking.mark_dates(
+            codes, np.concatenate(near), step, coverage=coverage, probability=clear
         )
         said = vars(ranking) | {"probabilities": clear is not None}
         attrs["ranking"] = json.dumps(said, default=str)
-    packed = compose_periods(stacks, periods, method=method, bands=bands)
+    packed = compose_periods(stacks, periods, method=method, bands=bands, choice=choice)
     known = {name: value for name, value in attrs.items() if value is not None}
-    return _dress(packed, cube, periods, known)
+    asked = labels.coords[BY].values if BY in labels.coords else None
+    return _dress(packed, cube, periods, known, at_least=min_observations, asked=asked)
 
 
 def clear_of(
@@ -181,6 +228,27 @@ def check_recipe(method: str, period: str | None, buffer_m: BufferLike) -> None:
         raise UnknownNameError.of("method", str(method), list(METHODS))
     split_dates(np.array(["2000-01-01"], "M8[ns]"), period)
     Buffers.read(buffer_m)
+
+
+def check_choice(choice: Choice, fill: str | None) -> None:
+    """Refuse numbers of observations, percentiles and fills that cannot be meant."""
+    if fill not in (None, *FILLS):
+        raise UnknownNameError.of("fill", str(fill), list(FILLS))
+    for name, count in (
+        ("min_observations", choice.at_least),
+        ("max_observations", choice.at_most),
+    ):
+        if count is not None and (
+            isinstance(count, bool) or not isinstance(count, int) or count < 1
+        ):
+            raise InputError(f"{name} is a number of dates, 1 or more, got {count!r}")
+    if choice.at_most is not None and choice.at_most < choice.at_least:
+        raise InputError(
+            f"max_observations must not be below min_observations, got {choice.at_most} and "
+            f"{choice.at_least}: no pixel could have both"
+        )
+    if not 0 <= choice.percent <= 100:
+        raise InputError(f"a percentile lies between 0 and 100, got {choice.percent!r}")
 
 
 def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -313,26 +381,37 @@ def _probability_of_clear(
 
 
 def _dress(
-    packed: da.Array, cube: xr.DataArray, periods: Sequence[Period], attrs: dict[str, Any]
+    packed: da.Array,
+    cube: xr.DataArray,
+    periods: Sequence[Period],
+    attrs: dict[str, Any],
+    *,
+    at_least: int,
+    asked: np.ndarray | None,
 ) -> xr.Dataset:
     """Unpack the layers of `compose_periods` and say what they are."""
-    observations = packed[:, -2].astype(np.uint16)
+    observations, seen = packed[:, -3].astype(np.uint16), packed[:, -1] > 0
     times = np.append(cube["time"].values, np.datetime64("NaT")).astype("M8[ns]")  # last: NO_DATE
-    dates = packed[:, -1].map_blocks(lambda index: times[index.astype(int)], dtype="M8[ns]")
+    dates = packed[:, -2].map_blocks(lambda index: times[index.astype(int)], dtype="M8[ns]")
     about = {"units": "1", "long_name": "cloud-free reflectance"}
     about |= {name: attrs[name] for name in ("level", "method") if name in attrs}
-    if attrs["method"] in BLENDS and attrs["method"] != "geomedian":
+    if attrs["method"] in ("median", "mean"):
         about["cell_methods"] = f"time: {attrs['method']}"  # those that CF knows
     counted = {"long_name": "dates that could be used", "units": "1"}
     dated = {"long_name": "date of the pixel, or the middle date of those blended"}
-    never = {"long_name": "pixels without a date that could be used", "units": "1"}
+    never = {"long_name": "pixels with data and too few dates that could be used", "units": "1"}
     plane = ("time", "y", "x")
     dataset = xr.Dataset(
         {
-            "reflectance": (("time", "band", "y", "x"), packed[:, :-2], about),
+            "reflectance": (("time", "band", "y", "x"), packed[:, :-3], about),
             "observations": (plane, observations, counted),
             "date": (plane, dates, dated),
-            "never_clear": (("time",), (observations == 0).sum(axis=(1, 2)), never),
+            "seen": (plane, seen, {"long_name": "whether any date has data", "units": "1"}),
+            "never_clear": (
+                ("time",),
+                (seen & (observations < at_least)).sum(axis=(1, 2)),
+                never,
+            ),
         },
         coords={
             **{
@@ -340,15 +419,17 @@ def _dress(
                 for name, coordinate in cube.coords.items()
                 if "time" not in coordinate.dims and name != "time"
             },
-            **_time_coordinates(cube, periods),
+            **_time_coordinates(cube, periods, asked),
         },
         attrs=attrs,
     )
     return dataset.rio.write_crs(cube.rio.crs)  # type: ignore[no-any-return]
 
 
-def _time_coordinates(cube: xr.DataArray, periods: Sequence[Period]) -> dict[str, Any]:
-    """Name start and end of each period, and the items that its dates come from."""
+def _time_coordinates(
+    cube: xr.DataArray, periods: Sequence[Period], asked: np.ndarray | None
+) -> dict[str, Any]:
+    """Name start and end of each period, the items of its dates, and the dates they were asked."""
     bounds = np.array([(period.start, period.end) for period in periods], "M8[ns]")
     found: dict[str, Any] = {
         "time": ("time", bounds[:, 0], {"bounds": "time_bounds"}),
@@ -359,4 +440,7 @@ def _time_coordinates(cube: xr.DataArray, periods: Sequence[Period]) -> dict[str
         ids = np.atleast_1d(cube["source_items"].values)
         joined = [" ".join(map(str, ids[period.dates])) for period in periods]
         found["source_items"] = ("time", joined)
+    if asked is not None:
+        days = [sorted(set(" ".join(asked[period.dates]).split())) for period in periods]
+        found[BY] = ("time", [" ".join(names) for names in days])
     return found

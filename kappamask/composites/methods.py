@@ -9,13 +9,15 @@ depend on the block that it lies in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED
 from kappamask.base.errors import InputError
+from kappamask.base.legend import Label
 from kappamask.composites.periods import Period
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 64 * 2**20  # of reflectance in one task; it makes a few copies of that
 LEAST_PX = 64  # of the side of a block: tasks must be worth their cost
 NO_DATE = -1
+UNLIKE = 0.05  # reflectance from the median; the changes of a field within weeks are smaller
 Tiles = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -35,6 +38,20 @@ def median(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     high = np.take_along_axis(ordered, np.minimum(count // 2, len(values) - 1), 0)[0]
     middle: np.ndarray = (low + high) / 2
     return middle
+
+
+def percentile(values: np.ndarray, usable: np.ndarray, percent: float) -> np.ndarray:
+    """Take the value of each band below which so many percent lie: (band, y, x).
+
+    Between two dates linearly, as ``numpy.nanpercentile``.
+    """
+    ordered = np.sort(np.where(usable[:, None], values, np.nan), axis=0)
+    place = np.maximum(usable.sum(axis=0) - 1, 0)[None, None] * (percent / 100)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, np.maximum(usable.sum(axis=0) - 1, 0)[None, None])
+    below, above = (np.take_along_axis(ordered, index, 0)[0] for index in (low, high))
+    value: np.ndarray = below + (place - low)[0] * (above - below)
+    return value
 
 
 def mean(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -111,7 +128,9 @@ def ndvi(values: np.ndarray, usable: np.ndarray, bands: Sequence[str]) -> np.nda
 
 Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Marks = Callable[[np.ndarray, np.ndarray, Sequence[str]], np.ndarray]
-BLENDS: dict[str, Blend] = {"median": median, "mean": mean, "geomedian": geomedian}
+BLENDS: dict[str, Blend] = {
+    "median": median, "mean": mean, "geomedian": geomedian, "percentile": median,
+}  # fmt: skip
 PICKS: dict[str, Marks | None] = {
     "best-pixel": None,  # its marks are made by `ranking`, which sees more than a block
     "medoid": centrality,
@@ -138,49 +157,137 @@ def middle_date(usable: np.ndarray) -> np.ndarray:
     return index
 
 
+# --- which observations ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which observations of a pixel are used, beside how they are made one.
+
+    Parameters
+    ----------
+    percent
+        Of the method ``percentile``.
+    likeness
+        Weight of the mark that best-pixel gives to nearness to the median of all that is usable,
+        in reflectance.
+    at_least
+        Usable observations without which a pixel stays empty.
+    at_most
+        Observations that are used, the best by their marks; None for all.
+    fill
+        Take the least cloudy date where none is usable.
+    """
+
+    percent: float = 50.0
+    likeness: float = 0.0
+    at_least: int = 1
+    at_most: int | None = None
+    fill: bool = False
+
+
+def drop_poor(usable: np.ndarray, poor: np.ndarray) -> np.ndarray:
+    """Drop poor observations where another one stays: bool (time, y, x)."""
+    good = usable & ~poor
+    kept: np.ndarray = np.where(good.any(axis=0), good, usable)
+    return kept
+
+
+def keep_best(usable: np.ndarray, marks: np.ndarray, at_most: int) -> np.ndarray:
+    """Keep the observations with the best marks, of equals the earliest: bool (time, y, x)."""
+    order = np.argsort(-np.where(usable, marks, -np.inf), axis=0, kind="stable")
+    places = np.argsort(order, axis=0, kind="stable")
+    kept: np.ndarray = usable & (places < at_most)
+    return kept
+
+
+def mark_likeness(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Mark how near an observation is to the median of the usable ones: 0 to 1, (time, y, x).
+
+    Haze, a missed shadow, a wet or burnt day lie far from it, whatever a mask says; `UNLIKE` in
+    the mean of the bands is as far as counts.
+    """
+    middle = median(values, usable)
+    marks = np.empty(usable.shape, np.float32)
+    for mark, date in zip(marks, values, strict=True):
+        apart = np.zeros(mark.shape)
+        for band, typical in zip(date, middle, strict=True):
+            apart += np.abs(band - typical)
+        mark[:] = 1 - np.minimum(apart / len(date), UNLIKE) / UNLIKE
+    return np.nan_to_num(marks)
+
+
+def mark_cloudiness(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mark how little cloud an observation has: (time, y, x), -inf without data.
+
+    By class first (clear beside a cloud, semi-transparent, shadow, cloud), of one class the
+    darkest in its first band.
+    """
+    rank = np.array([0, 4, 2, 3, 1, 0], np.float32)[codes]
+    marks = rank - np.clip(np.nan_to_num(values[:, 0]), 0, 1) * np.float32(0.9)
+    there = np.isfinite(values).all(axis=1) & (codes != Label.MISSING)
+    return np.where(there, marks, -np.inf)
+
+
 # --- blocks ---------------------------------------------------------------------------------------
 
 
 def compose_periods(
-    stacks: Sequence[da.Array], periods: Sequence[Period], *, method: str, bands: Sequence[str]
+    stacks: Mapping[str, da.Array],
+    periods: Sequence[Period],
+    *,
+    method: str,
+    bands: Sequence[str],
+    choice: Choice = Choice(),
 ) -> da.Array:
     """Make one layer stack of the dates of each period.
 
     Parameters
     ----------
     stacks
-        Reflectance (time, band, y, x) in order of time, NaN = no data; where it is clear,
-        bool (time, y, x); for best-pixel, marks, float32 (time, y, x).
+        ``values``, reflectance (time, band, y, x) in order of time, NaN = no data. Of (time, y, x):
+        ``clear``, bool, where it is; ``codes``, uint8, of classes. Perhaps ``poor``, bool; and for
+        best-pixel, or where observations are limited, ``marks``, float32.
     periods
         What `split_dates` gave.
     method, bands
         One of `kappamask.composites.METHODS`, and the names of the bands.
+    choice
+        Which observations are used.
 
     Returns
     -------
     dask.array.Array
-        float32 (period, band + 2, y, x): the bands, NaN where no date is usable; how many
+        float32 (period, band + 3, y, x): the bands, NaN where no date is usable; how many
         dates were; the index of the chosen one, or of the middle one of a blend, counted
-        from the first date of the cube, else -1.
+        from the first date of the cube, else -1; 1 where any date has data.
     """
     import dask.array as da
 
     most = max(period.count for period in periods)
-    tiles = split_chunks(stacks[0].chunks[2:], layers=most * len(bands))
-    stacks = [stacks[0], *(stack[:, None] for stack in stacks[1:])]
+    values = stacks["values"]
+    tiles = split_chunks(values.chunks[2:], layers=most * len(bands))
+    names = ["values", *(name for name in stacks if name != "values")]
+    layered = [values, *(stacks[name][:, None] for name in names[1:])]
     layers = []
     for period in periods:
-        dates = [stack[period.dates] for stack in stacks]
-        if not period.count:  # one date that is nowhere clear stands for none
-            dates = [da.zeros((1, *stack.shape[1:]), dtype=stack.dtype) for stack in stacks]
+        dates = [stack[period.dates] for stack in layered]
+        if not period.count:  # one date that is nowhere clear, and has no data, stands for none
+            empty = {"values": np.nan, "codes": int(Label.MISSING)}
+            dates = [
+                da.full((1, *stack.shape[1:]), empty.get(name, 0), dtype=stack.dtype)
+                for name, stack in zip(names, layered, strict=True)
+            ]
         layers.append(
             da.map_blocks(
                 _compose_block,
                 *(date.rechunk({0: -1, 1: -1, 2: tiles[0], 3: tiles[1]}) for date in dates),
+                names=names,
                 first=period.dates.start,
                 method=method,
                 bands=list(bands),
-                chunks=((1,), (len(bands) + 2,), *tiles),
+                choice=choice,
+                chunks=((1,), (len(bands) + 3,), *tiles),
                 dtype=np.float32,
                 meta=np.empty((0, 0, 0, 0), np.float32),
                 token=f"composite-{method}",
@@ -190,31 +297,54 @@ def compose_periods(
 
 
 def _compose_block(
-    values: np.ndarray,
-    clear: np.ndarray,
-    *marks: np.ndarray,
+    *blocks: np.ndarray,
+    names: Sequence[str],
     first: int,
     method: str,
     bands: Sequence[str],
+    choice: Choice,
 ) -> np.ndarray:
     """Make one layer stack of the dates of a period, of which `first` is the index of the first.
 
-    Takes float32 (time, band, y, x) in order of time, NaN = no data, and clear and perhaps
-    marks (time, 1, y, x). A date is usable where it is clear and every band has data.
+    Takes float32 values (time, band, y, x) in order of time, and the other stacks of
+    `compose_periods` (time, 1, y, x). A date is usable where it is clear and every band has data.
     """
-    usable = clear[:, 0] & np.isfinite(values).all(axis=1)
+    values, *flat = blocks
+    given = {name: block[:, 0] for name, block in zip(names[1:], flat, strict=True)}
+    data = np.isfinite(values).all(axis=1) & (given["codes"] != Label.MISSING)
+    usable = given["clear"] & data
+    if "poor" in given:
+        usable = drop_poor(usable, given["poor"])
+    marks = given.get("marks")
+    if choice.at_most is not None and marks is not None:
+        usable = keep_best(usable, marks, choice.at_most)
+    count = usable.sum(axis=0)
+    enough = count >= choice.at_least
     if method in BLENDS:
-        pixels, index = BLENDS[method](values, usable), middle_date(usable)
+        index = middle_date(usable)
+        pixels = (
+            percentile(values, usable, choice.percent)
+            if method == "percentile"
+            else BLENDS[method](values, usable)
+        )
     else:
         make_marks = PICKS[method]
-        score = make_marks(values, usable, bands) if make_marks else marks[0][:, 0]
+        score = make_marks(values, usable, bands) if make_marks else marks
+        if not make_marks and choice.likeness:
+            score = score + np.float32(choice.likeness) * mark_likeness(values, usable)
         index = np.where(usable, score, -np.inf).argmax(axis=0)  # the earliest of equals
         pixels = np.take_along_axis(values, index[None, None], axis=0)[0]
-    count = usable.sum(axis=0)
-    result = np.empty((1, len(bands) + 2, *count.shape), np.float32)
-    result[0, :-2] = np.where(count > 0, pixels, np.nan)
-    result[0, -2] = count
-    result[0, -1] = np.where(count > 0, first + index, NO_DATE)
+    if choice.fill:
+        least = mark_cloudiness(values, given["codes"])
+        taken = least.argmax(axis=0)
+        fill = ~enough & np.isfinite(least.max(axis=0))
+        pixels = np.where(fill, np.take_along_axis(values, taken[None, None], axis=0)[0], pixels)
+        index, enough = np.where(fill, taken, index), enough | fill
+    result = np.empty((1, len(bands) + 3, *count.shape), np.float32)
+    result[0, :-3] = np.where(enough, pixels, np.nan)
+    result[0, -3] = count
+    result[0, -2] = np.where(enough, first + index, NO_DATE)
+    result[0, -1] = data.any(axis=0)
     return result
 
 

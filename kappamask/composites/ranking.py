@@ -21,9 +21,9 @@ MIDDLE = "middle"
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a best-pixel composite looks for: a weighted sum of four marks from 0 to 1.
+    """What a best-pixel composite looks for: a weighted sum of five marks from 0 to 1.
 
-    With ``Ranking(coverage=0)`` and neither target nor probabilities, the clear date
+    With ``Ranking(coverage=0, likeness=0)`` and neither target nor probabilities, the clear date
     farthest from clouds and shadows wins, the earliest of several: what
     `kappamask.openeo.graphs` asks of a back end.
 
@@ -39,13 +39,14 @@ class Ranking:
     probability: float = 1.0  # weight of the probability of clear, where probabilities are given
     date: float = 1.0  # weight of nearness to `target`, where there is one
     coverage: float = 0.5  # weight of the clear share of the whole date: fewer dates, fewer seams
+    likeness: float = 0.5  # weight of nearness to the median of all that is usable
     target: Any = None  # a date in any form of kappamask.search, or "middle" of each period
     reach_m: float = 200.0  # beyond, clouds do not matter; 20 pixels of 10 m, as in openEO
     spread_days: float = 30.0  # days from the target where the mark has fallen to exp(-1/2)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        weights = (self.distance, self.probability, self.date, self.coverage)
+        weights = (self.distance, self.probability, self.date, self.coverage, self.likeness)
         if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
             raise InputError(f"weights of a ranking are numbers, 0 or more, got {weights}")
         scales = (self.reach_m, self.spread_days)

@@ -99,6 +99,52 @@ def map_windows(
     return da.Array(layers, token, chunks, dtype=dtype)
 
 
+def take_cells(pixels: da.Array, stride: tuple[int, int]) -> da.Array:
+    """Take one pixel of each cell of `stride` pixels, near its middle: (..., y, x).
+
+    Not a mean: that would have to know where chunks begin.
+    """
+    rows, columns = (
+        slice(min(step // 2, size - 1), None, step)
+        for step, size in zip(stride, pixels.shape[-2:], strict=True)
+    )
+    return pixels[..., rows, columns]
+
+
+def repeat_cells(
+    cells: da.Array, stride: tuple[int, int], chunks: Sequence[Sequence[int]]
+) -> da.Array:
+    """Give every pixel the value of its cell: what `take_cells` undoes.
+
+    Parameters
+    ----------
+    cells
+        (..., y, x), chunked in any way.
+    stride
+        Pixels per cell along y and x.
+    chunks
+        Of the result along y and x. Pixels behind the last whole cell are of that.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> repeat_cells(da.from_array(np.array([[1, 2]])), (1, 2), ((1,), (3, 2))).compute()
+    array([[1, 1, 2, 2, 2]])
+    """
+    import dask.array as da
+
+    for axis, step, sizes in zip((-2, -1), stride, chunks, strict=True):
+        length, start, parts = cells.shape[axis], 0, []
+        for size in sizes:
+            at = np.minimum(np.arange(start, start + size) // step, length - 1)
+            part = da.take(cells, np.arange(at[0], at[-1] + 1), axis=axis)
+            repeated = da.take(part.rechunk({part.ndim + axis: -1}), at - at[0], axis=axis)
+            parts.append(repeated)
+            start += size
+        cells = da.concatenate(parts, axis=axis).rechunk({cells.ndim + axis: tuple(sizes)})
+    return cells
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """Work that travels as bytes, so that only who does it loads what it needs.

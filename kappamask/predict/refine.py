@@ -17,6 +17,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
+from kappamask.predict.blocks import repeat_cells, take_cells
 from kappamask.predict.cube import check_same
 from kappamask.predict.sunlight import Sun, find_shaded
 
@@ -149,14 +150,8 @@ def _without_cloudless_shadow(labels: xr.DataArray, codes: da.Array) -> da.Array
         if not sun.known or 0 in step:
             dates.append(date)
             continue
-        # One pixel of each cell: means would have to know where chunks begin.
-        rows, columns = sun.stride
-        coarse = date[rows // 2 :: rows, columns // 2 :: columns]
-        if 0 in coarse.shape:
-            dates.append(date)
-            continue
-        shaded = coarse.rechunk(-1).map_blocks(find_shaded, sun, dtype=bool)
-        fine = _repeat(shaded, sun.stride, date.shape).rechunk(date.chunks)
+        shaded = take_cells(date, sun.stride).rechunk(-1).map_blocks(find_shaded, sun, dtype=bool)
+        fine = repeat_cells(shaded, sun.stride, date.chunks)
         dates.append(da.map_blocks(_clear_where_lit, date, fine, dtype=np.uint8))
     return da.stack(dates)
 
@@ -164,18 +159,6 @@ def _without_cloudless_shadow(labels: xr.DataArray, codes: da.Array) -> da.Array
 def _clear_where_lit(codes: np.ndarray, shaded: np.ndarray) -> np.ndarray:
     lit = (codes == Label.CLOUD_SHADOW) & ~shaded
     return np.where(lit, np.uint8(Label.CLEAR), codes)
-
-
-def _repeat(cells: da.Array, stride: tuple[int, int], shape: tuple[int, ...]) -> da.Array:
-    """Give every pixel the value of its cell; those of the last, cut cells too."""
-
-    def repeat(values: np.ndarray) -> np.ndarray:
-        triples = zip(shape, stride, values.shape, strict=True)
-        at = (np.minimum(np.arange(n) // s, m - 1) for n, s, m in triples)
-        return values[np.ix_(*at)]
-
-    chunks = tuple((size,) for size in shape)
-    return cells.map_blocks(repeat, chunks=chunks, dtype=cells.dtype)
 
 
 def _step(labels: xr.DataArray, dim: str, *, south: float) -> float:
