@@ -17,7 +17,7 @@ from kappamask.cli.terminal import (
     search_items,
     show_progress,
 )
-from kappamask.composites import BUFFER_M, METHODS
+from kappamask.composites import BUFFER_M, FILLS, METHODS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bands", metavar="B04,B03,B02", help="of the image (default: all that there are)"
     )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=50.0,
+        metavar="0-100",
+        help="of the method percentile (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-observations",
+        type=int,
+        default=1,
+        metavar="N",
+        help="dates that a pixel needs, else it is empty (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-observations",
+        type=int,
+        metavar="N",
+        help="dates that a pixel is made of, the best; no more dates are read than that takes",
+    )
+    parser.add_argument(
+        "--fill",
+        choices=FILLS,
+        help="what is taken where no date is clear (default: nothing); there, observations are 0",
+    )
+    parser.add_argument(
+        "--mask",
+        default="network",
+        choices=["network", "scl"],
+        help="who says what is clear: the network, or Sen2Cor's classes (L2A; fast, to compare)",
+    )
+    parser.add_argument(
+        "--no-refine", action="store_true", help="do not let dates correct one another first"
+    )
+    parser.add_argument(
+        "--no-quality",
+        action="store_true",
+        help="use haze and shade beside clouds too, where another date is clear",
+    )
     add_labelling(parser)
     parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
 
@@ -72,6 +111,13 @@ def run(options: argparse.Namespace) -> int:
         buffer_m={"cloud": options.buffer_cloud, "shadow": options.buffer_shadow},
         ranking=Ranking(target=options.target) if options.target else None,
         bands=options.bands.split(",") if options.bands else None,
+        refine=not options.no_refine,
+        quality=not options.no_quality,
+        fill=options.fill,
+        min_observations=options.min_observations,
+        max_observations=options.max_observations,
+        percentile=options.percentile,
+        mask=options.mask,
         **labelling_of(options),
     )
     items = search_items(options)

@@ -64,13 +64,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--snow", action="store_true", help="write NAME_snow.tif too: snow on clear ground, by B11"
     )
+    parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="let three dates or more correct one another: masks in the folder refined",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Search or open, label, write; name the dates that failed."""
     check_words(options)
     area, asked = area_of(options), labelling_of(options)
-    asked |= {name: getattr(options, name) for name in ("snow", "bands", "tile")}
+    asked |= {name: getattr(options, name) for name in ("snow", "bands", "tile", "refine")}
     if not options.products:
         if options.per_field:
             options.yes_large = True  # fields may lie far apart: each one is looked at by itself
@@ -105,6 +110,8 @@ def check_words(options: argparse.Namespace) -> None:
     if options.products:
         if given:
             options.refuse(f"a PRODUCT is not searched for: leave out {', '.join(given)}")
+        if options.refine:
+            options.refuse("--refine needs several dates, a PRODUCT is one: leave it out")
         return
     absent = [] if options.area or options.bbox or options.tile else ["--bbox, --area or --tile"]
     absent += [] if options.date else ["--date"]

@@ -13,31 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rasterio.windows import Window
 
-from kappamask.base.errors import ReadError
+from kappamask.base.errors import ReadError, UnknownNameError
 from kappamask.base.files import read_json
-from kappamask.base.legend import Label
 from kappamask.composites import BUFFER_M
-from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, composite
+from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, clear_of, composite
 from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
+from kappamask.cubes.classes import load_classes
 from kappamask.cubes.cube import load_cube
+from kappamask.jobs.mask_files import read_masks
 from kappamask.jobs.masks import MaskOptions, Report, mask_items
 from kappamask.jobs.plan import in_bytes
-from kappamask.outputs.composites import write_composite
+from kappamask.outputs.composites import UNSEEN, write_composite
 from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.formats import open_layers, open_pixels
+from kappamask.scenes.formats import open_layers
 from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import read_scenes
 
 if TYPE_CHECKING:
     import xarray as xr
 
+MASKS_BY = ("network", "scl")
 MASKS = "masks"  # folder of the masks inside that of the composites
 STACK_BYTES = 512 * 2**20  # reflectance of all dates of one chunk; chunks are read whole
 CHUNKS = (1536, 1024, 512)  # of what is read; whole tiles of the usual COGs
@@ -51,6 +52,13 @@ class CompositeOptions(MaskOptions):
     period: str | None = None
     buffer_m: Mapping[str, float] | None = field(default_factory=lambda: dict(BUFFER_M))
     ranking: Ranking | None = None
+    refine: bool = True  # let three dates or more correct one another first
+    quality: bool = True  # pass over haze and shade beside clouds, where another date is clear
+    fill: str | None = None  # "least-cloudy": what no date shows clear
+    min_observations: int = 1
+    max_observations: int | None = None  # dates that a pixel is made of; reading ends with enough
+    percentile: float = 50.0
+    mask: str = "network"  # or "scl": the scene classification that L2A items hold
     bands: Sequence[str] | None = None  # of the image; None: every reflectance band
 
 
@@ -118,32 +126,88 @@ def compose_items(
             f"{cube.sizes['band']} bands, up to {in_bytes(size)} each, to {folder.absolute()}"
         )
     check_method(options.method, [str(name) for name in cube["band"].values])
-    plain = replace(options, pictures=False)
-    report = mask_items(scenes, area, folder / MASKS, options=plain, progress=progress, tell=tell)
+    check_mask(options.mask)
+    report = Report()
+    if options.mask == "network":
+        plain = replace(options, pictures=False)
+        report = mask_items(
+            scenes, area, folder / MASKS, options=plain, progress=progress, tell=tell
+        )
     why = {name: str(error) for name, error in unreadable.items()} | report.failed
     report.failed = dict(sorted(why.items()))
-    if not report.masks:
+    if not report.masks and options.mask == "network":
         date, reason = next(iter(report.failed.items()))
         raise ReadError(
             f"a composite needs one date that can be labelled and kept, got none of "
             f"{len(report.failed)}: {date}: {reason}"
         )
-    labels = read_masks(report.masks, cube)
+    by_network = options.mask == "network"
+    labels = read_masks(report.masks, cube) if by_network else _load_classes(cube, scenes, options)
     cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
+    enough = _enough_dates(cube, labels, options)
     image = composite(
-        cube,
-        labels,
+        cube.isel(time=enough),
+        labels.isel(time=enough),
         method=options.method,
         period=options.period,
         buffer_m=options.buffer_m,
         ranking=options.ranking,
+        refine=options.refine and by_network,
+        quality=options.quality and by_network,
+        fill=options.fill,
+        min_observations=options.min_observations,
+        max_observations=options.max_observations,
+        percentile=options.percentile,
     )
+    if not by_network:
+        image.attrs["mask"] = options.mask
     report.images = write_composite(
         image, folder, source_items=scenes, overwrite=options.overwrite, progress=progress
     )
     if options.pictures and set(TRUE_COLOR) <= set(cube["band"].values):
         report.pictures = [draw_period(cube, labels, path) for path in report.images]
     return report
+
+
+def check_mask(mask: str) -> None:
+    """Refuse a mask that nobody makes."""
+    if mask not in MASKS_BY:
+        raise UnknownNameError.of("mask", mask, list(MASKS_BY))
+
+
+def _load_classes(
+    cube: xr.DataArray, scenes: Sequence[Scene], options: CompositeOptions
+) -> xr.DataArray:
+    """Load the classes that the items hold, on the pixels of a cube."""
+    labels = load_classes(
+        [scene.item for scene in scenes],
+        cube,
+        resolution=options.resolution,
+        engine=options.engine,
+    )
+    return labels.sel(time=np.isin(labels["time"].values, cube["time"].values))
+
+
+def _enough_dates(
+    cube: xr.DataArray, labels: xr.DataArray, options: CompositeOptions
+) -> np.ndarray:
+    """List the dates to read, the clearest first, until every pixel has enough: indices, in order.
+
+    Only labels are read for it. All dates where nothing limits them, or each period has its own.
+    """
+    dates = np.arange(labels.sizes["time"])
+    most = options.max_observations
+    if most is None or options.period is not None or CLEAR_FRACTION not in labels.coords:
+        return dates
+    clear = clear_of(cube, labels, buffer_m=options.buffer_m)
+    counts = np.zeros(labels.shape[1:], np.uint16)
+    kept: list[int] = []
+    for date in np.argsort(-labels[CLEAR_FRACTION].values, kind="stable"):
+        kept.append(int(date))
+        counts += clear.isel(time=int(date)).values
+        if counts.min() >= most:
+            break
+    return np.sort(kept)
 
 
 def _load(
@@ -192,85 +256,10 @@ def read_composite(path: Path) -> xr.Dataset:
         reflectance = raster.isel(band=visible).load().assign_coords(band=list(TRUE_COLOR))
     with open_layers(observations) as raster:
         counts = raster.squeeze("band", drop=True).load()
+        counts = counts.where(counts != UNSEEN, 0)
     return xr.Dataset(
         {"reflectance": reflectance, "observations": counts},
         coords={"time_bounds": (("time", "bounds"), np.array([span], "M8[ns]"))},
         # the end that an item tells belongs to the period
         attrs={"method": known["kappamask:method"], "period": "whole"},
     )
-
-
-def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
-    """Open masks that `write_mask` wrote as lazy labels of the dates of a cube.
-
-    Parameters
-    ----------
-    paths
-        COGs with their items beside them, of pixels of the cube.
-    cube
-        Its chunks along y and x are taken.
-
-    Returns
-    -------
-    xarray.DataArray
-        uint8 (time, y, x), with the dates of the masks and their share of clear pixels.
-
-    Raises
-    ------
-    ReadError
-        If an item is no item of a mask, or the grid is another one.
-    """
-    import dask.array as da
-    import xarray as xr
-
-    layers, times, shares, attrs = [], [], [], {"level": cube.attrs["level"]}
-    for path in paths:
-        try:
-            item = read_json(path.with_suffix(".json"))
-            known = item["properties"]
-            classes = item["assets"]["mask"]["classification:classes"]
-            times.append(np.datetime64(known["datetime"].removesuffix("Z"), "ns"))
-            shares.append(_share(classes))
-            grid = tuple(known["proj:transform"]), tuple(known["proj:shape"])
-        except (OSError, ValueError, LookupError) as error:
-            raise ReadError(
-                f"a mask has its STAC item beside it, got {error} for {path}: write it again"
-            ) from error
-        if grid != (tuple(cube.rio.transform())[:6], cube.shape[2:]):
-            raise ReadError(
-                f"masks must be on the grid of the cube, got {grid} in {path.name}: remove it, "
-                "or choose another folder"
-            )
-        for name in ("kappamask:model", "kappamask:model_sha256"):
-            if name in known:
-                attrs[name.replace(":", "_")] = known[name]
-        layers.append(
-            da.from_array(MaskFile(path, grid[1]), chunks=cube.data.chunks[2:], name=False)
-        )
-    wanted = cube["time"].values.astype("M8[us]")  # what an item says of the time
-    found = [int(np.flatnonzero(wanted == time.astype("M8[us]"))[0]) for time in times]
-    coords = {"time": cube["time"].values[found], "y": cube["y"], "x": cube["x"]}
-    labels = xr.DataArray(da.stack(layers), dims=("time", "y", "x"), coords=coords, attrs=attrs)
-    return labels.assign_coords({CLEAR_FRACTION: ("time", shares)})
-
-
-def _share(classes: Sequence[Mapping[str, Any]]) -> float:
-    counts = {entry["value"]: entry["count"] for entry in classes}
-    return float(counts[int(Label.CLEAR)] / sum(counts.values()))
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask on disk that dask cuts blocks out of; no file stays open."""
-
-    path: Path
-    shape: tuple[int, ...]
-
-    ndim = 2
-    dtype = np.dtype(np.uint8)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        """Read one block."""
-        with open_pixels(str(self.path)) as raster:
-            block: np.ndarray = raster.read(1, window=Window.from_slices(*key))
-        return block

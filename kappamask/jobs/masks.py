@@ -83,6 +83,7 @@ class MaskOptions:
     raster: Told | None = None  # what rasters of one's own do not say
     pictures: bool = True
     snow: bool = False  # write NAME_snow.tif too; needs B11
+    refine: bool = False  # let three dates or more correct one another: folder `refined`
     title: str | None = None  # of the pictures
     field: str = ""  # name of the area, for files: its polygon is cut out, be it a rectangle or not
     max_pixels: int | None = MAX_PIXELS  # of a date: more is taken for a mistake; None: any
@@ -323,7 +324,8 @@ def mask_items(
     folder
         Made if absent. Gets ``NAME.tif`` (COG), ``NAME.json`` (STAC item) and
         ``NAME.png`` (quicklook) of every date, missing outside of a polygon; what is
-        already there, complete and of the same model and grid, is kept.
+        already there, complete and of the same model and grid, is kept. Where three dates or
+        more are to be refined, the refined masks come in its folder ``refined``.
     options
         Model, resolution, engine, offset, pictures, retries.
     progress
@@ -367,8 +369,34 @@ def mask_items(
         progress=progress,
         tell=tell,
     )
+    if options.refine:
+        report = _refine(report, scenes, area, Path(folder), options)
     why = {name: str(error) for name, error in unreadable.items()} | report.failed
     return replace(report, failed=dict(sorted(why.items())))
+
+
+def _refine(
+    report: Report,
+    scenes: Sequence[Scene],
+    area: AreaLike | None,
+    folder: Path,
+    options: MaskOptions,
+) -> Report:
+    """Put refined masks in the place of those by single dates."""
+    from kappamask.jobs.mask_files import FOLDER, refine_masks
+
+    cube = load_cube(
+        scenes,
+        area,
+        resolution=options.resolution,
+        bands=options.network_bands,
+        margin=0,
+        max_pixels=options.max_pixels,
+    )
+    masks, kept = refine_masks(
+        report.masks, cube, scenes, folder / FOLDER, overwrite=options.overwrite
+    )
+    return replace(report, masks=masks, skipped=kept or report.skipped)
 
 
 def dates_of(

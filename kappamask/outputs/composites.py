@@ -27,10 +27,15 @@ from kappamask.outputs.records import (
     write_each,
     write_record,
 )
+from kappamask.predict.refine import BY
 from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import source_of, sources_of_dates
 
-RECIPE = ("method", "period", "buffer_cloud_m", "buffer_shadow_m", "ranking")
+RECIPE = (
+    "method", "period", "buffer_cloud_m", "buffer_shadow_m", "ranking", "mask", "refined",
+    "quality",    "fill", "min_observations", "max_observations", "percentile",
+)  # fmt: skip
+UNSEEN = 65535  # in the layer of observations: no date has data there
 # Reflectance is stored as a signed integer: dark water and deep shadow are below 0 after the
 # correction of the atmosphere, and unsigned numbers would lose them or take them for no data.
 SCALE, NODATA = 0.0001, -32768
@@ -41,7 +46,7 @@ EPOCH = np.datetime64("1970-01-01", "D")  # dates are stored as days since then;
 class Coverage:
     """How often the pixels of a composite were seen clear."""
 
-    pixels: int
+    pixels: int  # with data on any date
     never_clear: int
     observations: int  # of all pixels together
     most: int  # of one pixel
@@ -49,7 +54,7 @@ class Coverage:
     @property
     def mean(self) -> float:
         """Observations of a pixel."""
-        return round(self.observations / self.pixels, 4)
+        return round(self.observations / max(1, self.pixels), 4)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,10 @@ class CompositeRecord(Record):
             da.asarray(pixels[name].transpose("y", "x").data)[None]
             for name in ("observations", "date")
         )
+        observations = observations.astype(np.uint16)
+        if "seen" in pixels:
+            seen = da.asarray(pixels["seen"].transpose("y", "x").data)[None]
+            observations = da.where(seen, observations, np.uint16(UNSEEN))
         span = dict(zip(("start_datetime", "end_datetime"), self.moments, strict=True))
         tags = self.tags(span, {name: str(value) for name, value in self.recipe.items()})
         return [
@@ -125,9 +134,9 @@ class CompositeRecord(Record):
             ),
             Layer(
                 self.file_name("observations"),
-                observations.astype(np.uint16),
+                observations,
                 ("observations",),
-                nodata=None,  # 0 is a count
+                nodata=UNSEEN,  # 0 is a count
                 resampling="AVERAGE",
                 unit="1",
                 tags=tags,
@@ -146,9 +155,13 @@ class CompositeRecord(Record):
     def measure(self, paths: Sequence[Path], layers: Sequence[Layer]) -> Coverage:  # noqa: ARG002
         """Read back how often the pixels were seen clear."""
         pixels = never = total = most = 0
-        for counts in read_blocks(paths[self.PARTS.index("observations")]):
+        least = self.recipe.get("min_observations", 1)
+        for block in read_blocks(paths[self.PARTS.index("observations")]):
+            counts = block[block != UNSEEN]
+            if not counts.size:
+                continue
             pixels += counts.size
-            never += int((counts == 0).sum())
+            never += int((counts < least).sum())
             total += int(counts.sum(dtype=np.int64))
             most = max(most, int(counts.max()))
         return Coverage(pixels, never, total, most)
@@ -156,9 +169,10 @@ class CompositeRecord(Record):
     def properties(self, found: Coverage) -> dict[str, Any]:
         """Say the record and its coverage in the words of STAC."""
         recipe = self.recipe
+        judge = self.model or recipe.get("mask") or "an unnamed model"
         lineage = (
             f"{recipe['method']} of Sentinel-2 {self.level} reflectance where "
-            f"{self.model or 'an unnamed model'} says clear, {recipe['buffer_cloud_m']:g} m from "
+            f"{judge} says clear, {recipe['buffer_cloud_m']:g} m from "
             f"clouds and {recipe['buffer_shadow_m']:g} m from shadows,"
         )
         first, last = (moment[:10] for moment in self.moments)
@@ -167,7 +181,9 @@ class CompositeRecord(Record):
             **self.about(f"Cloud-free composite {first} to {last}"),
             **self.processing(lineage),
             "kappamask:never_clear": found.never_clear,
-            "kappamask:never_clear_percentage": round(100 * found.never_clear / found.pixels, 4),
+            "kappamask:never_clear_percentage": round(
+                100 * found.never_clear / max(1, found.pixels), 4
+            ),
             "kappamask:mean_observations": found.mean,
         }
 
@@ -186,8 +202,10 @@ class CompositeRecord(Record):
             },
             "observations": {
                 "title": "Dates that could be used",
+                "description": "0 where none could; reflectance that is there was filled in",
                 "roles": ["metadata"],
                 "data_type": "uint16",
+                "nodata": UNSEEN,
                 "statistics": {
                     "minimum": 0 if found.never_clear else 1,
                     "maximum": found.most,
@@ -330,6 +348,7 @@ def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, Co
     placement = Placement(plane.rio.crs, plane.rio.transform(), plane.rio.shape)
     bounds = image["time_bounds"].values
     recipe = {name: image.attrs[name] for name in RECIPE if name in image.attrs}
+    asked = image[BY].values if BY in image.coords else None
     # The end of a period is the start of the next one; the whole range ends with its last date.
     short = np.timedelta64(0 if recipe.get("period") == "whole" else 1, "ms")
     sources = _sources(image, items)
@@ -340,7 +359,7 @@ def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, Co
             placement=placement,
             level=image.attrs["level"],
             names=tuple(str(name) for name in image["band"].values),
-            recipe=recipe,
+            recipe=recipe | ({} if asked is None else {BY: str(asked[index])}),
             model=image.attrs.get("kappamask_model"),
             model_sha256=image.attrs.get("kappamask_model_sha256"),
             sources=sources[index],

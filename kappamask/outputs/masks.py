@@ -28,6 +28,7 @@ from kappamask.outputs.records import (
     write_record,
 )
 from kappamask.predict.cube import check_same
+from kappamask.predict.refine import BY
 from kappamask.scenes.scene import sun_of
 from kappamask.scenes.sources import sources_of_dates
 
@@ -55,6 +56,7 @@ class MaskRecord(Record):
     snow: bool = False  # whether its pixels come with snow
     keep_snow: bool = False  # in a file of its own
     outline: Outline | None = None  # what was cut out; None: all of the rectangle
+    refined_by: tuple[str, ...] = ()  # days of the dates that were asked, where any were
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -97,7 +99,9 @@ class MaskRecord(Record):
     @property
     def identity(self) -> dict[str, Any]:
         """Time, grid and model."""
-        return {"datetime": self.timestamp or None, **grid_fields(self.placement), **self.optional}
+        asked = {"kappamask:refined_by": list(self.refined_by)} if self.refined_by else {}
+        known = {**grid_fields(self.placement), **self.optional, **asked}
+        return {"datetime": self.timestamp or None, **known}
 
     def layers(self, pixels: Any) -> list[Layer]:
         """Say how class codes are stored: with palette, class names and tags."""
@@ -154,9 +158,12 @@ class MaskRecord(Record):
             f"Sentinel-2 {self.level} reflectance labelled pixel by pixel with "
             f"{self.model or 'an unnamed model'}"
         )
+        if self.refined_by:
+            lineage += f", refined by {len(self.refined_by)} other dates and the sun"
         lit = [source for source in self.sources if source.sun is not None]
         sun = [round(degrees, 4) for degrees in sun_of(lit)] if lit else [None, None]
         optional = {
+            "kappamask:refined_by": list(self.refined_by) or None,
             "view:sun_azimuth": sun[0],
             "view:sun_elevation": sun[1],
             "platform": platforms.pop() if len(platforms) == 1 else None,
@@ -345,6 +352,7 @@ def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[Mask
     """Say of each date of a checked label cube what is known before it is computed."""
     times = labels["time"].values
     placement = Placement(labels.rio.crs, labels.rio.transform(), labels.rio.shape)
+    asked = [str(by) for by in labels[BY].values] if BY in labels.coords else [""] * times.size
     records = [
         MaskRecord(
             time=time,
@@ -353,8 +361,9 @@ def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[Mask
             model=labels.attrs.get("kappamask_model"),
             model_sha256=labels.attrs.get("kappamask_model_sha256"),
             sources=sources,
+            refined_by=tuple(by.split()),
         )
-        for time, sources in zip(times, sources_of_dates(labels, items), strict=True)
+        for time, sources, by in zip(times, sources_of_dates(labels, items), asked, strict=True)
     ]
     counts = Counter(record.name for record in records)
     if twice := [name for name, count in counts.items() if count > 1]:

@@ -31,7 +31,8 @@ BOX_PX = 61  # around a pixel: how clear a date is there
 CALM_FROM = 0.9  # clear share of that box: what is not clear is a speck, not weather
 TWICE = 2  # other dates with shadow at one place: clouds do not come back to the pixel
 BLOCK_PX = 512  # pixels per side of what one task refines
-RUN = 24  # dates that one task refines
+RUN = 24  # dates that one task refines,
+RUN_PX = 2**28  # and pixels of all of them
 REFINED = "refined"  # attribute of labels that were
 BY = "witnesses"  # coordinate: the dates that each date was refined by
 
@@ -181,9 +182,9 @@ def _settle(raw: da.Array, lit: da.Array, asked: Sequence[np.ndarray]) -> da.Arr
     reach = BOX_PX // 2
     depth = {2: min(reach, raw.shape[1]), 3: min(reach, raw.shape[2])}
     wide = overlap(both, depth={0: 0, 1: 0, **depth}, boundary="none", allow_rechunk=True)
-    runs = []
-    for first in range(0, len(asked), RUN):
-        dates = range(first, min(first + RUN, len(asked)))
+    runs, step = [], run_length(raw.shape[1:])
+    for first in range(0, len(asked), step):
+        dates = range(first, min(first + step, len(asked)))
         needed = sorted({*dates, *(int(other) for date in dates for other in asked[date])})
         places = {date: place for place, date in enumerate(needed)}
         work = partial(
@@ -196,6 +197,11 @@ def _settle(raw: da.Array, lit: da.Array, asked: Sequence[np.ndarray]) -> da.Arr
         settled = stack.map_blocks(work, drop_axis=0, chunks=chunks, dtype=np.uint8)
         runs.append(da.overlap.trim_overlap(settled, {0: 0, 1: depth[2], 2: depth[3]}, "none"))
     return da.concatenate(runs).rechunk(raw.chunks)
+
+
+def run_length(shape: tuple[int, ...]) -> int:
+    """Say how many dates (y, x) one task refines: who computes some of them computes them all."""
+    return max(1, min(RUN, RUN_PX // (shape[0] * shape[1])))
 
 
 def settle(both: np.ndarray, *, own: Sequence[int], asked: Sequence[Sequence[int]]) -> np.ndarray:

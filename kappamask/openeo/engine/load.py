@@ -22,19 +22,18 @@ from pyproj import CRS, Transformer
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
 from kappamask.base.retry import GUARD
+from kappamask.cubes.classes import KEYS, resolve_classes
 from kappamask.cubes.cube import load_cube
 from kappamask.openeo.engine.arguments import BoundingBox
 from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.scene import BandFile
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import Resolve, scene_of
 
 COLLECTIONS = {"SENTINEL2_L2A": "L2A", "SENTINEL2_L1C": "L1C"}
 SCENE_CLASSES = "SCL"
-SCL_KEYS = ("SCL", "scl", "SCL_20m")  # Planetary Computer; Earth Search; Copernicus
 CHUNK = 384  # pixels; a window of 768 with its overlap of 128 reads a border of one chunk
 
 
@@ -249,7 +248,7 @@ def build(
         factors = [BY_NAME[str(name)].dn_scale for name in cube["band"].to_numpy()]
         scale = xr.DataArray(np.array(factors, np.float32), {"band": cube["band"]}, "band")
         parts.append((cube * scale).round())
-    everywhere = all(any(key in item.assets for key in SCL_KEYS) for item in items)
+    everywhere = all(any(key in item.assets for key in KEYS) for item in items)
     if SCENE_CLASSES in (bands or ()) or (bands is None and everywhere):
         # Under the name of another layer that takes no offset.
         named = {"band": [SCENE_CLASSES], "common_name": ("band", [SCENE_CLASSES.lower()])}
@@ -261,19 +260,6 @@ def build(
         cube = cube.assign_coords(t=days)
     cube.attrs = {}
     return cube.sel(bands=bands) if bands else cube
-
-
-def resolve_classes(item: pystac.Item, bands: Any = None) -> dict[str, BandFile]:
-    """Find the scene classification of an item, as if it were AOT."""
-    del bands
-    key = next((key for key in SCL_KEYS if key in item.assets), None)
-    if key is None:
-        raise ArgumentError(
-            f"item {item.id} holds no {SCENE_CLASSES}, only {', '.join(item.assets)}: "
-            "leave the band out"
-        )
-    href = item.assets[key].href
-    return {"AOT": BandFile(band="AOT", key=key, href=href, dn_offset=0, scale=1.0, gsd=20.0)}
 
 
 def crop(cube: xr.DataArray, extent: Any) -> xr.DataArray:

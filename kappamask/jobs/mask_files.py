@@ -1,0 +1,160 @@
+"""Masks on this machine: read as lazy labels, and refined date by date. Imports `outputs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from kappamask.base.errors import ReadError
+from kappamask.base.files import read_json
+from kappamask.base.legend import Label
+from kappamask.composites.cube import CLEAR_FRACTION
+from kappamask.outputs.label_cube import check_labels
+from kappamask.outputs.masks import make_records, write_mask
+from kappamask.outputs.records import find_complete
+from kappamask.predict.refine import BY, FEWEST, REFINED, refine, run_length
+from kappamask.scenes.formats import open_pixels
+from kappamask.scenes.scene import Scene
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FOLDER = "refined"  # of refined masks, inside that of those by single dates
+
+
+def refine_masks(
+    paths: Sequence[Path],
+    cube: xr.DataArray,
+    scenes: Sequence[Scene],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+) -> tuple[list[Path], list[Path]]:
+    """Refine masks of single dates by one another, and write them beside those.
+
+    Some dates are refined at a time, as many as memory allows; what is there, of the same
+    witnesses, is kept.
+
+    Parameters
+    ----------
+    paths
+        Masks by single dates; fewer than three come back as they are.
+    cube
+        Of these dates, for its grid and the sun.
+    scenes
+        Where the dates come from.
+    folder
+        Of the refined masks; made if absent.
+    overwrite
+        Write them all again.
+
+    Returns
+    -------
+    tuple of list
+        The refined masks, and which of them were there before.
+    """
+    if len(paths) < FEWEST:
+        return list(paths), []
+    labels = read_masks(paths, cube)
+    refined = refine(labels)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tif")}
+    written: list[Path] = []
+    step = run_length(labels.shape[1:])
+    for first in range(0, labels.sizes["time"], step):
+        some = refined.isel(time=slice(first, first + step))
+        if overwrite or not _are_there(some, scenes, folder):
+            some = some.load()
+        written += write_mask(some, folder, source_items=scenes, overwrite=overwrite)
+    kept = [path for path in written if before.get(path) == path.stat().st_mtime_ns]
+    return written, kept
+
+
+def _are_there(labels: xr.DataArray, scenes: Sequence[Scene], folder: Path) -> bool:
+    records = make_records(check_labels(labels), scenes)
+    return all(find_complete(record, folder.absolute()) for record in records)
+
+
+def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
+    """Open masks that `write_mask` wrote as lazy labels of the dates of a cube.
+
+    Parameters
+    ----------
+    paths
+        COGs with their items beside them, of pixels of the cube.
+    cube
+        Its chunks along y and x are taken.
+
+    Returns
+    -------
+    xarray.DataArray
+        uint8 (time, y, x), with the dates of the masks and their share of clear pixels.
+
+    Raises
+    ------
+    ReadError
+        If an item is no item of a mask, or the grid is another one.
+    """
+    import dask.array as da
+    import xarray as xr
+
+    layers, times, shares, asked, attrs = [], [], [], [], {"level": cube.attrs["level"]}
+    for path in paths:
+        try:
+            item = read_json(path.with_suffix(".json"))
+            known = item["properties"]
+            classes = item["assets"]["mask"]["classification:classes"]
+            times.append(np.datetime64(known["datetime"].removesuffix("Z"), "ns"))
+            shares.append(_share(classes))
+            grid = tuple(known["proj:transform"]), tuple(known["proj:shape"])
+        except (OSError, ValueError, LookupError) as error:
+            raise ReadError(
+                f"a mask has its STAC item beside it, got {error} for {path}: write it again"
+            ) from error
+        if grid != (tuple(cube.rio.transform())[:6], cube.shape[2:]):
+            raise ReadError(
+                f"masks must be on the grid of the cube, got {grid} in {path.name}: remove it, "
+                "or choose another folder"
+            )
+        for name in ("kappamask:model", "kappamask:model_sha256"):
+            if name in known:
+                attrs[name.replace(":", "_")] = known[name]
+        asked.append(" ".join(known.get("kappamask:refined_by", ())))
+        layers.append(
+            da.from_array(MaskFile(path, grid[1]), chunks=cube.data.chunks[2:], name=False)
+        )
+    wanted = cube["time"].values.astype("M8[us]")  # what an item says of the time
+    found = [int(np.flatnonzero(wanted == time.astype("M8[us]"))[0]) for time in times]
+    dates = cube.isel(time=found)
+    kept = ("time", "y", "x", "spatial_ref", "sun_azimuth", "sun_elevation")
+    coords = {name: dates[name] for name in kept if name in dates.coords}
+    labels = xr.DataArray(da.stack(layers), dims=("time", "y", "x"), coords=coords, attrs=attrs)
+    if all(asked):
+        labels = labels.assign_coords({BY: ("time", asked)}).assign_attrs({REFINED: 1})
+    return labels.assign_coords({CLEAR_FRACTION: ("time", shares)})
+
+
+def _share(classes: Sequence[Mapping[str, Any]]) -> float:
+    counts = {entry["value"]: entry["count"] for entry in classes}
+    return float(counts[int(Label.CLEAR)] / sum(counts.values()))
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask on disk that dask cuts blocks out of; no file stays open."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    ndim = 2
+    dtype = np.dtype(np.uint8)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        """Read one block."""
+        with open_pixels(str(self.path)) as raster:
+            block: np.ndarray = raster.read(1, window=Window.from_slices(*key))
+        return block
