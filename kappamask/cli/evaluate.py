@@ -5,13 +5,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import say, show_progress
+from kappamask.cli.terminal import add_query, area_of, say, search_items, show_progress
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add data, networks and peers, where the report goes."""
+    """Add data, or area and dates; networks and peers; where the report goes."""
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder that holds chips.csv"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds chips.csv; or say --bbox and --date: then composites of your own "
+        "area are compared with clear dates that were kept out of them",
+    )
+    add_query(parser, required=False)
+    parser.set_defaults(refuse=parser.error)
+    parser.add_argument(
+        "--keep-out",
+        nargs="+",
+        default=[],
+        metavar="DAY",
+        help="with --date: the dates to compare with (default: the three clearest)",
+    )
+    parser.add_argument(
+        "--within-days",
+        type=int,
+        metavar="N",
+        help="with --date: compose only dates so near to the one kept out",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -68,6 +87,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, write, and print the first table."""
+    if options.data is None:
+        if not (options.date and (options.bbox or options.area)):
+            options.refuse("say --data, or --date and --bbox (or --area)")
+        return compare_dates(options)
     from kappamask.base.files import check_folder
     from kappamask.evaluate import PEERS, Options, check_data, evaluate, write_report
     from kappamask.evaluate.report import TABLE
@@ -92,4 +115,41 @@ def run(options: argparse.Namespace) -> int:
     written = write_report(evaluation, options.out)
     say(written[TABLE].read_text("utf-8"))
     say(f"Report: {written['report.html'].resolve()}")
+    return 0
+
+
+def compare_dates(options: argparse.Namespace) -> int:
+    """Keep clear dates of an area out of composites, and print how far these are from them."""
+    import kappamask as km
+    from kappamask.base.errors import ItemError
+    from kappamask.base.files import check_folder
+    from kappamask.cubes.classes import load_classes
+    from kappamask.evaluate.dates import keep_out, to_table
+    from kappamask.evaluate.programs import network_from_file
+
+    check_folder(options.out, "the report")
+    items = search_items(options)
+    cube = km.load_cube(items, area_of(options))
+    model = options.model[0]
+    if options.weights is not None:
+        model = network_from_file(options.weights).model_of(options.level)
+    try:
+        classes = load_classes(items, cube) if options.level == "L2A" else None
+    except ItemError as error:
+        say(f"without SCL: {error}")
+        classes = None
+    with show_progress() as progress:
+        rows = keep_out(
+            cube,
+            km.predict_cube(cube, model=model),
+            scl=classes,
+            held_out=options.keep_out,
+            within_days=options.within_days,
+            progress=progress,
+        )
+    table = to_table(rows)
+    path = options.out / "dates.md"
+    path.write_text(table, encoding="utf-8")
+    say(table)
+    say(f"Report: {path.resolve()}")
     return 0
