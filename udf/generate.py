@@ -61,8 +61,10 @@ DESCRIPTIONS = {
     ),
     "kappamask_composite": (
         "Masks clouds and cloud shadows on Sentinel-2 L2A with kappamask and takes the median of "
-        "what is clear in every period. The optical bands are loaded apart from those that the "
-        "mask needs, so that cloudy pixels need not be read. The network comes in the job option "
+        "what is clear in every period; the dates of a window correct one another before, so that "
+        "roofs, rivers and lakes are not taken for cloud and shadow. The optical bands are loaded "
+        "apart from those that the mask needs, so that cloudy pixels need not be read. The "
+        "network comes in the job option "
         f"`udf-dependency-archives`, so it runs as a batch job. {SOURCE}"
     ),
 }

@@ -2,7 +2,8 @@
 """openEO UDF: clouds and cloud shadows on Sentinel-2, chunk by chunk.
 
 Use it in `apply_neighborhood`, runtime "Python", with `size` 768 px and `overlap` 128 px
-in x and y; `size` "P1D" in t labels date by date. It needs the library kappamask and an
+in x and y; `size` "P1D" in t labels date by date, no `size` in t gives all dates at once, which
+may then correct one another (`refine`). It needs the library kappamask and an
 engine (torch or onnxruntime): installed, or as the archives that `kappamask udf build`
 makes, given to a batch job in the job option "udf-dependency-archives".
 
@@ -17,6 +18,8 @@ Context, all optional:
   "mask" (1 = shadow, semi-transparent, cloud or missing; else 0), "probabilities" of
   clear, shadow, semi-transparent and cloud (NaN where data is missing), or "snow" (0 none,
   100 snow, 205 hidden by cloud or shadow, 255 missing), which needs the band B11.
+- refine: true lets the dates of a chunk correct one another, and the sun where the bands
+  sunAzimuthAngles and sunZenithAngles are there: roofs, rivers and lakes become clear.
 - buffer_px: with "mask", pixels by which clouds and shadows are grown.
 - threads: how many the engine may use; by default what the container grants.
 
@@ -49,6 +52,7 @@ DEFAULTS = {
     "model": "default",
     "output": "labels",
     "buffer_px": 0,
+    "refine": False,
     "threads": None,
 }
 # As kappamask.predict.chunk.OUTPUT_BANDS, which cannot be asked where no archive is unpacked.
@@ -68,25 +72,30 @@ def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
     """Label a chunk; each date by itself."""
     options = read_context(context)
     find_packages()
-    from kappamask.predict.chunk import Digits, Wanted, find_origin, label_chunk
+    from kappamask.predict.chunk import Digits, Wanted, find_origin, label_chunk, label_dates
 
     bands, time = find_dims(cube)
     names = [str(name) for name in cube[bands].values]
     model = load(options["model"], options["level"], options["threads"])
-    label = functools.partial(
-        label_chunk,
-        bands=names,
-        model=model,
-        digits=Digits(options["scale"], options["offset"]),
-        wanted=Wanted(options["output"], options["buffer_px"]),
+    given = {
+        "bands": names,
+        "model": model,
+        "digits": Digits(options["scale"], options["offset"]),
+        "wanted": Wanted(options["output"], options["buffer_px"]),
         # Float32 at best, and not to be trusted: they only say where the network's grid begins.
-        origin=find_origin(*(cube[dim].values if dim in cube.coords else None for dim in "yx")),
-    )
+        "origin": find_origin(*(cube[dim].values if dim in cube.coords else None for dim in "yx")),
+    }
 
     dims = (time, bands, "y", "x") if time else (bands, "y", "x")
     values = cube.transpose(*dims).values
+    if time and options["refine"] and time in cube.coords:
+        labels = label_dates(values, times=cube[time].values, **given)
+    elif time:
+        labels = np.stack([label_chunk(date, **given) for date in values])
+    else:
+        labels = label_chunk(values, **given)
     result = xarray.DataArray(
-        np.stack([label(date) for date in values]) if time else label(values),
+        labels,
         dims=dims,
         coords={
             **{name: axis for name, axis in cube.coords.items() if bands not in axis.dims},
@@ -118,7 +127,13 @@ def read_context(context: Any) -> dict:
             "correct or remove it"
         )
     options = {**DEFAULTS, **given}
-    for key, kind in {"level": str, "model": str, "output": str, "threads": int}.items():
+    for key, kind in {
+        "level": str,
+        "model": str,
+        "output": str,
+        "threads": int,
+        "refine": bool,
+    }.items():
         if not isinstance(options[key], (kind, type(DEFAULTS[key]))):
             text = f"kappamask: {key} is of type {kind.__name__}, got {options[key]!r}: correct it"
             raise ValueError(text)  # noqa: TRY004

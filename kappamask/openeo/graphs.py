@@ -27,6 +27,7 @@ from kappamask.scenes.dates import Interval, parse_dates
 Method = Literal["median", "best-pixel"]
 RUNTIME = "Python"  # never "Python-Jep"
 WINDOW_PX = 768  # pixels labelled at once
+REFINED_PX = 512  # where all dates of a window are labelled together: they share the memory
 OVERLAP_PX = 128  # read on every side and discarded: what the network sees
 # The distance to clouds that best-pixel composites look for: a Gaussian, in pixels of 10 m.
 KERNEL_SIGMA_PX, KERNEL_REACH_PX = 8, 20
@@ -58,6 +59,7 @@ class Context(TypedDict, total=False):
     offset: Any  # 0 where load_collection has applied it, -1000 for raw DN from baseline 04.00 on
     model: Any  # a name that `kappamask models` lists, or "default"
     buffer_px: Any  # of masks: pixels by which clouds and shadows are grown
+    refine: bool  # let all dates, and the sun where its bands are loaded, correct one another
     threads: Any  # that the engine may use
     python: str  # of the workers, as the archives were built for: `PYTHON`
 
@@ -188,7 +190,8 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
     max_cloud_cover
         Percent, of the whole item; items above it are left out.
     **context
-        As for `cloud_labels`; `level` also names the collection.
+        As for `cloud_labels`; `level` also names the collection. ``refine=False`` labels each
+        date by itself, in larger windows.
 
     Returns
     -------
@@ -212,6 +215,7 @@ def cloud_free_composite(  # noqa: PLR0913  the contract fixes the first five
     if isinstance(period, str) and period not in PERIODS:
         raise UnknownNameError.of("period", period, list(PERIODS))
     level = str(context.get("level", "L2A"))
+    context = {"refine": True, **context}
     seen = _held_bands(connection, level) if mask_bands is None else mask_bands
 
     def load(names: Any) -> DataCube:
@@ -294,13 +298,15 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
         raise UnknownNameError.of("option", unknown[0], list(Context.__annotations__))
     version = context.pop("python", PYTHON)
     told = {"level": "L2A", "scale": 10000, "offset": 0, "model": "default", **context}
+    refined = bool(context.get("refine"))
+    window = REFINED_PX if refined else WINDOW_PX
+    size: list[dict[str, Any]] = [
+        {"dimension": dim, "value": window, "unit": "px"} for dim in ("x", "y")
+    ]
     result = datacube.apply_neighborhood(
         process=UDF(udf_code(), RUNTIME, version=version, context={"from_parameter": "context"}),
-        size=[
-            {"dimension": "x", "value": WINDOW_PX, "unit": "px"},
-            {"dimension": "y", "value": WINDOW_PX, "unit": "px"},
-            {"dimension": "t", "value": "P1D"},
-        ],
+        # Without a size in t, a window comes with all its dates.
+        size=size if refined else [*size, {"dimension": "t", "value": "P1D"}],
         overlap=[
             {"dimension": "x", "value": OVERLAP_PX, "unit": "px"},
             {"dimension": "y", "value": OVERLAP_PX, "unit": "px"},

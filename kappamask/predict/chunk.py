@@ -7,7 +7,7 @@ worker that has little else. `udf/kappamask_udf.py` is the thin adapter around i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
@@ -18,6 +18,8 @@ from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.base.pixels import dilate
 from kappamask.networks.model import Model
 from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, predict_array
+from kappamask.predict.refine import refine_array
+from kappamask.predict.sunlight import Sun
 
 # What each output calls its bands. Names that do not clash with the optical bands of a cube
 # that they are merged into.
@@ -27,6 +29,7 @@ OUTPUT_BANDS: dict[str, tuple[str, ...]] = {
     "probabilities": tuple(LEGEND[code].name for code in PREDICTED),
     "snow": ("snow",),
 }
+SUN_BANDS = ("sunAzimuthAngles", "sunZenithAngles")  # as Copernicus' collections name them
 MOST_BUFFER_PX = 10_000  # a tile has 10980
 DN_SCALE = 100.0  # a scale from here on says that the values are DN
 FINEST_M = 10  # pixels of Sentinel-2 are multiples of this
@@ -245,6 +248,78 @@ def label_chunk(
     if wanted.output == "mask":
         return to_mask(predicted, wanted.buffer_px)[None]
     return predicted[None].astype(np.float32)
+
+
+def label_dates(  # noqa: PLR0913  as `label_chunk`, and when and how large
+    values: np.ndarray,
+    bands: Sequence[str],
+    times: np.ndarray,
+    *,
+    model: Model,
+    digits: Digits,
+    wanted: Wanted = Wanted(),
+    origin: tuple[int, int] = (0, 0),
+    step: tuple[float, float] = (FINEST_M, FINEST_M),
+) -> np.ndarray:
+    """Label all dates of a chunk, and let them and the sun correct one another.
+
+    Parameters
+    ----------
+    values
+        (time, band, y, x) as `label_chunk` takes each date.
+    bands
+        As `label_chunk` takes them. Where ``sunAzimuthAngles`` and ``sunZenithAngles`` are
+        among them, degrees as they stand, the sun is asked too.
+    times
+        datetime64 (time,).
+    model, digits, wanted, origin
+        As in `label_chunk`.
+    step
+        Height and width of a pixel, metres; height below 0 where y runs north.
+
+    Returns
+    -------
+    numpy.ndarray
+        (time, band, y, x) float32, as `label_chunk` gives each date.
+    """
+    soft = wanted.output == "probabilities"
+    inner = replace(wanted, output="probabilities" if soft else "labels", buffer_px=0)
+    given = {"model": model, "digits": digits, "wanted": inner, "origin": origin}
+    found = np.stack([label_chunk(date, bands, **given) for date in values])  # type: ignore[arg-type]
+    codes = found[:, 0].astype(np.uint8)
+    if soft:
+        missing = np.isnan(found[:, 0])
+        codes = np.where(missing, Label.MISSING, np.nan_to_num(found).argmax(axis=1) + Label.CLEAR)
+        codes = codes.astype(np.uint8)
+    suns = _suns_of(values, bands, step)
+    settled = refine_array(codes, np.asarray(times, "M8[ns]"), suns=suns)
+    if soft:
+        clear = np.array([1, 0, 0, 0], np.float32)[:, None, None]
+        return np.where((settled != codes)[:, None], clear, found)
+    if wanted.output == "mask":
+        return np.stack([to_mask(date, wanted.buffer_px)[None] for date in settled])
+    return settled[:, None].astype(np.float32)
+
+
+def _suns_of(
+    values: np.ndarray, bands: Sequence[str], step: tuple[float, float]
+) -> list[Sun | None]:
+    """Read the sun of each date from the bands that Copernicus has for it."""
+    places = [list(bands).index(name) if name in bands else None for name in SUN_BANDS]
+    if None in places:
+        return [None] * len(values)
+    angles = values[:, places].reshape(len(values), 2, -1).astype(float)
+    angles[angles == 0] = np.nan  # no data, as of other bands
+    known = np.isfinite(angles).any(axis=2).all(axis=1)
+    return [
+        Sun(*_mean_sun(date), step) if there else None
+        for date, there in zip(angles, known, strict=True)
+    ]
+
+
+def _mean_sun(angles: np.ndarray) -> tuple[float, float]:
+    azimuth, zenith = (float(np.nanmedian(one)) for one in angles)
+    return azimuth, 90.0 - zenith
 
 
 def to_mask(labels: np.ndarray, buffer_px: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
-from kappamask.predict.blocks import repeat_cells, take_cells
+from kappamask.predict.blocks import cell_indices, repeat_cells, take_cells
 from kappamask.predict.cube import check_same
 from kappamask.predict.sunlight import Sun, find_shaded
 
@@ -107,6 +107,47 @@ def refine(labels: xr.DataArray, cube: xr.DataArray | None = None) -> xr.DataArr
     if "label" not in given.dims:
         return refined
     return _move_to_clear(given, labels, refined)
+
+
+def refine_array(
+    codes: np.ndarray,
+    times: np.ndarray,
+    *,
+    suns: Sequence[Sun | None] = (),
+) -> np.ndarray:
+    """Correct dates in memory by one another and by the sun, as `refine` does.
+
+    Parameters
+    ----------
+    codes
+        uint8 class codes (time, y, x).
+    times
+        datetime64 (time,), in any order.
+    suns
+        Of each date; None where it is not known, none at all for no date.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (time, y, x).
+
+    Examples
+    --------
+    >>> codes = np.ones((4, 70, 70), "uint8")
+    >>> codes[:, 30:33, 30:33] = 4
+    >>> times = np.array(["2022-06-02", "2022-06-12", "2022-06-20", "2022-06-30"], "M8[ns]")
+    >>> int((refine_array(codes, times) == 4).sum())
+    0
+    """
+    if len(codes) < 2:
+        return codes
+    lit = codes.copy()
+    for date, sun in zip(lit, suns or [None] * len(codes), strict=True):
+        if sun is not None and sun.known:
+            coarse, fine = cell_indices(date.shape, sun.stride)
+            date[:] = _clear_where_lit(date, find_shaded(date[coarse], sun)[fine])
+    asked = [others.tolist() for others in choose_witnesses(times)]
+    return settle(np.stack([codes, lit]), own=range(len(codes)), asked=asked)
 
 
 def choose_witnesses(times: np.ndarray) -> list[np.ndarray]:

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 import kappamask as km
 from kappamask.base.errors import InputError
 from kappamask.predict import refine as refinement
-from kappamask.predict.refine import choose_witnesses, refine
+from kappamask.predict.refine import choose_witnesses, refine, refine_array
+from kappamask.predict.sunlight import Sun
 
 CLEAR, SHADOW, THIN, CLOUD, MISSING = 1, 2, 3, 4, 5
 SUN = 90.0, 45.0  # in the east: shadows fall to the west, as far as clouds are high
@@ -171,6 +172,15 @@ def test_chunks_runs_and_the_order_of_dates_do_not_matter(monkeypatch):
     monkeypatch.setattr(refinement, "RUN", 2)
     monkeypatch.setattr(refinement, "BLOCK_PX", 64)
     assert (refine(labels).values == expected.values).all()
+
+
+def test_arrays_are_refined_as_cubes_are():
+    codes = busy()
+    labels = make_labels(codes)
+    suns = [Sun(*SUN, (10.0, 10.0))] * len(codes)
+    found = refine_array(codes, labels["time"].values, suns=suns)
+    assert (found == refine(labels).values).all()
+    assert (refine_array(codes[:1], labels["time"].values[:1]) == codes[:1]).all()
 
 
 def test_only_the_nearest_dates_are_asked(monkeypatch):
