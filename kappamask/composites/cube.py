@@ -19,8 +19,8 @@ from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.quality import can_judge, find_poor
 from kappamask.composites.ranking import Ranking
 from kappamask.predict.canonical import to_canonical
-from kappamask.predict.cube import check_cube, check_same, refuse_snow
-from kappamask.predict.refine import BY, FEWEST, is_refined
+from kappamask.predict.cube import BY, check_cube, check_same, refuse_snow
+from kappamask.predict.refine import FEWEST, is_refined
 from kappamask.predict.refine import refine as correct
 
 if TYPE_CHECKING:

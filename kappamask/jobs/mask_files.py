@@ -17,7 +17,8 @@ from kappamask.composites.cube import CLEAR_FRACTION
 from kappamask.outputs.label_cube import check_labels
 from kappamask.outputs.masks import make_records, write_mask
 from kappamask.outputs.records import find_complete
-from kappamask.predict.refine import BY, FEWEST, REFINED, refine, run_length
+from kappamask.predict.cube import BY, REFINED
+from kappamask.predict.refine import FEWEST, refine, run_length
 from kappamask.scenes.formats import open_pixels
 from kappamask.scenes.scene import Scene
 

@@ -27,7 +27,7 @@ from kappamask.outputs.records import (
     write_each,
     write_record,
 )
-from kappamask.predict.refine import BY
+from kappamask.predict.cube import BY
 from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import source_of, sources_of_dates
 

@@ -27,8 +27,7 @@ from kappamask.outputs.records import (
     write_each,
     write_record,
 )
-from kappamask.predict.cube import check_same
-from kappamask.predict.refine import BY
+from kappamask.predict.cube import BY, check_same
 from kappamask.scenes.scene import sun_of
 from kappamask.scenes.sources import sources_of_dates
 

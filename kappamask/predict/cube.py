@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
+REFINED = "refined"  # attribute of labels that other dates and the sun have corrected
+BY = "witnesses"  # coordinate of theirs: the dates that each date was corrected by
+
 
 def predict_cube(
     cube: xr.DataArray,

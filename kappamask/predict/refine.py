@@ -18,7 +18,7 @@ import numpy as np
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.predict.blocks import cell_indices, repeat_cells, take_cells
-from kappamask.predict.cube import check_same
+from kappamask.predict.cube import BY, REFINED, check_same
 from kappamask.predict.sunlight import Sun, find_shaded
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ TWICE = 2  # other dates with shadow at one place: clouds do not come back to th
 BLOCK_PX = 512  # pixels per side of what one task refines
 RUN = 24  # dates that one task refines,
 RUN_PX = 2**28  # and pixels of all of them
-REFINED = "refined"  # attribute of labels that were
-BY = "witnesses"  # coordinate: the dates that each date was refined by
 
 
 def refine(labels: xr.DataArray, cube: xr.DataArray | None = None) -> xr.DataArray:

@@ -12,10 +12,10 @@ from rasterio.warp import transform_bounds
 
 from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import KappaMaskError
+from kappamask.cubes.classes import KEYS
 from kappamask.openeo.engine.load import (
     COLLECTIONS,
     SCENE_CLASSES,
-    SCL_KEYS,
     bands_of_collection,
 )
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
@@ -62,7 +62,7 @@ class Holding:
 def _bands_of(view: View) -> Iterable[str]:
     """Name the bands of an item, the scene classes with them."""
     yield from resolve_assets(view, None, dn_offset=0)
-    if any(key in view.assets for key in SCL_KEYS):
+    if any(key in view.assets for key in KEYS):
         yield SCENE_CLASSES
     for name in ("AOT", "WVP"):
         try:
