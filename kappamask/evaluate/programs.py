@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kappamask.base.bands import LEVELS
+from kappamask.base.bands import LEVELS, NEAR_INFRARED
 from kappamask.base.errors import InputError, KappaMaskError, WeightsError
 from kappamask.base.files import read_toml
 from kappamask.base.legend import PREDICTED, Label
@@ -26,7 +26,7 @@ from kappamask.networks.normalisation import Normalisation
 from kappamask.predict.array import predict_array
 from kappamask.train.chips import SLOT, Chip
 
-UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
+UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red"}  # and an infrared, as `NEAR_INFRARED`
 UKIS_SWIR = {"B11": "swir16", "B12": "swir22"}
 UKIS_LABELS = np.array([Label.CLEAR, Label.CLOUD, Label.CLOUD_SHADOW], np.uint8)  # its 0, 1, 2
 S2CLOUDLESS_BANDS = (
@@ -224,6 +224,11 @@ class UkisPeer(InstalledPeer):
     levels = LEVELS
     bands = tuple(UKIS_BANDS)
 
+    def refusal(self, chip: Chip) -> str | None:
+        """Look for an infrared band too: chips of Landsat have B8A alone."""
+        missing = None if set(NEAR_INFRARED) & set(chip.bands) else "needs B08 or B8A"
+        return super().refusal(chip) or missing
+
     def find(self) -> Any:
         """Import its mask."""
         from ukis_csmask.mask import CSmask
@@ -233,7 +238,8 @@ class UkisPeer(InstalledPeer):
     def run(self, program: Any, chip: Chip) -> np.ndarray:
         """Label with six bands where they are there, else with four: (y, x) codes."""
         six = all(name in chip.bands for name in UKIS_SWIR)
-        names = UKIS_BANDS | UKIS_SWIR if six else UKIS_BANDS
+        infrared = next(name for name in NEAR_INFRARED if name in chip.bands)
+        names = UKIS_BANDS | {infrared: "nir"} | (UKIS_SWIR if six else {})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input image is smaller")
             made = program(

@@ -152,7 +152,12 @@ def test_ukis_csmask_gets_reflectance_named_by_colour():
     assert FakeCsmask.last.seen == (
         ["blue", "green", "red", "nir", "swir16", "swir22"], "l1c",
     )  # fmt: skip
-    assert "B08" in peer.refusal(make_chip("c", bands=("B02", "B03", "B04", "B8A")))
+    landsat = make_chip("c", bands=("B02", "B03", "B04", "B8A"))
+    assert peer.refusal(landsat) is None
+    assert (peer.label(landsat).codes == landsat.label).all()
+    assert FakeCsmask.last.seen[0][3] == "nir"
+    assert "B08 or B8A" in peer.refusal(make_chip("d", bands=("B02", "B03", "B04")))
+    assert "B04" in peer.refusal(make_chip("e", bands=("B02", "B03", "B08")))
 
 
 class FakeDetector:
