@@ -2,9 +2,10 @@
 
 A server on the embedded sample, a process of its own, is asked by many clients at once:
 metadata, synchronous requests, and batch jobs that are created, started, polled, fetched and
-deleted. Every answer is looked at: labels must be those that the package computes directly, bit
-for bit; a refusal must be 429 or 503 with Retry-After and an openEO error document, and clients
-wait as it says. In the middle the server is killed (-9) and started again on its work folder.
+deleted; a hostile one floods it beside them. Every answer is looked at: labels must be those that
+the package computes directly, bit for bit; a refusal must be 429 or 503 with Retry-After and an
+openEO error document, and clients wait as it says. In the middle the server is killed (-9) and
+started again on its work folder.
 At the end every job that a client was told of must be there: finished with its right results,
 or in the state that its client left it in. Exit code 1 if anything is wrong or lost.
 """
@@ -12,9 +13,11 @@ or in the state that its client left it in. Exit code 1 if anything is wrong or 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ METADATA = ("/", "/collections", "/collections/SENTINEL2_L2A", "/processes", "/j
 PATIENCE = 120  # seconds for one answer
 SETTLING = 240  # seconds that accepted jobs get after the last client has gone
 KEPT = 30  # finished jobs, which must outlive the kill; further ones are deleted
+HELD = 20  # connections that the hostile client keeps open
 MIB = 2**20
 
 
@@ -265,6 +270,44 @@ class Outcome:
         return not self.wrong and not self.lost
 
 
+class Hostile:
+    """One who wants no answer: floods of headers, bodies without end, bytes that are no request.
+
+    What it sends is refused or cut off; others are not to notice.
+    """
+
+    def __init__(self, server: Server, ledger: Ledger, over: threading.Event) -> None:
+        self.server, self.ledger, self.over = server, ledger, over
+        body = b"Host: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+        self.sent = (
+            [b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"a:\r\n" * 25_000] * 100],
+            [b"POST /jobs HTTP/1.1\r\n" + body, *[chunk] * 500],
+            [b"GET /jobs HTTP/1.1\r\nHost: [\r\n\r\n"] * 50,
+            [b"\x16\x03\x01" + bytes(1000)],
+            [b"GET / HTTP/1.1\r\n"],
+        )  # fmt: skip
+
+    def work(self) -> None:
+        """Send one thing after the other, and hold some connections open."""
+        held: list[socket.socket] = []
+        for number in itertools.count():
+            if self.over.is_set():
+                break
+            self.server.up.wait(PATIENCE)
+            host, port = self.server.url.removeprefix("http://").split(":")
+            with suppress(OSError):
+                connection = socket.create_connection((host, int(port)), timeout=5)
+                held.append(connection)
+                for part in self.sent[number % len(self.sent)]:
+                    connection.sendall(part)
+            self.ledger.count("hostile connections")
+            while len(held) > HELD:
+                held.pop(0).close()
+        for connection in held:
+            connection.close()
+
+
 def run(
     command: Sequence[str], tasks: Sequence[Task], *, clients: int, seconds: float, folder: Path
 ) -> Outcome:
@@ -280,6 +323,7 @@ def run(
             threading.Thread(target=Client(server, ledger, tasks, over, seed).work)
             for seed in range(clients)
         ]
+        crowd.append(threading.Thread(target=Hostile(server, ledger, over).work))
         for thread in crowd:
             thread.start()
         time.sleep(seconds / 2)

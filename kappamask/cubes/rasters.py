@@ -44,9 +44,6 @@ HTTP_OPTIONS = {
     "GDAL_HTTP_LOW_SPEED_TIME": "20",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-# OpenJPEG decodes the JP2 tiles that a window touches in so many threads. Blocks of a GeoTIFF
-# are decoded by the thread that asks: where memory is short, GDAL waits for threads for ever.
-JP2_OPTIONS = {"GDAL_NUM_THREADS": "ALL_CPUS"}
 DTYPES = ("uint8", "uint16", "int16")  # that Sentinel-2 layers are stored in
 LOST_M = 5120.0  # side of a square; where a scene begins, neighbouring bands end 2 km apart
 # What GDAL remembers of a file on a server, it remembers for the whole process. So it is told by
@@ -317,10 +314,9 @@ class FileReader:
     def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
         """Open and use a file, again if it lies on a server that may recover."""
         href = self.files[band].href
-        options = JP2_OPTIONS if href.lower().endswith(".jp2") else {}
 
         def read() -> Any:
-            with rasterio.Env(**options, **self.access.options):
+            with rasterio.Env(**self.access.options):
                 return use(self._opened(band))
 
         def forget(cached: bool) -> None:

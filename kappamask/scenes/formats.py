@@ -31,7 +31,14 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"kap
 PIXELS = ("GTiff", "JP2OpenJPEG")
 OWN = (*PIXELS, "VRT", "ENVI", "HFA", "PNG")
 # Neither overviews, masks and metadata that lie beside a file, nor a look at what lies there.
-ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# Blocks are decoded by the thread that asks: GDAL 3.10 loses the errors of its own threads, and a
+# JP2 tile that cannot be decoded is whatever stood in the memory; where memory is short, it waits
+# for them for ever.
+ALONE = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_NUM_THREADS": "1",
+}
 _IN_ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 _LARGEST_SIDE = 1_000_000  # pixels; Sentinel-2 has 10980
 _LARGEST_BLOCK = 2**27  # pixels: all of a band of Sentinel-2 in one, and no more

@@ -163,7 +163,7 @@ def _names_of_folder(folder: Path) -> list[str]:
         below = Path(at).relative_to(folder)
         for file in files:
             path = Path(at, file)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise InputError(
                     f"the files of a product lie in its folder, {path} is a link out of it: put "
                     "the file in its place"

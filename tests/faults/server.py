@@ -5,6 +5,7 @@ It shares no code with what reads from it.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import threading
@@ -169,6 +170,8 @@ class FaultyHandler(Handler):
 
     def reply(self, status, content=b"", headers=(), trouble=None):
         trouble = trouble or self.trouble
+        if trouble is not None and trouble.what == "bomb":
+            content, headers = gzip.compress(bytes(96 * 2**20), 1), {"Content-Encoding": "gzip"}
         if trouble is None or trouble.what != "drop" or self.command == "HEAD":
             self.log_asked(status)  # before: who asks may hang up
             super().reply(status, content, headers)

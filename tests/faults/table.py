@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import rasterio
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
 
 from faults import signer
 from faults.flips import flip_noticed
-from faults.scene import DN, FAULTY, LEFT, SIZE, TOP, encode, item_id
+from faults.scene import DN, FAULTY, LEFT, SIZE, TOP, encode, encode_jp2, item_id
 from faults.server import Trouble, World
 
 SURVIVED = "survived"  # labels are those of a run without faults
@@ -92,6 +100,52 @@ def other_file(name, make, told=()):
 
 
 GREEN = DN[1, 1]
+VRT = (  # it would be read from where it says
+    f'<VRTDataset rasterXSize="{SIZE}" rasterYSize="{SIZE}"><SRS>EPSG:32632</SRS><GeoTransform>'
+    f"{LEFT},10,0,{TOP},0,-10</GeoTransform><VRTRasterBand dataType='UInt16' band='1'>"
+    "<SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:9/x.tif</SourceFilename>"
+    "</SimpleSource></VRTRasterBand></VRTDataset>"
+)
+
+
+def with_huge_tiles():
+    """Let TileWidth and TileLength say the largest that TIFF takes."""
+    content = bytearray(encode(GREEN))
+    for tag in (322, 323):
+        at = content.index(struct.pack("<HHI", tag, 3, 1))
+        content[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 2**31 - 16)
+    return bytes(content)
+
+
+def with_overviews_elsewhere():
+    """Name another file for the overviews, as GDAL takes it from inside a GeoTIFF."""
+    with MemoryFile(encode(GREEN)) as memory, TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tif"
+        with memory.open() as raster:
+            copy(raster, path, driver="GTiff")
+        with rasterio.open(path, "r+") as raster:
+            raster.update_tags(ns="OVERVIEWS", OVERVIEW_FILE="/etc/passwd")
+        return path.read_bytes()
+
+
+def with_other_jp2_tiles():
+    """Let a JP2 say tiles of 32 pixels, of which one follows: the others decode to zeros."""
+    content = bytearray(encode_jp2(GREEN))
+    at = content.index(b"\xff\x51") + 22
+    content[at : at + 8] = struct.pack(">2I", 32, 32)
+    return bytes(content)
+
+
+def lost(name, make, suffix="tif"):
+    """Make a fault of a band that has no data where the others have it."""
+
+    def arrange(world):
+        world.fill(suffix=suffix)
+        world.troubles.append(Trouble(FILE, "other", times=None, content=make()))
+
+    return Fault(f"file: {name}", arrange, SKIPPED, (item_id(FAULTY), "B03"))
+
+
 FLIPPED = flip_noticed(encode(GREEN))
 
 
@@ -184,6 +238,11 @@ FAULTS = (
     Fault("file: JP2 cut short, always", jp2("cut"), SKIPPED, (item_id(FAULTY), ASSET)),
     other_file("empty", bytes),
     other_file("a web page", lambda: b"<html>Please sign in</html>"),
+    other_file("a VRT that names an address", VRT.encode, ("supported file format",)),
+    other_file("overviews that lie elsewhere", with_overviews_elsewhere, ("overviews",)),
+    other_file("tiles of 2^31 pixels", with_huge_tiles, ("2147483632",)),
+    lost("zeros where other bands have data", lambda: encode(np.zeros_like(GREEN))),
+    lost("JP2 with other tile sizes", with_other_jp2_tiles, "jp2"),
     other_file("half the rows", lambda: encode(GREEN[: SIZE // 2]), ("64 x 128 pixels",)),
     other_file("2 km to the east", lambda: encode(GREEN, left=LEFT + 2000), ("item says",)),
     other_file("another zone", lambda: encode(GREEN, epsg=32633), ("EPSG:32633",)),
@@ -208,6 +267,8 @@ FAULTS = (
     on_search("stall beyond the time-out, always", "stall", REFUSED, told=("no answer",), **SHORT),
     paged("empty pages between full ones", "empty pages", SURVIVED),
     paged("the last page leads to the first", "repeats", SURVIVED, ("repeats its pages",)),
+    on_search("an answer that unpacks to 96 MB", "bomb", REFUSED, told=("at most 64 MB",),
+              both_doors=False, limit_s=20.0, **ALWAYS),
     paged("the last page without end", "never ends", SURVIVED, ("repeats its pages",)),
     paged("empty pages without end", "empty without end", SURVIVED, ("repeats its pages",)),
     on_item("no asset for red", lambda item: item["assets"].pop("red"), SKIPPED, ("B04",)),

@@ -1,14 +1,17 @@
 """SAFE products with damaged metadata or archive: refused in words, or read as it stands there."""
 
 import re
+import shutil
 import struct
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import loopback
 from support.safe_products import Recipe, write_safe, zip_safe
 
 from fuzz.budget import cases
@@ -23,6 +26,7 @@ from fuzz.products import (
     plain_offsets,
     plain_time,
 )
+from fuzz.swaps import encode, swap
 from kappamask import open_safe
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import KappaMaskError, ReadError
@@ -98,6 +102,50 @@ def test_damaged_metadata_are_refused_or_read_as_they_stand(products, data, numb
             assert not np.isinf(pixels).any()
     finally:
         spoiled.write_text(texts[spoiled], "utf-8")
+
+
+@pytest.fixture(scope="module")
+def outer():
+    """A server on loopback that no product may make us ask."""
+    with loopback.serve(SimpleNamespace(asked=[]), Asked) as held:
+        yield held
+
+
+class Asked(loopback.Handler):
+    """Remembers what it was asked for, and has nothing."""
+
+    def do_GET(self):
+        self.server.held.asked.append(self.path)
+        self.reply(404)
+
+    do_HEAD = do_GET  # noqa: N815  as http.server names it
+
+
+@given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))
+@cases("swaps", ci=60)
+def test_a_file_in_the_place_of_another_is_refused_or_no_part_of_the_product(
+    products, tmp_path_factory, outer, data, number
+):
+    made = products[number]
+    base = tmp_path_factory.getbasetemp() / "swaps"
+    shutil.rmtree(base, ignore_errors=True)
+    folder = shutil.copytree(made.folder, base / made.folder.name)
+    elsewhere = base / "elsewhere.tif"
+    elsewhere.write_bytes(encode("GTiff"))
+    images = sorted(path for path in folder.rglob("*.jp2"))
+    path = data.draw(st.sampled_from([*images, *images, *folder.rglob("*.xml")]))
+    siblings = [one for one in images if one != path]
+    how = swap(data.draw, path, others=siblings, elsewhere=elsewhere, url=outer.url)
+    packed = data.draw(st.booleans()) and how not in ("pipe", "socket", "link to a device")
+    try:
+        cube = opened(zip_safe(folder) if packed else folder)
+        pixels = None if cube is None else cube.compute(scheduler="synchronous")
+    except (KappaMaskError, shutil.Error, OSError):
+        pixels = None  # an archive is not made of a link to itself
+    assert outer.asked == []
+    if pixels is not None and how not in ("link to a sibling", "first bytes"):
+        expected = open_safe(made.folder, bands=list(pixels.band.values)).compute()
+        np.testing.assert_array_equal(pixels.values, expected.values)
 
 
 @given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))

@@ -35,5 +35,7 @@ def test_a_busy_server_answers_right_or_refuses_and_loses_nothing_when_killed(
     assert outcome.wrong == []
     assert outcome.lost == 0
     assert outcome.counts["jobs created"] > 0
+    assert outcome.counts["hostile connections"] > 0
+    assert outcome.server_mb < 600
     assert sum(outcome.settled.values()) == outcome.counts["jobs created"]
     assert sum(count for name, count in outcome.settled.items() if "finished" in name) > 0
