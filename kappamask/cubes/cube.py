@@ -435,7 +435,7 @@ def build_cube(
     level, frame = groups[0][0].level, groups[0][0].frame
     x, y = grid.widened(margins).centres if frame is None else _centres_of_frame(frame, grid)
     azimuth, elevation = np.transpose([sun_of(group) for group in groups])
-    whole = xr.DataArray(
+    cube = xr.DataArray(
         data,
         dims=("time", "band", "y", "x"),
         coords={
@@ -453,12 +453,12 @@ def build_cube(
     )
     if frame is not None:
         if frame.crs_wkt is None or _is_turned(frame):
-            return whole.assign_attrs(georeferenced=False)
-        return whole.rio.write_crs(frame.crs_wkt)  # type: ignore[no-any-return]
-    whole = whole.rio.write_crs(grid.epsg)
+            return cube.assign_attrs(georeferenced=False)
+        return cube.rio.write_crs(frame.crs_wkt)  # type: ignore[no-any-return]
+    whole: xr.DataArray = cube.rio.write_crs(grid.epsg)
     if margins == NO_MARGINS:
         return whole
-    rows, columns = margins.crop(whole.shape[2:])
+    rows, columns = margins.crop((whole.sizes["y"], whole.sizes["x"]))
     cube = whole.isel(y=rows, x=columns)
     cube.encoding[SURROUNDINGS] = whole
     return cube

@@ -243,7 +243,7 @@ class FileReader:
         claims: defaultdict[str, list[tuple[str, BandFile | None]]] = defaultdict(list)
         for band, file in files.items():  # a raster of one's own may hold them all
             claims[file.href].append((f"band {band}", file))
-        self.access = Access(claims, ALONE | options)
+        self.access = Access(claims, {**ALONE, **options})
         self._open: dict[tuple[int, str], Any] = {}
 
     def __enter__(self) -> Self:

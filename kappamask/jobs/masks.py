@@ -527,9 +527,9 @@ def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOpt
     """Say what the mask of some scenes is."""
     frame, step = sources[0].frame, grid.resolution
     if frame is None:
-        crs, place = CRS.from_epsg(grid.epsg), (step, 0.0, grid.left, 0.0, -step, grid.top)
+        crs, place = CRS.from_epsg(grid.epsg), [step, 0.0, grid.left, 0.0, -step, grid.top]
     else:
-        crs, place = frame.crs_wkt and CRS.from_wkt(frame.crs_wkt), frame.transform
+        crs, place = frame.crs_wkt and CRS.from_wkt(frame.crs_wkt), list(frame.transform)
     return MaskRecord(
         time=sources[0].time,
         placement=Placement(crs or None, Affine(*place), (grid.height, grid.width)),

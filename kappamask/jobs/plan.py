@@ -133,7 +133,7 @@ def _to_read(date: Date) -> float:
 
 def _place(placement: Placement) -> str:
     left, bottom, right, top = placement.bounds
-    crs = placement.crs.to_wkt()  # type: ignore[union-attr]  # asked for where there is one
+    crs = placement.crs.to_wkt()
     there = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     east, north = there.transform((left + right) / 2, (bottom + top) / 2)
     return f"{abs(north):.3f} {'NS'[north < 0]} {abs(east):.3f} {'EW'[east < 0]}"

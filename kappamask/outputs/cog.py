@@ -20,7 +20,6 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio import Affine
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.transform import array_bounds
@@ -75,7 +74,7 @@ class Layer:
 class Placement:
     """Where the pixels of all layers lie."""
 
-    crs: CRS | None  # None: its pixels have no place
+    crs: Any  # rasterio.crs.CRS; None: its pixels have no place
     transform: Affine  # (column, row) of a pixel corner -> x, y; north up
     shape: tuple[int, int]  # rows, columns
 

@@ -249,7 +249,7 @@ def predict_batch(
             one = _prepare(task, layers, window)
             group = waiting.setdefault(one.size, [])
             group.append((index, one))
-            if len(group) * max(np.prod(one.size), 1) >= PIXELS_AT_ONCE:
+            if len(group) * max(one.size[0] * one.size[1], 1) >= PIXELS_AT_ONCE:
                 label(waiting.pop(one.size))
         for group in waiting.values():
             label(group)

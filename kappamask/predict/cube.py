@@ -227,7 +227,11 @@ def check_cube(
     cube: xr.DataArray | xr.Dataset, *, scale: float | None = None, offset: float | None = None
 ) -> xr.DataArray:
     """Bring a cube to the canonical one (see `predict_cube`), or say what is missing."""
-    cube = to_canonical(cube, scale=scale, offset=offset)
+    found: Any = to_canonical(cube, scale=scale, offset=offset)
+    return _checked(found)
+
+
+def _checked(cube: xr.DataArray) -> xr.DataArray:
     if not all(hasattr(cube, name) for name in ("dims", "coords", "shape", "dtype")):
         raise InputError(
             f"a cube is an xarray.DataArray or Dataset, got {type(cube).__name__}: use "

@@ -325,9 +325,11 @@ def _readable(href: str, fields: Mapping[str, Any]) -> str:
 
 def _has_keys() -> bool:
     """Tell whether GDAL finds keys to buckets, or is told that none are needed."""
-    told = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_NO_SIGN_REQUEST")
-    told += ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    told += ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",)
+    told = (
+        "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_NO_SIGN_REQUEST",
+        "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    )  # fmt: skip
     file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
     return any(map(os.environ.get, told)) or Path(file).expanduser().is_file()
 

@@ -70,7 +70,8 @@ class Server:
         answer = self.ask(key, span)
         if answer is None:
             return None
-        return answer.content[cut] if answer.status_code == 200 else answer.content
+        content: bytes = answer.content
+        return content[cut] if answer.status_code == 200 else content
 
 
 class RemoteFile(io.RawIOBase):

@@ -35,7 +35,7 @@ def find_products(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
         If there is nothing at a path, or no product in a folder.
     """
     found: list[str] = []
-    for path in map(os.fspath, paths):
+    for path in (os.fspath(path) for path in paths):
         if is_remote(path) or not Path(path).is_dir() or _is_product(Path(path)):
             found.append(path)
             continue

@@ -112,9 +112,15 @@ def _placed_in_store(files: dict[str, BandFile]) -> dict[str, BandFile]:
     placed = {}
     for band, found in arrays.items():
         if found and (shape := tiles[found[0]].shapes.get(round(files[band].gsd))):
-            tile = tiles[found[0]]
-            edges = {"left": tile.left, "top": tile.top, "height": shape[0], "width": shape[1]}
-            placed[band] = replace(files[band], epsg=tile.epsg, **edges)
+            tile, (height, width) = tiles[found[0]], shape
+            placed[band] = replace(
+                files[band],
+                epsg=tile.epsg,
+                left=tile.left,
+                top=tile.top,
+                height=height,
+                width=width,
+            )
     return files | placed
 
 

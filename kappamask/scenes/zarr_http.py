@@ -15,6 +15,8 @@ from zarr.core.buffer import default_buffer_prototype
 
 from kappamask.scenes.http import Server
 
+_NOTHING: tuple[str, ...] = ()
+
 
 class HttpStore(Store):
     """The store below one address, as zarr asks for it."""
@@ -56,17 +58,17 @@ class HttpStore(Store):
 
     async def list(self) -> AsyncIterator[str]:
         """List nothing: servers do not tell."""
-        for key in ():
+        for key in _NOTHING:
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """List nothing."""
-        for key in (prefix,)[:0]:
+        for key in _NOTHING:
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """List nothing."""
-        for key in (prefix,)[:0]:
+        for key in _NOTHING:
             yield key
 
 
