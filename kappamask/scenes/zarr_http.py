@@ -61,12 +61,12 @@ class HttpStore(Store):
         for key in _NOTHING:
             yield key
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:  # noqa: ARG002  zarr's name
         """List nothing."""
         for key in _NOTHING:
             yield key
 
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # noqa: ARG002
         """List nothing."""
         for key in _NOTHING:
             yield key
