@@ -82,3 +82,15 @@ for day in np.unique(days[~np.isnat(days)]):
 # %%
 for path in km.write_composite(best, "composites", source_items=items):
     print(path.name, path.stat().st_size, "bytes")
+
+# %% [markdown]
+# ## How good is it here?
+#
+# A clear date that is kept out shows what a composite of the others should look like. The same for your own area:
+# `kappamask evaluate --bbox ... --date ... --out report`.
+
+# %%
+from kappamask.evaluate.dates import keep_out, to_table
+
+rows = keep_out(cube, labels, held_out=["2019-08-25"], methods=("median", "first-clear"))
+print(to_table(rows))
