@@ -339,7 +339,7 @@ class Format:
 
 
 def _number(description: str) -> dict[str, Any]:
-    return {"type": ["number", "null"], "default": None, "description": description}
+    return {"type": "number", "description": description}
 
 
 PARAMETERS: Mapping[str, Any] = {
@@ -350,8 +350,8 @@ PARAMETERS: Mapping[str, Any] = {
     }
 }
 STRETCH = {
-    "min": _number("Value drawn black; null: below it are 2 % of the pixels."),
-    "max": _number("Value drawn white; null: above it are 2 % of the pixels."),
+    "min": _number("Value drawn black; without it, 2 % of the pixels are below."),
+    "max": _number("Value drawn white; without it, 2 % of the pixels are above."),
 }
 FORMATS: Mapping[str, Format] = {
     "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", ("raster",), write_geotiffs),

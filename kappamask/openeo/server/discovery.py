@@ -44,7 +44,6 @@ def show_capabilities(request: Request, url: Url) -> JSON:
         "description": "openEO on your own machine, with cloud masks for Sentinel-2.",
         "conformsTo": CONFORMANCE,
         "production": True,
-        "billing": {"currency": None},
         "endpoints": [
             {"path": path, "methods": sorted(found)} for path, found in sorted(methods.items())
         ],
@@ -86,7 +85,6 @@ def describe_user(here: Here) -> JSON:
     return {
         "user_id": "local",
         "name": "Whoever started the server",
-        "budget": None,
         "storage": {"free": free, "quota": quota},
     }
 
