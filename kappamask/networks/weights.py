@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kappamask.base.errors import InputError, WeightsError
-from kappamask.base.files import publish, staging
+from kappamask.base.files import check_regular, publish, staging
 from kappamask.networks.manifest import ModelEntry
 
 CAN_RUN_CODE = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, pickles 2 to 5
@@ -64,10 +64,11 @@ def read_file(path: Path, sha256: str) -> bytes:
         If the file is absent, is another format, or has another hash.
     """
     try:
+        check_regular(path)
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"cannot read the weights {path} ({error.strerror}): reinstall kappamask"
+            f"cannot read the weights {path} ({error.strerror or error}): reinstall kappamask"
         ) from error
     refuse_code(path, content, "only safetensors are read, convert it first")
     got = hashlib.sha256(content).hexdigest()
@@ -270,10 +271,12 @@ def _find_file(entry: ModelEntry, files: Path) -> Path:
 
     path = files / entry.file if files.is_dir() else files
     try:
+        check_regular(path)
         got = pooch.file_hash(str(path), alg="sha256")
     except OSError as error:
         raise WeightsError(
-            f"cannot read {path} ({error.strerror}): --from names {entry.file} or its folder"
+            f"cannot read {path} ({error.strerror or error}): --from names {entry.file} or its "
+            "folder"
         ) from error
     if got != entry.sha256:
         raise WeightsError(

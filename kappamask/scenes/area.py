@@ -334,6 +334,12 @@ def _read_vectors(path: Path) -> Any:
         import geopandas
         import pyogrio  # noqa: F401  what reads
 
+    with path.open("rb") as file:
+        if b"<OGRVRT" in file.read(2**16):
+            raise InputError(
+                f"an area file holds polygons, {path} is a VRT, which names other files: give one "
+                "of those"
+            )
     try:
         frame = geopandas.read_file(path, engine="pyogrio")
     except (OSError, RuntimeError, ValueError) as error:

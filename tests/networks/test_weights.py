@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import os
 import pickle
+import struct
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -65,6 +67,27 @@ def pack(path):
         archive.writestr("../../owned", "x")
 
 
+LIES = [  # headers that say what does not follow
+    2**62,
+    {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}},
+    {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**40]}},
+    {"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+    {"w": {"dtype": "X9", "shape": [2], "data_offsets": [0, 8]}},
+    {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+     "v": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}},
+    {"w": {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 8]}},
+    "[" * 100_000,
+]  # fmt: skip
+
+
+def lie(header, path):
+    if isinstance(header, int):
+        path.write_bytes(struct.pack("<Q", header) + b"{}")
+        return
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -73,14 +96,17 @@ def pack(path):
         (pack, "is a pickle or a zip"),
         (lambda path: path.write_bytes(b"<html>404</html>"), "no valid safetensors file"),
         (lambda _: None, r"cannot read the weights .*w\.safetensors"),
+        *((partial(lie, header), "no valid safetensors file") for header in LIES),
+        (os.mkfifo, "is a pipe"),
     ],
 )
 def test_what_is_no_safetensors_is_refused_and_never_run(tmp_path, monkeypatch, write, message):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.safetensors"
     write(path)
+    hashed = digest(path.read_bytes()) if path.is_file() else "0" * 64
     with pytest.raises(WeightsError, match=message):
-        read_weights(path, digest(path.read_bytes()) if path.exists() else "0" * 64)
+        read_weights(path, hashed)
     assert not list(tmp_path.parent.glob("**/owned"))
 
 
