@@ -261,7 +261,8 @@ def _cut_pieces(fields: Sequence[Field], date: Date) -> Any:
     placement = date.record.placement
     rows, columns = placement.shape
     step, left, top = placement.transform.a, placement.transform.c, placement.transform.f
-    epsg = int(placement.crs.to_epsg())
+    crs: Any = placement.crs  # of items there is one
+    epsg = int(crs.to_epsg())
     for one in fields:
         west, south, east, north = project_bounds(one.geometry, epsg)
         first = max(0, int((top - north) // step)), max(0, int((west - left) // step))

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyproj import Transformer
 
@@ -121,7 +121,8 @@ def _to_read(date: Date) -> float:
     left, bottom, right, top = placement.bounds
     for scene in date.record.sources:
         placed = scene.files and placement.crs and not scene.frame
-        there = scene.bounds_in(placement.crs.to_epsg()) if placed else None
+        crs: Any = placement.crs
+        there = scene.bounds_in(crs.to_epsg()) if placed else None
         if there is None or not overlap(there, placement.bounds):
             continue
         width = min(right, there[2]) - max(left, there[0])

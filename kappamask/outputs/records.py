@@ -208,7 +208,7 @@ def _place_words(placement: Placement, tile: str | None, outline: Outline | None
     """Say in a file's name where its pixels lie, as far as the tile does not."""
     if placement.crs is None:
         return []
-    step, sides = placement.transform.a, (TILE_M, TILE_M)
+    step, sides = placement.transform.a, (float(TILE_M), float(TILE_M))
     unit = "m" if placement.crs.is_projected else "deg"
     left, bottom, right, top = placement.bounds
     if tile and not outline and unit == "m" and (right - left, top - bottom) == sides:

@@ -151,7 +151,7 @@ def _bend(values: np.ndarray) -> np.ndarray:
     values, room = np.maximum(values, 0), 1 - SHOULDER
     above = np.maximum(values - SHOULDER, 0)
     bent = SHOULDER + room * (1 - np.exp(-above / (4 * room)))
-    return np.where(above > 0, bent, values)  # type: ignore[no-any-return]
+    return np.where(above > 0, bent, values)
 
 
 def block_mean(values: np.ndarray, *, factor: int) -> np.ndarray:
@@ -233,7 +233,7 @@ def plot_labels(labels: xr.DataArray) -> Any:
 
     refuse_snow(labels)
     names = [entry.title for entry in LEGEND]
-    many = {"col": "time", "col_wrap": 4} if labels.sizes.get("time", 1) > 1 else {}
+    many: dict[str, Any] = {"col": "time", "col_wrap": 4} if labels.sizes.get("time", 1) > 1 else {}
     return labels.squeeze(drop=False).plot(
         cmap=ListedColormap([f"#{entry.color}" for entry in LEGEND]),
         norm=BoundaryNorm(np.arange(-0.5, len(LEGEND)), len(LEGEND)),
