@@ -21,7 +21,12 @@ PROMISED = {  # what must be seen in the outputs
         r"L2A\.tif \d+ bytes",
     ],
     "2_openeo_udf": [r"apply_neighborhood", r"image/png", r"100\.0% of the pixels"],
-    "3_composites": [r"2019-08 4 dates", r"image/png", r"best-pixel\.tif \d+ bytes"],
+    "3_composites": [
+        r"2019-08 4 dates",
+        r"image/png",
+        r"best-pixel\S*\.tif \d+ bytes",
+        r"kappamask, first-clear: \d",
+    ],
     "4_reading_masks": [
         r"EPSG:3035",
         r"semi-transparent cloud",

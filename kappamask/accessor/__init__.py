@@ -38,7 +38,7 @@ class KappaMaskAccessor:
     >>> cube.kappamask.labels().dims
     ('time', 'y', 'x')
     >>> sorted(cube.kappamask.composite(period="month").data_vars)
-    ['date', 'never_clear', 'observations', 'reflectance']
+    ['date', 'never_clear', 'observations', 'reflectance', 'seen']
     """
 
     def __init__(self, cube: xr.DataArray) -> None:

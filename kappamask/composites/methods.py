@@ -329,7 +329,7 @@ def _compose_block(
         )
     else:
         make_marks = PICKS[method]
-        score = make_marks(values, usable, bands) if make_marks else marks
+        score = make_marks(values, usable, bands) if make_marks else given["marks"]
         if not make_marks and choice.likeness:
             score = score + np.float32(choice.likeness) * mark_likeness(values, usable)
         index = np.where(usable, score, -np.inf).argmax(axis=0)  # the earliest of equals

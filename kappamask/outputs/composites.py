@@ -348,6 +348,8 @@ def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, Co
     placement = Placement(plane.rio.crs, plane.rio.transform(), plane.rio.shape)
     bounds = image["time_bounds"].values
     recipe = {name: image.attrs[name] for name in RECIPE if name in image.attrs}
+    # Of a file, numbers come back as numpy's.
+    recipe |= {n: v.item() for n, v in recipe.items() if isinstance(v, np.generic)}
     asked = image[BY].values if BY in image.coords else None
     # The end of a period is the start of the next one; the whole range ends with its last date.
     short = np.timedelta64(0 if recipe.get("period") == "whole" else 1, "ms")

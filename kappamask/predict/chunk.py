@@ -305,9 +305,9 @@ def _suns_of(
     values: np.ndarray, bands: Sequence[str], step: tuple[float, float]
 ) -> list[Sun | None]:
     """Read the sun of each date from the bands that Copernicus has for it."""
-    places = [list(bands).index(name) if name in bands else None for name in SUN_BANDS]
-    if None in places:
+    if not set(SUN_BANDS) <= set(bands):
         return [None] * len(values)
+    places = [list(bands).index(name) for name in SUN_BANDS]
     angles = values[:, places].reshape(len(values), 2, -1).astype(float)
     angles[angles == 0] = np.nan  # no data, as of other bands
     known = np.isfinite(angles).any(axis=2).all(axis=1)

@@ -264,7 +264,7 @@ def settle(both: np.ndarray, *, own: Sequence[int], asked: Sequence[Sequence[int
     calm = np.stack([find_calm(codes) for codes in lit])
     odd = calm & (lit != Label.CLEAR)  # a speck on a date that is clear around it
     shadow, dark = raw == Label.CLOUD_SHADOW, raw == Label.CLEAR
-    result = lit[list(own)]
+    result: np.ndarray = lit[list(own)]
     for codes, date, others in zip(result, own, asked, strict=True):
         everyone = [date, *others]
         calms, odds = (_count(layers, everyone) for layers in (calm, odd))
@@ -313,13 +313,14 @@ def _most_likely(probabilities: xr.DataArray) -> xr.DataArray:
         best = np.array(PREDICTED, np.uint8)[np.nan_to_num(values).argmax(-1)]
         return np.where(np.isnan(values[..., 0]), np.uint8(Label.MISSING), best)
 
-    return xr.apply_ufunc(
+    codes: xr.DataArray = xr.apply_ufunc(
         decide,
         probabilities.chunk({"label": -1}) if probabilities.chunks else probabilities,
         input_core_dims=[["label"]],
         dask="parallelized",
         output_dtypes=[np.uint8],
     )
+    return codes
 
 
 def _move_to_clear(
@@ -328,7 +329,8 @@ def _move_to_clear(
     changed = (labels != refined).drop_vars(BY)
     clear = probabilities["label"] == LEGEND[Label.CLEAR].name
     values = probabilities.where(~changed, clear.astype(np.float32)).transpose(*probabilities.dims)
-    return values.assign_coords({BY: refined[BY]}).assign_attrs({**probabilities.attrs, REFINED: 1})
+    told: xr.DataArray = values.assign_coords({BY: refined[BY]})
+    return told.assign_attrs({**probabilities.attrs, REFINED: 1})
 
 
 def is_refined(labels: Any) -> bool:
