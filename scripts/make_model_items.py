@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "models"
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 WORLD = [-180.0, -90.0, 180.0, 90.0]
-PUBLISHED = {"unet": "2026-11-23T00:00:00Z", "published": "2022-09-13T00:00:00Z"}
+PUBLISHED = {"unet": "2026-11-29T00:00:00Z", "published": "2022-09-13T00:00:00Z"}
 ARTIFACT = {"unet": "safetensors.torch.save_file", "published": "tf.keras.Model.save_weights"}
 DOCUMENTATION = "https://doi.org/10.3390/rs13204100"
 
@@ -41,7 +41,7 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
     Examples
     --------
     >>> from kappamask.networks.manifest import get_entry
-    >>> item = describe_model(get_entry("kappamask-2026d"))
+    >>> item = describe_model(get_entry("kappamask-2026e"))
     >>> item["properties"]["mlm:tasks"], len(item["properties"]["mlm:input"][0]["bands"])
     (['semantic-segmentation'], 13)
     """
