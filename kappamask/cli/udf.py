@@ -40,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build both archives; print their sizes and the job options to paste."""
     from kappamask.base.files import check_folder
-    from kappamask.openeo.archives import HOST, PYTHON, build_archives
+    from kappamask.openeo.archives import HOST, build_archives
+    from kappamask.openeo.graphs import PYTHON
 
     check_folder(options.out, "the archives")  # before wheels are downloaded
     for python in dict.fromkeys(options.python or [PYTHON]):
