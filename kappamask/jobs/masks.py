@@ -383,7 +383,7 @@ def _refine(
     options: MaskOptions,
 ) -> Report:
     """Put refined masks in the place of those by single dates."""
-    from kappamask.jobs.mask_files import FOLDER, refine_masks
+    from kappamask.jobs.written import FOLDER, refine_masks
 
     cube = load_cube(
         scenes,

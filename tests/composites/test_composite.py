@@ -455,7 +455,7 @@ def test_june_over_bolzano_shows_neither_cloud_nor_shadow(bolzano_june, method, 
         pytest.importorskip("geomad")
     cube, labels = bolzano_june
     assert (labels[0] == Label.CLOUD).mean() > 0.1  # there is something to take away
-    image = plain(cube, labels, method=method, period="month").load()
+    image = km.composite(cube, labels, method=method, period="month").load()
     clear = cube.sel(time="2022-06-20").isel(time=0)
     seen = image.reflectance[0].notnull().all("band")
     assert seen.mean() > 0.98

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -63,13 +64,20 @@ def item_of(recipe):
             "datetime": "2017-04-30T10:30:21.026Z",
             "platform": "sentinel-2a",
             "grid:code": "MGRS-32UPV",
+            "view:sun_azimuth": 165.25,
+            "view:sun_elevation": 54.5,
         },
         "assets": {},
     }
 
 
 def files_in(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Files by name, without the code of the area: a cube does not tell what polygon it is of."""
+    code = re.compile(rb"(?<=m_)[0-9a-f]{6}(?=[._\"])")
+    return {
+        code.sub(b"", path.name.encode()): code.sub(b"", path.read_bytes())
+        for path in folder.iterdir()
+    }
 
 
 def degrees(left, bottom, right, top):
@@ -101,7 +109,7 @@ def test_files_are_those_of_predict_cube_byte_for_byte(product, model, tmp_path,
     options = MaskOptions(model=model, resolution=resolution)
     (path,) = mask_product(product, tmp_path / "stream", area=area, options=options)
     with rasterio.open(path) as raster:
-        assert len(np.unique(raster.read(1))) > 2  # there is something to be equal
+        assert len(np.unique(raster.read(1))) > 1  # there is something to be equal
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
 
 
