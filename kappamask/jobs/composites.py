@@ -22,9 +22,9 @@ from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.classes import load_classes
 from kappamask.cubes.cube import load_cube
-from kappamask.jobs.written import read_masks
 from kappamask.jobs.masks import MaskOptions, Report, mask_items
 from kappamask.jobs.plan import in_bytes
+from kappamask.jobs.written import read_masks
 from kappamask.outputs.composites import UNSEEN, write_composite
 from kappamask.outputs.records import Progress
 from kappamask.plot import plot_before_after
