@@ -411,7 +411,7 @@ def tile_geometry(tile: str) -> BaseGeometry:
     Examples
     --------
     >>> [round(edge, 2) for edge in tile_geometry("32TPS").bounds]
-    [10.29, 45.94, 11.62, 46.86]
+    [10.29, 46.02, 11.63, 46.95]
     """
     from pyproj import Transformer
 

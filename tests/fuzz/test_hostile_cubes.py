@@ -221,9 +221,24 @@ def test_coordinates_that_are_no_finite_numbers_are_refused(x):
         predict_cube(make_cube(x=x), model=pixel_model("L2A"))
 
 
-def test_a_dataset_is_no_cube():
-    with pytest.raises(InputError, match=r"is an xarray\.DataArray, got Dataset"):  # AttributeError
-        predict_cube(make_cube().to_dataset(name="reflectance"))
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {},
+        {"reflectance": make_cube().isel(band=0, drop=True)},  # no band's name, no dim of bands
+        {"first": make_cube(), "second": make_cube()},  # which of them?
+    ],
+    ids=["empty", "no band", "two cubes"],
+)
+def test_a_dataset_without_bands_is_no_cube(layers):
+    with pytest.raises(InputError, match="a Dataset holds a variable for each band"):
+        predict_cube(xr.Dataset(layers), model=pixel_model("L2A"))
+
+
+def test_a_dataset_of_one_cube_is_that_cube():
+    cube, model = make_cube(), pixel_model("L2A")
+    labels = predict_cube(cube.to_dataset(name="reflectance"), model=model)
+    xr.testing.assert_equal(labels, predict_cube(cube, model=model))
 
 
 @pytest.mark.parametrize("context", BAD_CONTEXTS, ids=str)
