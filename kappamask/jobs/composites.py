@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.errors import ReadError, UnknownNameError
-from kappamask.base.files import read_json
+from kappamask.base.files import check_folder, read_json
 from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, clear_of, composite
 from kappamask.composites.methods import check_method
@@ -119,17 +119,19 @@ def compose_items(
     # Once, with all bands they hold, whatever the network takes.
     scenes, unreadable = read_scenes(items, also=options.bands or (), resolve=resolve)
     cube = _load(scenes, area, options)
+    check_method(options.method, [str(name) for name in cube["band"].values])
+    check_mask(options.mask)
+    check_folder(folder.absolute(), "composites")  # before anything is said or done
     if tell is not None:
         size = 2 * cube[0].size  # int16
         tell(
             f"composes {options.method}, {options.period or 'all dates'}: images of "
             f"{cube.sizes['band']} bands, up to {in_bytes(size)} each, to {folder.absolute()}"
         )
-    check_method(options.method, [str(name) for name in cube["band"].values])
-    check_mask(options.mask)
     report = Report()
     if options.mask == "network":
-        plain = replace(options, pictures=False)
+        # Bands are those of the image; `composite` refines what it takes from these files.
+        plain = replace(options, pictures=False, bands=None, refine=False)
         report = mask_items(
             scenes, area, folder / MASKS, options=plain, progress=progress, tell=tell
         )

@@ -23,7 +23,8 @@ CUT = ("empty", "cut in its header", "cut short")
 # command, its file, how it is damaged, what a line tells, how many items there are all the same
 CASES = [
     *(("mask", COG, how, "cannot read .*NAME", 2) for how in HOW),
-    *(("mask PRODUCT", JP2, how, "cannot read .*NAME", 0) for how in CUT),
+    *(("mask PRODUCT", JP2, how, "cannot read .*NAME", 0) for how in CUT[:2]),
+    ("mask PRODUCT", JP2, CUT[2], "NAME contradicts itself, .* it is damaged", 0),  # by its header
     ("composite", COG, "cut short", "cannot read .*NAME", 3),
     ("mask PRODUCT", "*.SAFE/MTD_MSIL1C.xml", "cut short", "NAME", 0),
     ("mask PRODUCT", "*.SAFE/GRANULE/*/MTD_TL.xml", "cut short", "NAME", 0),

@@ -83,22 +83,19 @@ def reference() -> dict[str, bytes]:
 
 
 @cache
-def labels_of(date: str, bounds: tuple[float, ...], *, around: bool = False) -> np.ndarray:
+def labels_of(date: str, bounds: tuple[float, ...]) -> np.ndarray:
     """Label a date from its numbers in memory: no file and no server has a part in it.
 
-    With what lies around the bounds, as `kappamask mask` does: here that is all of the scene.
+    With what lies around the bounds, as the network sees it: here that is all of the scene.
     """
     left, bottom, right, top = bounds
     rows = slice(round((TOP - top) / 10), round((TOP - bottom) / 10))
     columns = slice(round((left - LEFT) / 10), round((right - LEFT) / 10))
     dn = DN[DATES.index(date)].astype(np.float32)
     reflectance = np.where(dn == 0, np.nan, (dn - 1000) * np.float32(1e-4))
-    origin = (round(-top / 10), round(left / 10))
-    if around:
-        origin = (round(-TOP / 10), round(LEFT / 10))
-        whole = km.predict_array(reflectance, list(KEYS), level="L2A", origin=origin)
-        return whole[rows, columns]
-    return km.predict_array(reflectance[:, rows, columns], list(KEYS), level="L2A", origin=origin)
+    origin = (round(-TOP / 10), round(LEFT / 10))
+    whole = km.predict_array(reflectance, list(KEYS), level="L2A", origin=origin)
+    return whole[rows, columns]
 
 
 def mask(
@@ -194,7 +191,7 @@ def count_wrong(path: Path) -> int:
     """Count pixels of a mask that are labelled otherwise than from the numbers in memory."""
     (date,) = (date for date in DATES if stem(date) in path.name)
     with rasterio.open(path) as raster:
-        return int((raster.read(1) != labels_of(date, tuple(raster.bounds), around=True)).sum())
+        return int((raster.read(1) != labels_of(date, tuple(raster.bounds))).sum())
 
 
 def check_requests(fault: Fault, world: World, outcome: Outcome) -> None:

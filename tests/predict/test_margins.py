@@ -30,7 +30,8 @@ def part_of(cube, rows, columns):
     there = Transformer.from_crs(cube.rio.crs, 4326, always_xy=True)
     part = cube.isel(y=rows, x=columns)
     left, right, low, high = (float(f(part[d])) for d in "xy" for f in (np.min, np.max))
-    return transform(there.transform, box(left, low, right, high))
+    # not through centres: whether those lie inside would be a matter of rounding
+    return transform(there.transform, box(left, low, right, high).buffer(2, join_style="mitre"))
 
 
 def test_a_small_area_gets_the_labels_that_it_has_in_a_large_cube(items, large):

@@ -449,7 +449,7 @@ def test_the_shipped_sample_is_found():
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore:Could not parse bucket/account:UserWarning")
-def test_a_static_catalogue_of_real_items(shared_data, tmp_path):
+def test_a_static_catalogue_of_real_items(shared_data, tmp_path, monkeypatch):
     """Of 124 documents 117 are items, 114 under different ids, 112 readable, 102 scenes."""
     documents = [
         json.loads(path.read_text(encoding="utf-8"))
@@ -470,10 +470,15 @@ def test_a_static_catalogue_of_real_items(shared_data, tmp_path):
         # also in the newer collection sentinel-2-c1-l2a
         *(f"S2B_{tile}_20250731_0_L2A" for tile in ("20EPT", "24MUA", "24MVV", "24MXV")),
     }
-    # The Alps on 2020-07-03: two tiles, both reprocessed; hrefs as the catalogue gave them.
+    # The Alps on 2020-07-03: two tiles, both reprocessed; with keys to buckets the hrefs are as
+    # the catalogue gave them, without any its https alternates are.
     alps = search((8.5, 47.0, 9.5, 47.1), "2020-07-03", catalog=catalog)
     assert [view_of(item).tile for item in alps] == ["32TMT", "32TNT"]
+    monkeypatch.setenv("AWS_PROFILE", "eodata")
     assert resolve_assets(alps[0])["B04"].href.startswith("s3://eodata/")
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setattr("kappamask.scenes.catalogs._has_keys", lambda: False)
+    assert resolve_assets(alps[0])["B04"].href.startswith("https://zipper.dataspace.copernicus.eu/")
 
 
 # --- a real STAC server -----------------------------------------------------------------------
