@@ -271,9 +271,14 @@ def comparing(name: str, function: Function, *, of_numbers: bool) -> Function:
             return np.nan if is_null(x) or is_null(y) else False
         if not of_numbers and not _is_time_value(x):
             return plain(x, y, **others)
-        return np.where(pd.isna(x) | pd.isna(y), np.nan, function(x, y))
+        return np.where(_is_missing(x) | _is_missing(y), np.nan, function(x, y))
 
     return compare
+
+
+def _is_missing(value: Any) -> Any:
+    """Tell what is NaN or NaT; pandas would compute what is lazy."""
+    return value != value if isinstance(value, da.Array) else pd.isna(value)  # noqa: PLR0124
 
 
 def _may_order(value: Any) -> bool:
