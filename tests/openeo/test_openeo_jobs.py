@@ -495,13 +495,21 @@ def test_a_cube_is_described_by_its_dates_and_a_series_has_no_place(tmp_path):
         dims=("t", "y", "x"),
         coords={"t": dates, "y": [5_149_995, 5_149_985], "x": [680_005, 680_015, 680_025]},
     ).rio.write_crs("EPSG:32632")
-    for result, keys in [(cube, {"bbox", "code", "shape", "transform"}), (cube[:, 0, 0], set())]:
-        (file,) = collect_files(write_result(result.rename("v"), tmp_path), tmp_path)
+    series = cube[:, 0, 0].rename("v")
+    series.to_netcdf(tmp_path / "series.nc")
+    (path,) = write_result(cube.rename("v"), tmp_path)
+    for written, keys in [
+        (path, {"bbox", "code", "shape", "transform"}),
+        (tmp_path / "series.nc", set()),
+    ]:
+        (file,) = collect_files([written], tmp_path)
         assert (file["start"], file["end"]) == ("2022-06-02T00:00:00Z", "2022-06-05T00:00:00Z")
         assert set(file) == {"name", "bytes", "type", "start", "end", *keys}
     (tmp_path / "no.tif").write_text("no raster")
-    (file,) = collect_files([tmp_path / "no.tif"], tmp_path)
-    assert set(file) == {"name", "bytes", "type"}
+    for paths in ([tmp_path / "no.tif"], write_result(series, tmp_path)):  # a table is JSON
+        (file,) = collect_files(paths, tmp_path)
+        assert set(file) == {"name", "bytes", "type"}
+    assert file["type"] == "application/json"
 
 
 def test_a_task_gives_the_files_that_the_engine_wrote(tmp_path):
