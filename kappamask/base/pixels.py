@@ -75,7 +75,13 @@ def average_dn(dn: np.ndarray, factor: int) -> np.ndarray:
     return mean.astype(np.uint16)
 
 
-def is_lost(valid: np.ndarray, others: Iterable[np.ndarray], *, step: int = 256) -> bool:
+def is_lost(
+    valid: np.ndarray,
+    others: Iterable[np.ndarray],
+    *,
+    step: int = 256,
+    whole: tuple[int, int] | None = None,
+) -> bool:
     """Tell whether a band has no data in some square where all other bands have it.
 
     Parameters
@@ -85,8 +91,11 @@ def is_lost(valid: np.ndarray, others: Iterable[np.ndarray], *, step: int = 256)
     others
         The same of the other bands; as many are looked at as are needed.
     step
-        Half the side of a square, pixels; in smaller arrays squares are two thirds of a side.
-        Where a scene begins bands end 2 km apart, so that squares are to be larger.
+        Half the side of a square, pixels. Where a scene begins bands end 2 km apart, so that
+        squares are to be larger.
+    whole
+        Rows and columns of what the array is a part of, default the array itself: of a small
+        one squares are two thirds of a side. In a part that holds no square nothing is lost.
 
     Examples
     --------
@@ -95,8 +104,8 @@ def is_lost(valid: np.ndarray, others: Iterable[np.ndarray], *, step: int = 256)
     >>> [is_lost(~whole, [whole]), is_lost(~whole, [whole, cut]), is_lost(whole, [whole])]
     [True, False, False]
     """
-    step = min(step, *(size // 3 for size in valid.shape))
-    if step < _SMALLEST_SQUARE // 2:
+    step = min(step, *(size // 3 for size in whole or valid.shape))
+    if step < _SMALLEST_SQUARE // 2 or min(valid.shape) < 2 * step:
         return False
 
     def cells(of: np.ndarray) -> np.ndarray:

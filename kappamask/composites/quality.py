@@ -66,10 +66,10 @@ def find_poor(
     wanted = [list(bands).index(name) for name in (*VISIBLE, near_infrared)]
     stride = tuple(max(1, round(CELL_M / size)) for size in step)
     rows, columns = stride
-    small = (
+    small = [
         take_cells(layers, (rows, columns)).rechunk({0: -1, 1: -1, -2: BLOCK, -1: BLOCK})
         for layers in (reflectance[:, wanted], codes[:, None])
-    )
+    ]
     boxes = [
         2 * max(1, round(NEAR_M / size / count)) + 1
         for size, count in zip(step, stride, strict=True)
@@ -81,7 +81,10 @@ def find_poor(
     poor = map_overlap(
         judge,
         *small,
-        depth={2: boxes[0] // 2 + BORDER + 1, 3: boxes[1] // 2 + BORDER + 1},
+        depth={  # a small field is one block, which needs nothing around it
+            axis: min(box // 2 + BORDER + 1, small[0].shape[axis])
+            for axis, box in zip((2, 3), boxes, strict=True)
+        },
         boundary="none",
         allow_rechunk=True,
         dtype=bool,

@@ -168,7 +168,7 @@ def _read_scenes(
     if plain := [number for number, scene in scenes.items() if not is_native(scene)]:
         some = [scenes[number] for number in plain]
         kept, dn = read_dn(some, names, grid, chunks=chunks, engine=engine)
-        reflectance = apply_offsets(dn, [some[place] for place in kept], names, grid.resolution)
+        reflectance = apply_offsets(dn, [some[place] for place in kept], names, grid)
         layers = {plain[place]: reflectance[layer] for layer, place in enumerate(kept)}
     for number, scene in scenes.items():
         if is_native(scene):
@@ -363,7 +363,7 @@ def _union(all_bounds: Sequence[Bounds]) -> Bounds:
 
 
 def apply_offsets(
-    dn: da.Array, scenes: Sequence[Scene], names: Sequence[str], resolution: float
+    dn: da.Array, scenes: Sequence[Scene], names: Sequence[str], grid: Grid
 ) -> da.Array:
     """Turn DN (item, band, y, x) into reflectance, each item and band by its own offset."""
     import dask.array as da
@@ -377,13 +377,13 @@ def apply_offsets(
                 scale[i, j] = scene.files[name].scale
     per_block = [da.from_array(values, chunks=(1, -1, 1, 1)) for values in (offset, scale)]
     held = [(f"item {s.id}", [n if n in s.files else "" for n in names]) for s in scenes]
-    reflect = partial(_reflect, held, resolution)
+    reflect = partial(_reflect, held, grid)
     return da.map_blocks(reflect, dn, *per_block, dtype=np.float32, meta=np.empty((0,) * 4, "f4"))
 
 
 def _reflect(
     held: Sequence[tuple[str, Sequence[str]]],
-    resolution: float,
+    grid: Grid,
     dn: np.ndarray,
     offset: np.ndarray,
     scale: np.ndarray,
@@ -394,7 +394,14 @@ def _reflect(
     layers = {band: layer for band, layer in zip(names, dn[0], strict=True) if band}
 
     for band in layers:
-        check_band(band, layers, lambda name: layers[name] != 0, where=where, resolution=resolution)
+        check_band(
+            band,
+            layers,
+            lambda name: layers[name] != 0,
+            where=where,
+            resolution=grid.resolution,
+            whole=(grid.height, grid.width),
+        )
     return to_reflectance(dn, offset, scale)
 
 

@@ -117,6 +117,7 @@ def read_chunk(
                 lambda name, read=read: np.isfinite(read(name)),  # type: ignore[misc]
                 where=f"product {scene.id}",
                 resolution=grid.resolution,
+                whole=(grid.height, grid.width),
             )
         np.copyto(chunk, layer, where=np.isnan(chunk))
     return chunk[None, None]

@@ -382,6 +382,7 @@ def check_band(
     *,
     where: str,
     resolution: float,
+    whole: tuple[int, int],
 ) -> None:
     """Refuse a scene one band of which has no data where all others have it.
 
@@ -399,6 +400,9 @@ def check_band(
         The item or product, for the message.
     resolution
         Metres per pixel.
+    whole
+        Rows and columns of the grid that this is a part of: a strip of a large one is too narrow
+        to tell damage from where a scene begins.
 
     Raises
     ------
@@ -409,7 +413,7 @@ def check_band(
     step = max(round(LOST_M / resolution / 2), 1)
     if not (others and get_band(band).is_reflectance):
         return
-    if is_lost(valid(band), map(valid, others), step=step):
+    if is_lost(valid(band), map(valid, others), step=step, whole=whole):
         raise ReadError(
             f"bands of one scene have data in the same places, {band} of {where} has none where "
             "all others have: its file is damaged, download it again or leave the item out"

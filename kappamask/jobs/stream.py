@@ -98,7 +98,7 @@ def stream_labels(
                             cells,
                             window,
                             where=scene.id,
-                            resolution=grid.resolution,
+                            grid=grid,
                         )
                         labels[..., window.columns.core] = core
                         cells.release(window)
@@ -118,16 +118,15 @@ def label_window(
     reader: Reader,
     window: Window,
     *,
-    where: str = "a scene",
-    resolution: float = 10,
+    where: str,
+    grid: Grid,
 ) -> np.ndarray:
     """Label the core of one window, (*leading, y, x); without data that costs nothing.
 
     Raises
     ------
     ReadError
-        If one band has no data where all others have it; `where` names the scene, whose
-        grid has pixels of `resolution` metres.
+        If one band has no data where all others have it; `where` names the scene.
     """
     empty = find_empty(task, bands, reader, window)
     missing = any(task.bands[index] in empty for index in task.required)
@@ -145,7 +144,8 @@ def label_window(
             task.bands,
             lambda band: np.isfinite(layers[band]),
             where=where,
-            resolution=resolution,
+            resolution=grid.resolution,
+            whole=(grid.height, grid.width),
         )
     return nothing if missing else predict_window(task, list(layers.values()), window)
 

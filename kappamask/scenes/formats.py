@@ -39,7 +39,6 @@ ALONE = {
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_NUM_THREADS": "1",
 }
-_IN_ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 _LARGEST_SIDE = 1_000_000  # pixels; Sentinel-2 has 10980
 _LARGEST_BLOCK = 2**27  # pixels: all of a band of Sentinel-2 in one, and no more
 

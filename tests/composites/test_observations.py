@@ -118,6 +118,15 @@ def test_haze_beside_clouds_is_passed_over_and_change_far_from_them_is_not():
     assert (used.date.values[0, 74:86, 74:86] == cube.time.values[0]).all()
 
 
+@pytest.mark.parametrize("size", [8, 20, 40])
+def test_a_small_field_is_composed_by_default(size):
+    cube, labels = scene(3, size)
+    whole = km.composite(*scene(3, 128)).load()
+    image = km.composite(cube, labels).load()
+    np.testing.assert_array_equal(image.reflectance, whole.reflectance[..., :size, :size])
+    assert (image.observations == 3).all()
+
+
 def test_a_poor_observation_is_used_where_it_is_the_only_one():
     cube, labels = hazy()
     labels.values[1:, 74:86, 74:86] = CLOUD

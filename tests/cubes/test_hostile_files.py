@@ -284,10 +284,10 @@ def test_only_what_all_others_have_is_lost():
     begins = np.ones((600, 600), bool)
     begins[:180] = False  # where a scene begins, neighbouring bands end 2 km apart
 
-    def lost(**valid):
+    def lost(whole=(600, 600), **valid):
         try:
             for name in valid:
-                check_band(name, valid, valid.__getitem__, where="x", resolution=10)
+                check_band(name, valid, valid.__getitem__, where="x", resolution=10, whole=whole)
         except ReadError:
             return True
         return False
@@ -297,3 +297,6 @@ def test_only_what_all_others_have_is_lost():
     assert not lost(B02=none, B03=none, B04=whole)  # two of three: not known which
     assert not lost(B02=whole, AOT=none)
     assert not lost(B02=none)
+    strip = {"B02": whole[:, :60], "B03": none[:, :60], "B04": whole[:, :60]}
+    assert lost((600, 60), **strip)
+    assert not lost((600, 6000), **strip)  # an edge chunk: as wide as where a scene begins
