@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from kappamask.base.errors import InputError
@@ -100,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
     """Search, label, compose, write; say what came of it and name the dates that failed."""
     from kappamask.composites.ranking import Ranking
     from kappamask.jobs import CompositeOptions, compose_items
+    from kappamask.outputs.records import read_item
 
     if options.target is not None and options.method != "best-pixel":
         raise InputError(
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             tell=progress.tell,
         )
     for path in report.images:
-        known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
+        known = read_item(path)["properties"]
         never = known["kappamask:never_clear_percentage"]
         say(
             f"{path.name}: {known['kappamask:mean_observations']:.1f} dates per pixel, "

@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kappamask.base.errors import ReadError, UnknownNameError
-from kappamask.base.files import check_folder, read_json
+from kappamask.base.files import check_folder
+from kappamask.base.legend import Label
 from kappamask.composites import BUFFER_M
 from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, clear_of, composite
 from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.classes import load_classes
 from kappamask.cubes.cube import load_cube
-from kappamask.jobs.masks import MaskOptions, Report, mask_items
+from kappamask.jobs.masks import MaskOptions, Report, mask_items, outline_of
 from kappamask.jobs.plan import in_bytes
 from kappamask.jobs.written import read_masks
 from kappamask.outputs.composites import UNSEEN, write_composite
-from kappamask.outputs.records import Progress
+from kappamask.outputs.records import Progress, read_item
 from kappamask.plot import plot_before_after
 from kappamask.plot.picture import TRUE_COLOR
+from kappamask.predict.refine import FEWEST, refine
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.formats import open_layers
@@ -147,9 +149,12 @@ def compose_items(
     labels = read_masks(report.masks, cube) if by_network else _load_classes(cube, scenes, options)
     cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
     enough = _enough_dates(cube, labels, options)
+    # By all dates, before some are left out: few have no witnesses among themselves.
+    refined = options.refine and by_network and labels.sizes["time"] >= FEWEST
+    used = refine(labels) if refined else labels
     image = composite(
         cube.isel(time=enough),
-        labels.isel(time=enough),
+        used.isel(time=enough),
         method=options.method,
         period=options.period,
         buffer_m=options.buffer_m,
@@ -164,7 +169,12 @@ def compose_items(
     if not by_network:
         image.attrs["mask"] = options.mask
     report.images = write_composite(
-        image, folder, source_items=scenes, overwrite=options.overwrite, progress=progress
+        image,
+        folder,
+        source_items=scenes,
+        overwrite=options.overwrite,
+        progress=progress,
+        outline=outline_of(area, options),
     )
     if options.pictures and set(TRUE_COLOR) <= set(cube["band"].values):
         report.pictures = [draw_period(cube, labels, path) for path in report.images]
@@ -180,9 +190,14 @@ def check_mask(mask: str) -> None:
 def _load_classes(
     cube: xr.DataArray, scenes: Sequence[Scene], options: CompositeOptions
 ) -> xr.DataArray:
-    """Load the classes that the items hold, on the pixels of a cube."""
+    """Load the classes that the items hold, on the pixels of a cube.
+
+    Of the cube's own items: one that reaches only what is read around it would change the time
+    of its day.
+    """
+    named = {name for names in cube["source_items"].values for name in str(names).split()}
     labels = load_classes(
-        [scene.item for scene in scenes],
+        [scene.item for scene in scenes if scene.id in named],
         cube,
         resolution=options.resolution,
         engine=options.engine,
@@ -196,6 +211,8 @@ def _enough_dates(
     """List the dates to read, the clearest first, until every pixel has enough: indices, in order.
 
     Only labels are read for it. All dates where nothing limits them, or each period has its own.
+    Pixels that no date has, outside of a polygon or a tile, are not waited for. Labels by single
+    dates do: refined, no pixel is clear less often.
     """
     dates = np.arange(labels.sizes["time"])
     most = options.max_observations
@@ -203,11 +220,12 @@ def _enough_dates(
         return dates
     clear = clear_of(cube, labels, buffer_m=options.buffer_m)
     counts = np.zeros(labels.shape[1:], np.uint16)
+    seen = (labels != Label.MISSING).any("time").values
     kept: list[int] = []
     for date in np.argsort(-labels[CLEAR_FRACTION].values, kind="stable"):
         kept.append(int(date))
         counts += clear.isel(time=int(date)).values
-        if counts.min() >= most:
+        if (counts[seen] >= most).all():
             break
     return np.sort(kept)
 
@@ -250,7 +268,7 @@ def read_composite(path: Path) -> xr.Dataset:
     """Read what `plot_before_after` needs of a composite that `write_composite` wrote."""
     import xarray as xr
 
-    known = read_json(path.with_suffix(".json"))["properties"]
+    known = read_item(path)["properties"]
     span = [known[f"{end}_datetime"].removesuffix("Z") for end in ("start", "end")]
     observations = path.with_name(f"{path.stem}_observations.tif")
     with open_layers(path, mask_and_scale=True) as raster:

@@ -8,7 +8,6 @@ recovered, and signed addresses are renewed.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -48,6 +47,7 @@ from kappamask.outputs.records import (
     Outline,
     Progress,
     find_complete,
+    read_item,
     try_each,
     write_record,
 )
@@ -267,7 +267,7 @@ def draw_small(scene: Callable[[], xr.DataArray], mask: Path, *, title: str | No
         model = raster.tags().get("model")
     labels = visible.isel(band=0, drop=True).copy(data=codes)
     labels.attrs = {"level": visible.attrs["level"], "kappamask_model": model}
-    item = json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))
+    item = read_item(mask)
     shares = np.zeros(len(LEGEND))
     for entry in item["assets"]["mask"]["classification:classes"]:
         shares[entry["value"]] = entry["percentage"] / 100
@@ -290,7 +290,7 @@ def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
         codes = raster.squeeze("band", drop=True).load()
     labels = visible.isel(band=0, drop=True).copy(data=codes.values)
     labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}
-    item = json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))
+    item = read_item(mask)
     bands = snow_bands(tuple(map(str, scene.band.values)))
     snow = None
     if bands and item["properties"].get("eo:snow_cover"):  # else its bands need not be read again
@@ -394,9 +394,15 @@ def _refine(
         max_pixels=options.max_pixels,
     )
     masks, kept = refine_masks(
-        report.masks, cube, scenes, folder / FOLDER, overwrite=options.overwrite
+        report.masks,
+        cube,
+        scenes,
+        folder / FOLDER,
+        outline=outline_of(area, options),
+        overwrite=options.overwrite,
     )
-    return replace(report, masks=masks, skipped=kept or report.skipped)
+    # Too few to be refined, they are those of single dates still.
+    return replace(report, masks=masks, skipped=report.skipped if masks == report.masks else kept)
 
 
 def dates_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pyproj import Transformer
 
 from kappamask.base.errors import WriteError
 from kappamask.base.legend import Label
+from kappamask.outputs.records import read_item
 from kappamask.scenes.scene import overlap
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def check_room(dates: Sequence[Date], folder: Path) -> None:
 
 def tell_date(name: str, mask: Path, *, skipped: bool) -> str:
     """Say in one line what share of the pixels each class has in a mask that was written."""
-    item = json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))
+    item = read_item(mask)
     classes = item["assets"]["mask"]["classification:classes"]
     shares = {entry["value"]: entry["percentage"] for entry in classes}
     said = "  ".join(f"{title} {shares[int(code)]:5.1f} %" for code, title in SHORT.items())

@@ -11,12 +11,11 @@ import numpy as np
 from rasterio.windows import Window
 
 from kappamask.base.errors import ReadError
-from kappamask.base.files import read_json
 from kappamask.base.legend import Label
 from kappamask.composites.cube import CLEAR_FRACTION
 from kappamask.outputs.label_cube import check_labels
 from kappamask.outputs.masks import make_records, write_mask
-from kappamask.outputs.records import find_complete
+from kappamask.outputs.records import Outline, find_complete, read_item
 from kappamask.predict.cube import BY, REFINED
 from kappamask.predict.refine import FEWEST, refine, run_length
 from kappamask.scenes.formats import open_pixels
@@ -34,6 +33,7 @@ def refine_masks(
     scenes: Sequence[Scene],
     folder: Path,
     *,
+    outline: Outline | None = None,
     overwrite: bool = False,
 ) -> tuple[list[Path], list[Path]]:
     """Refine masks of single dates by one another, and write them beside those.
@@ -51,6 +51,8 @@ def refine_masks(
         Where the dates come from.
     folder
         Of the refined masks; made if absent.
+    outline
+        What was cut out of the rectangle; None for all of it.
     overwrite
         Write them all again.
 
@@ -68,16 +70,14 @@ def refine_masks(
     step = run_length(labels.shape[1:])
     for first in range(0, labels.sizes["time"], step):
         some = refined.isel(time=slice(first, first + step))
-        if overwrite or not _are_there(some, scenes, folder):
+        records = make_records(check_labels(some), scenes, outline)
+        if overwrite or not all(find_complete(record, folder.absolute()) for record in records):
             some = some.load()
-        written += write_mask(some, folder, source_items=scenes, overwrite=overwrite)
+        written += write_mask(
+            some, folder, source_items=scenes, overwrite=overwrite, outline=outline
+        )
     kept = [path for path in written if before.get(path) == path.stat().st_mtime_ns]
     return written, kept
-
-
-def _are_there(labels: xr.DataArray, scenes: Sequence[Scene], folder: Path) -> bool:
-    records = make_records(check_labels(labels), scenes)
-    return all(find_complete(record, folder.absolute()) for record in records)
 
 
 def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
@@ -106,7 +106,7 @@ def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
     layers, times, shares, asked, attrs = [], [], [], [], {"level": cube.attrs["level"]}
     for path in paths:
         try:
-            item = read_json(path.with_suffix(".json"))
+            item = read_item(path)
             known = item["properties"]
             classes = item["assets"]["mask"]["classification:classes"]
             times.append(np.datetime64(known["datetime"].removesuffix("Z"), "ns"))

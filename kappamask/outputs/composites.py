@@ -238,6 +238,7 @@ def write_composite(
     source_items: Iterable[Any] | None = None,
     overwrite: bool = True,
     progress: Progress | None = None,
+    outline: Outline | None = None,
 ) -> list[Path]:
     """Write each period of a composite as COGs with a STAC item beside them.
 
@@ -263,6 +264,9 @@ def write_composite(
     progress
         Called after each block with the name of the period, how many are done, and how many
         there are.
+    outline
+        The polygon that the rectangle was cut by, if it was: names then tell it, so that two
+        polygons in one rectangle keep their files.
 
     Returns
     -------
@@ -299,7 +303,7 @@ def write_composite(
     """
     image = check_composite(image)
     folder = Path(folder).absolute()
-    records = make_records(image, source_items)
+    records = make_records(image, source_items, outline)
     check_folder(folder, "composites")  # before anything is computed
     work = {
         record.name: partial(
@@ -342,7 +346,9 @@ def check_composite(image: Any) -> xr.Dataset:
     return image.isel(flips)
 
 
-def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, CompositeRecord]:
+def make_records(
+    image: xr.Dataset, items: Iterable[Any] | None, outline: Outline | None = None
+) -> dict[int, CompositeRecord]:
     """Say of each period with dates what is known before it is computed."""
     plane = north_up(image["observations"])
     placement = Placement(plane.rio.crs, plane.rio.transform(), plane.rio.shape)
@@ -365,6 +371,7 @@ def make_records(image: xr.Dataset, items: Iterable[Any] | None) -> dict[int, Co
             model=image.attrs.get("kappamask_model"),
             model_sha256=image.attrs.get("kappamask_model_sha256"),
             sources=sources[index],
+            outline=outline,
         )
         for index, count in enumerate(image["date_count"].values)
         if count

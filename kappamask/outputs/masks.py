@@ -254,6 +254,7 @@ def write_mask(
     source_items: Iterable[Any] | None = None,
     overwrite: bool = True,
     snow: xr.DataArray | None = None,
+    outline: Outline | None = None,
 ) -> list[Path]:
     """Write each date of a label cube as a COG with a STAC item beside it.
 
@@ -284,6 +285,9 @@ def write_mask(
     snow
         Codes of snow of the same dates and pixels, ``predict_cube(cube, output="snow")``: the
         items then tell ``eo:snow_cover``.
+    outline
+        The polygon that the rectangle was cut by, if it was: names then tell it, so that two
+        polygons in one rectangle keep their files.
 
     Returns
     -------
@@ -331,7 +335,7 @@ def write_mask(
 
     labels = check_labels(labels)
     folder = Path(folder).absolute()
-    records = make_records(labels, source_items)
+    records = make_records(labels, source_items, outline)
     pixels = labels.data
     if snow is not None:
         snow = snow if "time" in snow.dims else snow.expand_dims("time")
@@ -347,7 +351,9 @@ def write_mask(
     return write_each(work, unit="date")
 
 
-def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[MaskRecord]:
+def make_records(
+    labels: xr.DataArray, items: Iterable[Any] | None, outline: Outline | None = None
+) -> list[MaskRecord]:
     """Say of each date of a checked label cube what is known before it is computed."""
     times = labels["time"].values
     placement = Placement(labels.rio.crs, labels.rio.transform(), labels.rio.shape)
@@ -361,6 +367,7 @@ def make_records(labels: xr.DataArray, items: Iterable[Any] | None) -> list[Mask
             model_sha256=labels.attrs.get("kappamask_model_sha256"),
             sources=sources,
             refined_by=tuple(by.split()),
+            outline=outline,
         )
         for time, sources, by in zip(times, sources_of_dates(labels, items), asked, strict=True)
     ]

@@ -34,7 +34,7 @@ from kappamask.base.errors import (
     limits_named,
     redact,
 )
-from kappamask.base.files import move_in, staging
+from kappamask.base.files import move_in, read_json, staging
 from kappamask.outputs.cog import (
     BlockError,
     Layer,
@@ -418,6 +418,11 @@ def _is_complete(record: Record, folder: Path, stem: str) -> bool:
         )
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return False
+
+
+def read_item(output: Path) -> Any:
+    """Read the STAC item beside the first file of an output; errors as of `read_json`."""
+    return read_json(output.with_suffix(".json"))
 
 
 # --- the item -----------------------------------------------------------------------------------
