@@ -72,24 +72,33 @@ def apply_datacube(cube: xarray.DataArray, context: dict) -> xarray.DataArray:
     """Label a chunk; each date by itself."""
     options = read_context(context)
     find_packages()
-    from kappamask.predict.chunk import Digits, Wanted, find_origin, label_chunk, label_dates
+    from kappamask.predict.chunk import (
+        Digits,
+        Wanted,
+        find_origin,
+        find_step,
+        label_chunk,
+        label_dates,
+    )
 
     bands, time = find_dims(cube)
     names = [str(name) for name in cube[bands].values]
     model = load(options["model"], options["level"], options["threads"])
+    # Float32 at best, and not to be trusted: they only say where the network's grid begins, and
+    # how far and which way shadows fall.
+    places = [cube[dim].values if dim in cube.coords else None for dim in "yx"]
     given = {
         "bands": names,
         "model": model,
         "digits": Digits(options["scale"], options["offset"]),
         "wanted": Wanted(options["output"], options["buffer_px"]),
-        # Float32 at best, and not to be trusted: they only say where the network's grid begins.
-        "origin": find_origin(*(cube[dim].values if dim in cube.coords else None for dim in "yx")),
+        "origin": find_origin(*places),
     }
 
     dims = (time, bands, "y", "x") if time else (bands, "y", "x")
     values = cube.transpose(*dims).values
     if time and options["refine"] and time in cube.coords:
-        labels = label_dates(values, times=cube[time].values, **given)
+        labels = label_dates(values, times=cube[time].values, step=find_step(*places), **given)
     elif time:
         labels = np.stack([label_chunk(date, **given) for date in values])
     else:

@@ -17,8 +17,9 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.base.pixels import dilate
 from kappamask.networks.model import Model
-from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, predict_array
+from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, make_task, predict_array
 from kappamask.predict.refine import refine_array
+from kappamask.predict.snow import find_snow
 from kappamask.predict.sunlight import Sun
 
 # What each output calls its bands. Names that do not clash with the optical bands of a cube
@@ -165,27 +166,44 @@ def find_origin(y: np.ndarray | None, x: np.ndarray | None) -> tuple[int, int]:
     >>> find_origin(None, x), find_origin(x[::-1], x * 0.75)
     ((0, 60000), (-60064, 0))
     """
-    return _axis_origin(y), _axis_origin(x)
+    return _axis_grid(y)[0], _axis_grid(x)[0]
 
 
-def _axis_origin(coordinates: np.ndarray | None) -> int:
+def find_step(y: np.ndarray | None, x: np.ndarray | None) -> tuple[float, float]:
+    """Height and width of a pixel in metres, as far as coordinates that `find_origin` takes tell.
+
+    The height is below 0 where y runs north. An axis that tells nothing is as the other one,
+    running south or east; where neither does, pixels are of 10 m.
+
+    Examples
+    --------
+    >>> x = np.arange(600010, 601290, 20, dtype=np.float32)
+    >>> find_step(x, x), find_step(None, x), find_step(None, None)
+    ((-20, 20), (20, 20), (10, 10))
+    """
+    down, right = -_axis_grid(y)[1], _axis_grid(x)[1]
+    return down or abs(right) or FINEST_M, right or abs(down) or FINEST_M
+
+
+def _axis_grid(coordinates: np.ndarray | None) -> tuple[int, int]:
+    """Place of the first pixel, in pixels, and step in metres; zeros where they are not told."""
     centres = np.asarray(coordinates)  # of None: an array without a dimension
     if centres.ndim != 1 or centres.dtype.kind not in "iuf":
-        return 0
+        return 0, 0
     (at,) = np.isfinite(centres).nonzero()
     if at.size < 2:
-        return 0
+        return 0, 0
     known = centres[at].astype(float)
     farthest = np.abs(known).max()
     doubt = FLOAT32_STEP * farthest
     if farthest > EARTH_M:
-        return 0
+        return 0, 0
     step = FINEST_M * round((known[-1] - known[0]) / (at[-1] - at[0]) / FINEST_M)
     expected = known[0] + step * (at - at[0])
     if abs(step) <= 4 * doubt or np.abs(known - expected).max() > doubt:
-        return 0
+        return 0, 0
     origin: int = round((known[0] - step / 2) / step)
-    return origin - int(at[0])
+    return origin - int(at[0]), step
 
 
 def label_chunk(
@@ -280,7 +298,13 @@ def label_dates(  # noqa: PLR0913  as `label_chunk`, and when and how large
     Returns
     -------
     numpy.ndarray
-        (time, band, y, x) float32, as `label_chunk` gives each date.
+        (time, band, y, x) float32, as `label_chunk` gives each date; snow is that of the ground
+        which the refined labels call clear.
+
+    Raises
+    ------
+    InputError
+        As `label_chunk`.
     """
     soft = wanted.output == "probabilities"
     inner = replace(wanted, output="probabilities" if soft else "labels", buffer_px=0)
@@ -298,7 +322,21 @@ def label_dates(  # noqa: PLR0913  as `label_chunk`, and when and how large
         return np.where((settled != codes)[:, None], clear, found)
     if wanted.output == "mask":
         return np.stack([to_mask(date, wanted.buffer_px)[None] for date in settled])
+    if wanted.output == "snow":
+        dates = zip(values, settled, strict=True)
+        settled = np.stack([_snow_of(date, bands, codes, model, digits) for date, codes in dates])
     return settled[:, None].astype(np.float32)
+
+
+def _snow_of(
+    values: np.ndarray, bands: Sequence[str], codes: np.ndarray, model: Model, digits: Digits
+) -> np.ndarray:
+    """Tell snow of one date by labels that are there already."""
+    places = find_bands(bands, model.level)
+    task = make_task(list(places), level=model.level, model=model, output="snow")
+    reflectance = digits.to_reflectance(np.asarray(values)[list(places.values())])
+    layers = dict(zip(places, reflectance, strict=True))
+    return find_snow(codes, *(layers[task.bands[index]] for index in task.told_by))
 
 
 def _suns_of(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from openeo.udf.run_code import load_module_from_string
 
 import kappamask as km
@@ -36,14 +37,20 @@ def stored(cube):
     return np.concatenate([dn, angles.astype(np.float32)], axis=1), bands
 
 
-def test_the_udf_refines_as_a_cube_is_refined(cube):
+def as_chunk(cube):
+    """The cube as the UDF gets it."""
     values, bands = stored(cube)
+    chunk = cube.isel(band=0, drop=True).expand_dims(bands=bands, axis=1).copy(data=values)
+    return chunk.rename(time="t").drop_vars(["sun_azimuth", "sun_elevation"])
+
+
+def test_the_udf_refines_as_a_cube_is_refined(cube):
+    values, _ = stored(cube)
     exact = cube.copy(data=(values[:, :-2] / np.float32(1e4)).astype(np.float32))
     labels = km.predict_cube(exact).compute()
     expected = km.refine(labels).values
     assert (expected != labels.values).any()
-    chunk = cube.isel(band=0, drop=True).expand_dims(bands=bands, axis=1)
-    chunk = chunk.copy(data=values).rename(time="t").drop_vars(["sun_azimuth", "sun_elevation"])
+    chunk = as_chunk(cube)
     apply = load_module_from_string(TEXT)["apply_datacube"]
     refined = apply(chunk, {"refine": True})
     assert refined.dims == ("t", "bands", "y", "x")
@@ -52,6 +59,46 @@ def test_the_udf_refines_as_a_cube_is_refined(cube):
     assert np.mean(alone == labels.values) >= 0.999
     one = apply(chunk.isel(t=[1]), {"refine": True}).values[:, 0]
     assert (one == alone[[1]]).all()
+
+
+@pytest.mark.parametrize(("south", "east"), [(20, 20), (-10, 10)], ids=["20 m", "y runs north"])
+def test_shadows_fall_as_far_as_the_coordinates_say(monkeypatch, south, east):
+    """Labels of a stand-in for the network: a cloud, its shadow 16 px off, and water."""
+
+    def codes_of(reflectance, *_, **__):
+        return np.rint(reflectance[0] * 10).astype(np.uint8)
+
+    monkeypatch.setattr("kappamask.predict.chunk.predict_array", codes_of)
+    codes = np.ones((2, 128, 128), np.uint8)
+    codes[0, 5:15, 10:20] = codes[0, 110:120, 100:110] = codes[0, :10, 70:86] = 2
+    codes[0, 100:110, 70:86] = 2
+    codes[0, 60:76, 70:86], codes[0, 44:60, 70:86] = 4, 2  # the sun in the south
+    codes = codes[:, :: np.sign(south)]
+    days, steps = np.array(["2022-06-02", "2022-06-12"], "M8[ns]"), np.arange(128)
+    y, x = 5_000_000 - south * (steps + 0.5), 600_000 + east * (steps + 0.5)
+    labels = xr.DataArray(codes, {"time": days, "y": y, "x": x}, ("time", "y", "x"))
+    labels = labels.assign_coords(sun_azimuth=("time", [180.0] * 2))
+    expected = km.refine(labels.assign_coords(sun_elevation=("time", [45.0] * 2))).values
+    bands = ["B02", "B03", "B04", "B08", "sunAzimuthAngles", "sunZenithAngles"]
+    values = np.stack([*[codes * 1000.0] * 4, codes * 0 + 180.0, codes * 0 + 45.0], axis=1)
+    axes = {"t": days, "bands": bands, "y": y.astype(np.float32), "x": x.astype(np.float32)}
+    apply = load_module_from_string(TEXT)["apply_datacube"]
+    refined = apply(xr.DataArray(values.astype(np.float32), axes, tuple(axes)), {"refine": True})
+    np.testing.assert_array_equal(refined.values[:, 0], expected)
+
+
+def test_snow_is_told_on_the_ground_that_refined_labels_call_clear(cube):
+    apply = load_module_from_string(TEXT)["apply_datacube"]
+    chunk = as_chunk(cube.isel(time=slice(0, 5)))
+    labels = apply(chunk, {"refine": True}).values
+    alone, snow = (apply(chunk, {"output": "snow", "refine": r}).values for r in (False, True))
+    assert set(np.unique(snow)) <= {0, 100, 205, 255}
+    np.testing.assert_array_equal(snow == 205, (labels != 1) & (labels != 5))
+    assert (snow != alone).any()
+    seen = (alone != 205) & (labels == 1)
+    np.testing.assert_array_equal(snow[seen], alone[seen])
+    with pytest.raises(ValueError, match="B11"):
+        apply(chunk.drop_sel(bands="B11"), {"output": "snow", "refine": True})
 
 
 @pytest.mark.parametrize("output", ["mask", "probabilities"])
