@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 import openeo
 import pytest
+import shapely
 import xarray as xr
 from openeo.internal.graph_building import PGNode
 from support import synthetic, udfs
@@ -168,6 +169,15 @@ def test_kernels_large_and_small_equal_brute_force():
         for date in range(2):
             expected = 2 * convolve_by_hand(values[date, 0].astype(float), flipped)
             np.testing.assert_allclose(result[date, 0], expected, rtol=1e-5)
+
+
+def test_a_kernel_may_be_wider_than_the_image():
+    cube = given_cube()  # 2 x 3 px
+    kernel = np.random.default_rng(2).uniform(size=(9, 9)).round(3)
+    result = run(one_node("apply_kernel", kernel=kernel.tolist()), cube=cube)
+    for date, image in enumerate(cube.to_numpy()[:, 0]):
+        expected = convolve_by_hand(image.astype(float), kernel[::-1, ::-1])
+        np.testing.assert_allclose(result[date, 0], expected, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("_bright_is_cloud")
@@ -332,6 +342,50 @@ def test_reductions_equal_numpy_and_pass_over_nan_in_silence(name):
     oracle = {"first": lambda v: v[0], "last": lambda v: v[-1]}.get(name, getattr(np, name, None))
     expected = [oracle(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in series]
     np.testing.assert_allclose(result.to_numpy().ravel(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "int16"])
+def test_whole_numbers_are_reduced_and_ranked_as_floats_are(dtype):
+    values = np.array([0, 210, 200, 1], dtype)[:, None, None]
+    cube = xr.DataArray(da.from_array(values), dims=("t", "y", "x"))
+    median = one_node("reduce_dimension", dimension="t", reducer=child(r=("median", DATA)))
+    result = run(median, cube=cube)
+    assert result.dtype == result.compute().dtype == np.float64
+    assert result.values == np.median(values)
+    down = -values.astype(float)
+    order = np.argsort(down, axis=0, kind="stable")
+    for name, expected in [("sort", -np.sort(down, axis=0)), ("order", order)]:
+        process = child(r=(name, {**DATA, "asc": False}))
+        ranked = run(one_node("apply_dimension", dimension="t", process=process), cube=cube)
+        np.testing.assert_array_equal(ranked, expected)
+
+
+# --- places ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("geometry", "columns", "rows", "kept"),
+    [
+        (shapely.Point(11, 12), [10], [10], 1),
+        (shapely.MultiPoint([(11, 12), (22, 18)]), [10, 20], [20, 10], 2),
+        (shapely.LineString([(11, 12), (19, 13)]), [10, 20], [10], 2),
+        (shapely.box(11, 12, 13, 14), [10], [10], 0),  # an area without a centre
+        (shapely.box(-5, 5, 15, 25), [0, 10], [20, 10], 4),
+    ],
+    ids=["point", "points", "line", "smaller than a pixel", "four pixels"],
+)
+def test_places_between_the_centres_of_pixels_are_cut_out(geometry, columns, rows, kept):
+    cube = given_cube().rio.write_crs(32632) + 1
+    cube = cube.assign_coords(x=cube.x + 680000, y=cube.y + 5150000)
+    where = shapely.geometry.mapping(shapely.affinity.translate(geometry, 680000, 5150000))
+    crs = {"type": "name", "properties": {"name": "EPSG:32632"}}
+    places = {"type": "Feature", "geometry": where, "properties": {}}
+    places = {"type": "FeatureCollection", "features": [places], "crs": crs}
+    found = run(one_node("filter_spatial", geometries=places), cube=cube)
+    np.testing.assert_array_equal(found.x - 680000, columns)
+    np.testing.assert_array_equal(found.y - 5150000, rows)
+    assert int(found[0].notnull().sum()) == kept
+    np.testing.assert_array_equal(found, cube.sel(x=found.x, y=found.y).where(found.notnull()))
 
 
 # --- periods ---------------------------------------------------------------------------------

@@ -402,3 +402,22 @@ def test_scene_classes_are_dilated_as_on_copernicus(engine, scene):
     )  # fmt: skip
     clear = np.isin(scene.scl, [2, 4, 5, 6, 7])
     np.testing.assert_array_equal(masked[:, 0], np.where(clear, scene.dn[:, RED], np.nan))
+
+
+def test_scene_classes_of_a_small_field_are_dilated_as_within_its_continued_edges():
+    """201 px of kernel around 20 x 30 px; the edge goes on outside, as on a larger picture."""
+    classes = np.random.default_rng(0).choice([4.0, 5, 6], size=(1, 1, 20, 30))
+    classes[0, 0, 3:6, 0] = classes[0, 0, 19, 25] = 9
+    found = []
+    for beyond in (0, 110):
+        values = np.pad(classes, ((0, 0), (0, 0), (beyond, beyond), (beyond, beyond)), mode="edge")
+        cube = xr.DataArray(
+            da.from_array(values, chunks=(1, 1, 16, 16) if not beyond else -1),
+            {"t": np.array(["2022-06-02"], "M8[ns]"), "bands": ["SCL"],
+             "y": -10.0 * np.arange(values.shape[2]), "x": 10.0 * np.arange(values.shape[3])},
+            ("t", "bands", "y", "x"),
+        )  # fmt: skip
+        masked = run(one_node("to_scl_dilation_mask"), cube=cube).to_numpy()
+        found.append(masked[..., beyond : beyond + 20, beyond : beyond + 30])
+    np.testing.assert_array_equal(*found)
+    assert 0 < found[0].mean() < 1

@@ -121,17 +121,52 @@ def apply_kernel(
     if not isinstance(border, int | float) or not isinstance(data.data, da.Array):
         return LIBRARY["apply_kernel"](filled, weights, factor, border, 0)  # type: ignore[no-any-return]
     scene = filled.transpose(..., "y", "x")
-    reach = np.array(weights.shape) // 2
+    reach = [size // 2 for size in weights.shape]
     dtype = scene.dtype if scene.dtype.kind == "f" else np.dtype(np.float32)
-    convolved = da.map_overlap(
-        partial(convolve, weights=weights * factor),
-        scene.data.astype(dtype),
-        depth={scene.ndim - 2: int(reach[0]), scene.ndim - 1: int(reach[1])},
-        boundary=border,
-        dtype=dtype,
-        meta=np.empty((0,) * scene.ndim, dtype),
-    )
+    work = partial(convolve, weights=weights * factor)
+    convolved = map_around(work, scene.data.astype(dtype), reach, border, dtype)
     return scene.copy(data=convolved).transpose(*data.dims)
+
+
+def map_around(
+    work: Callable[[np.ndarray], np.ndarray],
+    values: da.Array,
+    reach: Sequence[int],
+    border: float | str,
+    dtype: np.dtype[Any],
+) -> da.Array:
+    """Map a function over blocks of (..., y, x) and what lies around them, lazily.
+
+    Dask refuses an image that is smaller than what lies around it: such a one is one block.
+
+    Parameters
+    ----------
+    work
+        Gives an array of the shape of its own.
+    values
+        Numbers (..., y, x).
+    reach
+        Pixels along y and x that a block sees of its neighbours.
+    border
+        What lies around the image: a number, or "nearest" for its edge.
+    dtype
+        What `work` gives.
+    """
+    rows, columns = reach
+    size = values.shape[-2:]
+    given = {"dtype": dtype, "meta": np.empty((0,) * values.ndim, dtype)}
+    if size[0] >= rows and size[1] >= columns:
+        depth = {values.ndim - 2: rows, values.ndim - 1: columns}
+        return da.map_overlap(work, values, depth=depth, boundary=border, **given)
+    width = (*((0, 0),) * (values.ndim - 2), (rows, rows), (columns, columns))
+    edge = {"mode": "edge"} if border == "nearest" else {"constant_values": border}
+
+    def work_on_all(block: np.ndarray) -> np.ndarray:
+        wide = work(np.pad(block, width, **edge))
+        return wide[..., rows : rows + size[0], columns : columns + size[1]]
+
+    whole = values.rechunk({values.ndim - 2: -1, values.ndim - 1: -1})
+    return da.map_blocks(work_on_all, whole, **given)
 
 
 def convolve(values: np.ndarray, *, weights: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def median_valid(values: np.ndarray, *, axis: int, keepdims: bool = False) -> An
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis)
     high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[axis] - 1), axis)
-    middle = (low + high) / 2
+    middle = low / 2 + high / 2  # the sum of two bytes may be no byte
     return middle if keepdims else middle.squeeze(axis)
 
 
@@ -121,7 +121,8 @@ def order_valid(
     where a cube must stay rectangular, NaN fills the end.
     """
     absent = np.isnan(values)
-    keys = np.where(absent, -np.inf if nodata is False else np.inf, values if asc else -values)
+    ranked = values if asc else -values.astype(float)  # bytes and booleans know no minus
+    keys = np.where(absent, -np.inf if nodata is False else np.inf, ranked)
     index = np.lexsort((keys, absent if nodata is not False else ~absent), axis=axis)
     result = np.take_along_axis(values, index, axis).astype(float) if sort else index
     if nodata is not None:
@@ -158,6 +159,8 @@ def along(function: Function, data: Any, axis: int, size: int | None, dtype: Any
     if not isinstance(data, da.Array):
         return function(np.asarray(data), axis=axis)
     axis %= data.ndim
+    if dtype is None and data.dtype.kind != "f":  # a median of bytes is no byte
+        dtype = np.asarray(function(np.ones((1,) * data.ndim, data.dtype), axis=axis)).dtype
     whole = data.rechunk({axis: -1})  # each block by itself
     layout: dict[str, Any] = {"drop_axis": axis}
     if size is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
-from kappamask.openeo.engine.processes import convolve, mask
+from kappamask.openeo.engine.processes import convolve, map_around, mask
 
 KEPT = (2, 4, 5, 6, 7)  # dark, vegetation, bare, water, unclassified
 CLOUDY = (3, 8, 9, 10, 11)  # shadow, cloud of medium and high probability, cirrus, snow
@@ -62,14 +62,7 @@ def to_scl_dilation_mask(  # noqa: PLR0913, PLR0917  Copernicus' process has sev
     values = scene.data if isinstance(scene.data, da.Array) else da.from_array(scene.to_numpy())
     reach = max(sizes) // 2 + sizes[2]
     work = partial(dilate, sizes=sizes, kept=tuple(mask1_values), cloudy=tuple(mask2_values))
-    dilated = da.map_overlap(
-        work,
-        values,
-        depth={values.ndim - 2: reach, values.ndim - 1: reach},
-        boundary="nearest",
-        dtype=np.float32,
-        meta=np.empty((0,) * values.ndim, np.float32),
-    )
+    dilated = map_around(work, values, (reach, reach), "nearest", np.dtype(np.float32))
     masked = scene.copy(data=dilated).transpose(*scl.dims)
     return masked.assign_coords(bands=["to_scl_dilation_mask"])
 

@@ -117,26 +117,39 @@ def mask_polygon(
     """
     geometries = read_geometries(mask, data)
     within = pixels_within(shapely.union_all(geometries.projected), data)
-    kept = xr.DataArray(within != inside, dims=("y", "x"))
+    return _replace_outside(data, within != inside, replacement)
+
+
+def _replace_outside(data: xr.DataArray, pixels: np.ndarray, value: Any = None) -> xr.DataArray:
+    kept = xr.DataArray(pixels, dims=("y", "x"))
     if isinstance(data.data, da.Array):
         kept = kept.chunk({dim: data.chunksizes[dim] for dim in ("y", "x")})
-    return data.where(kept, np.nan if replacement is None else replacement)
+    return data.where(kept, np.nan if value is None else value)
 
 
 def filter_spatial(data: xr.DataArray, geometries: Any) -> xr.DataArray:
     """Cut out the pixels of geometries; the library takes no features and no multipolygons."""
-    held = read_geometries(geometries, data)
-    west, south, east, north = shapely.union_all(held.projected).bounds
-    columns = (data["x"] >= west) & (data["x"] <= east)
-    rows = (data["y"] >= south) & (data["y"] <= north)
+    place = shapely.union_all(read_geometries(geometries, data).projected)
+    west, south, east, north = place.bounds
+    within = pixels_within(place, data)
+    height, width = np.abs(_geobox(data).resolution.yx)
+
+    def reach(dim: str, low: float, high: float, held: Any, size: float) -> np.ndarray:
+        centres = data[dim].to_numpy()
+        met = held | ((centres >= low) & (centres <= high))
+        # Between two centres: the pixels themselves, not their centres.
+        return met if met.any() else np.abs(centres - (low + high) / 2) <= (high - low + size) / 2
+
+    columns = reach("x", west, east, within.any(axis=0), width)
+    rows = reach("y", south, north, within.any(axis=1), height)
     if not columns.any() or not rows.any():
         raise GraphError(
             "none of the pixels lies in the bounds of the geometries: compare their coordinates "
             "(longitude first) with the spatial_extent",
             code="NoDataAvailable",
         )
-    part = data.isel(x=np.flatnonzero(columns), y=np.flatnonzero(rows))
-    return mask_polygon(part, geometries)
+    kept = _replace_outside(data, within)  # before the cut, after which one pixel has no size
+    return kept.isel(x=np.flatnonzero(columns), y=np.flatnonzero(rows))
 
 
 def aggregate_spatial(
