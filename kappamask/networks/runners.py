@@ -135,12 +135,12 @@ def choose_engine(
             "which its labels were not compared: leave it out"
         )
     if precision == "auto":
-        bf16 = engine == "torch" and "bf16" in measured and _has_bf16()
+        bf16 = engine == "torch" and "bf16" in measured and has_bf16()
         precision = "bf16" if bf16 else "fp32"
     return engine, precision
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Tell whether torch finds hardware that computes in bf16, rather than imitates it."""
     prepare_torch()
     import torch

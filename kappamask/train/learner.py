@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kappamask.base.errors import WeightsError
 from kappamask.networks.normalisation import Normalisation
+from kappamask.networks.runners import has_bf16
 from kappamask.networks.unet import UNet
 from kappamask.train.settings import Settings
 from kappamask.train.targets import ANY_CLOUD, CLOUD, THIN
@@ -61,11 +62,12 @@ class Learner:
     ) -> float:
         """Take one step on a batch of `kappamask.train.crops.Crops`; return its loss.
 
-        The network runs in bf16; the loss and the weights stay in single precision.
+        The network runs in bf16 where the hardware computes in it, which takes half the time there
+        and twice the time elsewhere; the loss and the weights stay in single precision.
         """
         x, flags, target = batch
         self.network.train()
-        with torch.autocast(self.device, torch.bfloat16):
+        with autocast(self.device):
             logits = self.network(normalise(x).to(self.device), flags.to(self.device))
         loss = loss_of(logits, target.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
@@ -84,6 +86,12 @@ class Learner:
         """Go back to where `state` was taken."""
         for part in PARTS:
             getattr(self, part).load_state_dict(state[part])
+
+
+def autocast(device: str) -> torch.autocast:
+    """Compute in bf16 where the hardware does, else in single precision."""
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else has_bf16()
+    return torch.autocast(device, torch.bfloat16, enabled=native)
 
 
 def share_of_rate(settings: Settings, step: int) -> float:

@@ -442,11 +442,11 @@ def test_validation_counts_as_by_hand():
     x[B02, :, :16] = 1.0
     target = torch.zeros(5, 32, 32)
     target[CLEAR, :, 8:24], target[ANY_CLOUD, :, :8] = 1, 1  # the right quarter is unknown
-    example = Example(x, torch.ones(14), target, "real")
+    example = Example(x, torch.ones(14), target, "programs")
     normalise = Normalisation((0.5,) * 13, (1.0,) * 13)
     scores = validate(Says(), normalise, [example])
-    assert scores["real_clear"] == pytest.approx(2 * 8 / (16 + 8))
-    assert scores["real_any_cloud"] == pytest.approx(2 * 8 / (8 + 16))
+    assert scores["programs_clear"] == pytest.approx(2 * 8 / (16 + 8))
+    assert scores["programs_any_cloud"] == pytest.approx(2 * 8 / (8 + 16))
     assert scores["mean"] == pytest.approx(np.mean([2 / 3, 2 / 3]))  # nobody drew a shadow
     exact = torch.zeros(5, 32, 32)
     exact[CLEAR, :, 16:], exact[THIN, :, :16] = 1, 1
