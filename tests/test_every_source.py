@@ -347,8 +347,8 @@ def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed):
         np.testing.assert_array_equal(cube.values[0], an_array(folder))
         with pytest.raises(ReadError, match=r"not there|no parts"):
             km.open_safe(address.replace("/S2A", "/S2B"))
-    with pytest.raises(InputError, match="https address"):
-        km.open_safe("s3://eodata/S2A_MSIL2A.SAFE")
+    with pytest.raises(InputError, match="an https or an s3 address, got ftp://host"):
+        km.open_safe("ftp://host/S2A_MSIL2A.SAFE")
 
 
 # --- rasters --------------------------------------------------------------------------------------

@@ -32,9 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "products",
         nargs="*",
         metavar="PRODUCT",
-        help="SAFE products (folder, zip), EOPF Zarr products (folder, https address), rasters of "
-        "your own (GeoTIFF, VRT), folders of these, instead of dates and a catalogue; --bbox or "
-        "--area then cut out a part",
+        help="SAFE products (folder, zip) and EOPF Zarr products, here or at an https or s3 "
+        "address, rasters of your own (GeoTIFF, VRT), folders of these, instead of dates and a "
+        "catalogue; --bbox or --area then cut out a part",
     )
     add_query(parser, required=False)
     parser.set_defaults(refuse=parser.error)

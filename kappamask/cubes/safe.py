@@ -43,7 +43,7 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     ----------
     path
         The folder ``....SAFE``, a zip archive that holds it, or its ``MTD_MSIL*.xml``; the
-        folder ``....zarr`` of an EOPF product; or the https address of any of these.
+        folder ``....zarr`` of an EOPF product; or the https or s3 address of any of these.
     resolution
         Metres per pixel: 10, 20 or 60. Finer than a band's own: its pixels are
         repeated exactly; coarser: the product's own file at that resolution, else the

@@ -152,9 +152,9 @@ def mask_products(
     Parameters
     ----------
     paths
-        SAFE products (folder, zip, ``MTD_MSIL*.xml``), EOPF Zarr products (folder, https
-        address), rasters of one's own (``.tif``, ``.vrt``...; `options.raster` says what they do
-        not), and folders of these.
+        SAFE products (folder, zip, ``MTD_MSIL*.xml``) and EOPF Zarr products, here or at an
+        https or s3 address, rasters of one's own (``.tif``, ``.vrt``...; `options.raster` says
+        what they do not), and folders of these.
     folder
         Made if absent. Gets ``NAME.tif`` (COG), its ``.aux.xml``, ``NAME.json`` (STAC item) and
         ``NAME.png`` (quicklook) of every tile and raster, the same as `write_mask` writes of

@@ -1,4 +1,4 @@
-"""Files on a server that is asked with patience, whole or in parts. Imports `base`."""
+"""Files on a server that is asked with patience, whole or in parts. Imports `buckets`, `base`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import io
 import os
 import re
 import time
+from urllib.parse import quote
 
 import requests
 
 from kappamask.base.errors import ReadError
 from kappamask.base.retry import FILES, GUARD, PASSING, seconds_asked
+from kappamask.scenes.buckets import address_of, find_keys
 
 _METADATA = re.compile(r"(?:.*/)?(?:zarr\.json|\.zarray|\.zgroup|\.zattrs|\.zmetadata)")
 _NOT_THERE = (404, 410)
@@ -20,11 +22,15 @@ PART = 2**18  # bytes that are asked for at once
 
 
 class Server:
-    """The objects below one address, asked for with patience."""
+    """The objects below one address, https or s3, asked for with patience."""
 
     def __init__(self, location: str, proxy: str | None) -> None:
         self.address, _, self.query = location.partition("?")
         self.session = _session(proxy)
+        self.in_bucket = location.startswith("s3://")
+        if self.in_bucket:
+            self.address, self.query = address_of(location), ""
+            self.session.auth = find_keys()
 
     def ask(self, key: str, span: str | None = None) -> requests.Response | None:
         """Ask for an object, or `span` of it in the words of HTTP; None if there is none.
@@ -34,13 +40,17 @@ class Server:
         ReadError
             If it is refused, or not to be had in the end.
         """
-        url = f"{self.address}/{key}" + (f"?{self.query}" if self.query else "")
+        url = f"{self.address}/{quote(key) if self.in_bucket else key}"
+        url += f"?{self.query}" if self.query else ""
         said = ""
         for tried in range(1, FILES.tries + 1):
             asked = None
             try:
                 answer = self.session.get(
-                    url, headers={"Range": span} if span else {}, timeout=FILES.timeout_s
+                    url,
+                    headers={"Range": span} if span else {},
+                    timeout=FILES.timeout_s,
+                    allow_redirects=not self.in_bucket,  # signed for this host alone
                 )
             except requests.RequestException as error:
                 said = type(error).__name__

@@ -17,7 +17,7 @@ RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".nc", ".png")
 
 
 def read_product(path: str | os.PathLike[str]) -> Product:
-    """Read the metadata of a SAFE or EOPF Zarr product, here or at an https address.
+    """Read the metadata of a SAFE or EOPF Zarr product, here or at an https or s3 address.
 
     Errors as of `open_safe`.
     """

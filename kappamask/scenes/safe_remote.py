@@ -64,23 +64,25 @@ class RemoteArchive:
     def gdal_path(self, name: str) -> str:
         """Tell how GDAL opens a file of the product."""
         if self.packed:
-            return f"/vsizip/{{/vsicurl/{self.location}}}/{self.inside}{name}"
+            bucket = self.location.partition("s3://")[2]
+            place = f"/vsis3/{bucket}" if bucket else f"/vsicurl/{self.location}"
+            return f"/vsizip/{{{place}}}/{self.inside}{name}"
         address, mark, query = self.location.partition("?")
         return f"{address}/{name}{mark}{query}"
 
 
 def read_remote(address: str) -> Product:
-    """Read the metadata of a SAFE product at an https address; errors as of `open_safe`.
+    """Read the metadata of a SAFE product at an https or s3 address; errors as of `open_safe`.
 
     Raises
     ------
     InputError
         If the address is of another kind, or there is no product.
     """
-    if not address.startswith(("http://", "https://")):
+    if not address.startswith(("http://", "https://", "s3://")):
         raise InputError(
-            f"a product is read from a path or an https address, got {without_query(address)}: "
-            "give its https address, mount the bucket, or search its catalogue"
+            "a product is read from a path, an https or an s3 address, got "
+            f"{without_query(address)}: give one of them, or search its catalogue"
         )
     path, mark, query = address.partition("?")
     path = path.rstrip("/")

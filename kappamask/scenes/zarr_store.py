@@ -104,14 +104,14 @@ def _check_zarr() -> None:
 
 
 def _store(location: str, proxy: str | None = None) -> Any:
-    if location.startswith(("http://", "https://")):
+    if location.startswith(("http://", "https://", "s3://")):
         from kappamask.scenes.zarr_http import HttpStore
 
         return HttpStore(location, proxy)
     if is_remote(location):
         raise InputError(
-            "a Zarr store lies in a folder or at an https address, got "
-            f"{without_query(location)}: give its https address"
+            "a Zarr store lies in a folder or at an https or s3 address, got "
+            f"{without_query(location)}: give that"
         )
     from zarr.storage import LocalStore
 
