@@ -28,6 +28,7 @@ from kappamask.base.windows import (
     snap_chunks,
 )
 from kappamask.cubes.engines import ENGINES, read_dn
+from kappamask.cubes.levels import at_grid
 from kappamask.cubes.native import is_native, read_lazily
 from kappamask.cubes.rasters import check_band
 from kappamask.scenes.area import (
@@ -78,7 +79,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
         outside is NaN. None: all of the items.
     resolution
         Metres per pixel. Finer than a band's own: its pixels are repeated exactly;
-        coarser than 10: they are averaged.
+        coarser than 10: they are averaged, from 20 on out of the files' own overviews or
+        resolution levels where these lie edge on edge with the cube (`kappamask.cubes.levels`).
     bands
         Canonical names, in the order wanted; None: every reflectance band that an
         item holds.
@@ -143,7 +145,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     # What lies beside the area alone would make dates of its own.
     near = [index for index, scene in enumerate(scenes) if _meets(scene, grid)]
     layers = _read_scenes(
-        {index: scenes[index] for index in near},
+        {index: at_grid(scenes[index], grid) for index in near},
         names,
         grid.widened(margins),
         chunks=margins.widen(snap_chunks(grid, chunks)),

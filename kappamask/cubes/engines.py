@@ -145,7 +145,7 @@ def _read_odc(
         nodata=0,
         groupby="id",
         preserve_original_order=True,
-        use_overviews=False,  # they may be made by decimation; a mean is a mean of all pixels
+        use_overviews=False,  # which of them is read is settled where files are opened: `levels`
         driver=odc_driver(Access.to(scenes)),
         stac_cfg={"*": {"assets": {"*": {"data_type": "uint16", "nodata": 0}}}},
     )

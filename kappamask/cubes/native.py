@@ -14,6 +14,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.windows import Chunks, Grid
+from kappamask.cubes.levels import at_grid, is_level
 from kappamask.cubes.rasters import Access, BandOnGrid, FileReader, check_band
 from kappamask.scenes.scene import BandFile, Scene
 from kappamask.scenes.zarr_store import split_array
@@ -29,8 +30,10 @@ def is_own(scene: Scene) -> bool:
 
 
 def is_native(scene: Scene) -> bool:
-    """Tell whether engines cannot read its files: arrays of a store, rasters of one's own."""
-    return is_own(scene) or any(split_array(file.href) for file in scene.files.values())
+    """Tell whether engines cannot read its files: arrays, levels, rasters of one's own."""
+    return is_own(scene) or any(
+        split_array(file.href) or is_level(file) for file in scene.files.values()
+    )
 
 
 def read_lazily(
@@ -40,6 +43,7 @@ def read_lazily(
     import dask.array as da
     from dask.base import tokenize
 
+    scenes = [at_grid(scene, grid) for scene in scenes]
     layout = ((1,), (1,) * len(names), *chunks)
     token = tokenize([(scene.id, scene.files) for scene in scenes], names, grid, layout)
     return da.map_blocks(

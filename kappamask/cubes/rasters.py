@@ -28,6 +28,7 @@ from kappamask.base.errors import InputError, ReadError
 from kappamask.base.pixels import average_dn, is_lost, repeat_pixels
 from kappamask.base.retry import GUARD, is_remote, without_query
 from kappamask.base.windows import Grid
+from kappamask.cubes.levels import Halved, open_overview
 from kappamask.scenes.codestream import check_codestream
 from kappamask.scenes.formats import ALONE, OWN, PIXELS, open_pixels
 from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
@@ -114,6 +115,11 @@ class Access:
         except ReadError:
             raster.close()
             raise
+        if any(file and file.halved for _, file in self.claims.get(href, ())):
+            overview = open_overview(raster, href)
+            if overview is not None:
+                raster.close()
+                return overview
         return raster
 
     def _is_stale(self, href: str) -> bool:
@@ -271,7 +277,7 @@ class FileReader:
             band,
             lambda raster: (
                 raster.read(rows, columns)
-                if isinstance(raster, ZarrBand)
+                if isinstance(raster, ZarrBand | Halved)
                 else _read_dn(raster, Window.from_slices(rows, columns), file)
             ),
         )
@@ -292,7 +298,7 @@ class FileReader:
                     (np.arange(size) + 0.5) * (span.stop - span.start) // size
                     for size, span in zip(shape, (rows, columns), strict=True)
                 ))]
-                if isinstance(raster, ZarrBand)
+                if isinstance(raster, ZarrBand | Halved)
                 else raster.read(
                     file.index, window=window, out_shape=shape, resampling=Resampling.average
                 )
@@ -335,12 +341,15 @@ class FileReader:
                 self._open[key] = self._opened_array(file)
                 return self._open[key]
             raster = self.access.open(file.href)
-            fits = file.own or raster.dtypes[0] == "uint16"
+            kind = raster.dtypes[0]
+            fits = file.own or kind == "uint16"
+            if file.halved and raster.shape == (2 * file.height, 2 * file.width):
+                raster = Halved.of(raster, file.href)
             if raster.shape != (file.height, file.width) or not fits:
                 raster.close()
                 raise ReadError(
                     f"{file.href} must hold {file.height} x {file.width} pixels of uint16, got "
-                    f"{raster.height} x {raster.width} of {raster.dtypes[0]}: download it again"
+                    f"{raster.shape[0]} x {raster.shape[1]} of {kind}: download it again"
                 )
             self._open[key] = raster
         return self._open[key]

@@ -47,7 +47,8 @@ def open_safe(  # noqa: PLR0913  the public contract fixes the first five
     resolution
         Metres per pixel: 10, 20 or 60. Finer than a band's own: its pixels are
         repeated exactly; coarser: the product's own file at that resolution, else the
-        mean. 60 opens an L2A product of which only ``R60m`` is there.
+        mean, by the file's level of 2 x 2 pixels. 60 opens an L2A product of which only
+        ``R60m`` is there.
     bands
         Canonical names, in the order wanted, ``AOT`` and ``WVP`` too; None: every
         reflectance band that is there.

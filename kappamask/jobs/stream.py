@@ -17,6 +17,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.windows import NO_MARGINS, Grid, Margins, Window, plan_windows
+from kappamask.cubes.levels import at_grid, shared, touched
 from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader, check_band
 from kappamask.networks.runners import available_threads
 from kappamask.outputs.cog import Strips
@@ -68,6 +69,7 @@ def stream_labels(
             f"a scene is labelled in its own CRS, got EPSG:{scene.epsg} and a grid in "
             f"EPSG:{grid.epsg}: use load_cube, which warps"
         )
+    scene = at_grid(scene, grid)
     bands = {name: BandOnGrid.fit(scene.files[name], grid) for name in task.bands}
     lattice = task.model.entry.lattice
     windows = list(
@@ -191,8 +193,8 @@ class Cells:
         by_band = [
             product(
                 [name],
-                _touched(band.rows.native(window.rows.read), self.shapes[name][0]),
-                _touched(band.columns.native(window.columns.read), self.shapes[name][1]),
+                touched(band.rows.native(window.rows.read), self.shapes[name][0]),
+                touched(band.columns.native(window.columns.read), self.shapes[name][1]),
             )
             for name, band in self.bands.items()
         ]
@@ -216,10 +218,10 @@ class Cells:
         height, width = self.shapes[band]
         shape = rows.stop - rows.start, columns.stop - columns.start
         dn = np.empty(shape, self.bands[band].file.dtype)
-        for row, column in product(_touched(rows, height), _touched(columns, width)):
+        for row, column in product(touched(rows, height), touched(columns, width)):
             spans = self._spans((band, row, column))
             to, source = zip(
-                *(_shared(want, have) for want, have in zip((rows, columns), spans, strict=True)),
+                *(shared(want, have) for want, have in zip((rows, columns), spans, strict=True)),
                 strict=True,
             )
             dn[to] = self.decoded[band, row, column].result()[source]
@@ -257,19 +259,6 @@ def cell_shape(block: tuple[int, int], band: BandOnGrid) -> tuple[int, int]:
     """
     rows, columns = (size * max(1, round(CELL_M / band.file.gsd / size)) for size in block)
     return rows, columns
-
-
-def _touched(span: slice, size: int) -> range:
-    """Numbers of the cells that a span meets; none if it is empty."""
-    if span.start == span.stop:
-        return range(0)
-    return range(span.start // size, -(-span.stop // size))
-
-
-def _shared(want: slice, have: slice) -> tuple[slice, slice]:
-    """Where two spans meet, counted from the start of each."""
-    low, high = max(want.start, have.start), min(want.stop, have.stop)
-    return slice(low - want.start, high - want.start), slice(low - have.start, high - have.start)
 
 
 def _hull(native: Any, spans: Sequence[slice]) -> slice:

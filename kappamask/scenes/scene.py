@@ -37,6 +37,7 @@ class BandFile:
     nodata: float | None = 0  # DN that stands for no data, before the offset; None: untold
     own: bool = False  # a raster of one's own: numbers of any type, any number of bands
     index: int = 1  # of the band in the file
+    halved: bool = False  # its pixels are 2 x 2 of the file's: an overview, a resolution level
     epsg: int | None = None
     left: float = 0.0  # projected coordinates of the upper left corner
     top: float = 0.0

@@ -1,0 +1,191 @@
+"""Files read at the coarser pixels that they hold beside their own. Imports `scenes` and `base`.
+
+A COG holds overviews, a JPEG 2000 file resolution levels: a quarter of the pixels to fetch and to
+decode. What these hold is held against `average_dn`, the mean of 2 x 2 pixels:
+
+- Overviews of a COG that declares its no data are taken as they are: whoever makes COGs of images
+  averages. Where no data is not declared it would be averaged too; such files are read whole.
+- A level of JPEG 2000 is what a wavelet lets pass. Its sample lies on the first of the pixels that
+  it stands for, not between them, so it is moved there: by a quarter of its side for 2 x 2 of them.
+  A block that holds no data is averaged from all of its pixels, as the wavelet mixes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from rasterio.enums import MaskFlags
+from rasterio.windows import Window
+
+from kappamask.base.pixels import average_dn
+from kappamask.base.windows import Grid
+from kappamask.scenes.formats import PIXELS, open_pixels
+from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.zarr_store import split_array
+
+HALVES = 2  # pixels per side: the first overview, the first level
+
+
+def at_grid(scene: Scene, grid: Grid) -> Scene:
+    """View a scene's files with pixels as coarse as a grid's, where that spares decoding.
+
+    Only files that lie in the grid's CRS, edge on edge with pixels of it; others stay.
+    """
+    return replace(scene, files={name: _halved(file, grid) for name, file in scene.files.items()})
+
+
+def _halved(file: BandFile, grid: Grid) -> BandFile:
+    """View the file of a band with pixels of twice the side, if a grid of these can be read."""
+    if (
+        file.own
+        or file.halved
+        or split_array(file.href)
+        or file.bounds is None
+        or file.epsg != grid.epsg
+    ):
+        return file
+    side = HALVES * file.gsd
+    counts = (
+        grid.resolution / side,
+        (grid.left - file.left) / side,
+        (file.top - grid.top) / side,
+        file.height / HALVES,
+        file.width / HALVES,
+    )
+    if counts[0] < 1 - 1e-6 or any(abs(count - round(count)) > 1e-6 for count in counts):
+        return file
+    height, width = file.height // HALVES, file.width // HALVES
+    return replace(file, gsd=side, height=height, width=width, halved=True)
+
+
+def is_level(file: BandFile) -> bool:
+    """Tell whether a file is read at a level that no engine can read as it has to be."""
+    return file.halved and file.href.partition("?")[0].lower().endswith(".jp2")
+
+
+def open_overview(raster: Any, href: str) -> Any | None:
+    """Open the first overview of an open GeoTIFF; None if it is none of means, or there is none."""
+    declared = raster.nodata == 0 and MaskFlags.per_dataset not in raster.mask_flag_enums[0]
+    if raster.driver != "GTiff" or not declared:
+        return None
+    return _open_half(raster, href)
+
+
+def _open_half(raster: Any, href: str) -> Any | None:
+    if HALVES not in raster.overviews(1):
+        return None
+    level = raster.overviews(1).index(HALVES)
+    half = open_pixels(href, PIXELS, overview_level=level)
+    if half.shape == tuple(size // HALVES for size in raster.shape):
+        return half
+    half.close()
+    return None
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A file read with pixels of twice the side, as an open raster of these would be."""
+
+    full: Any  # the file as it is
+    level: Any | None  # of JPEG 2000; None: the mean of all pixels
+
+    @classmethod
+    def of(cls, raster: Any, href: str) -> Halved:
+        """Take the file's own level, if it has one."""
+        return cls(raster, _open_half(raster, href) if raster.driver == "JP2OpenJPEG" else None)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the coarser pixels."""
+        height, width = self.full.shape
+        return height // HALVES, width // HALVES
+
+    @property
+    def block_shapes(self) -> Sequence[tuple[int, int]]:
+        """Rows and columns of the coarser pixels that are decoded at once."""
+        if self.level is not None:
+            return self.level.block_shapes  # type: ignore[no-any-return]
+        rows, columns = self.full.block_shapes[0]
+        return [(max(rows // HALVES, 1), max(columns // HALVES, 1))]
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read DN (y, x) uint16 of the coarser pixels, 0 = no data; whatever the window."""
+        if self.level is None:
+            return self._mean(rows, columns)
+        dn = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint16)
+        spans = rows, columns
+        sizes = tuple(zip(self.block_shapes[0], self.shape, strict=True))
+        for place in product(
+            *(touched(span, size) for span, (size, _) in zip(spans, sizes, strict=True))
+        ):
+            block = [
+                slice(number * size, min((number + 1) * size, length))
+                for number, (size, length) in zip(place, sizes, strict=True)
+            ]
+            to, source = zip(*map(shared, spans, block), strict=True)
+            dn[to] = self._block(*block)[source]
+        return dn
+
+    def _block(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read a whole block: the wavelet knows nothing of those beside it."""
+        low = self.level.read(1, window=Window.from_slices(rows, columns))  # type: ignore[union-attr]
+        if low.all() or not low.any():
+            return move_level(low)
+        return self._mean(rows, columns)
+
+    def _mean(self, rows: slice, columns: slice) -> np.ndarray:
+        fine = [slice(HALVES * span.start, HALVES * span.stop) for span in (rows, columns)]
+        # Masked, as a file may declare another number for no data, or a mask.
+        dn = self.full.read(1, window=Window.from_slices(*fine), masked=True).filled(0)
+        return average_dn(dn, HALVES)
+
+    def close(self) -> None:
+        """Close the file."""
+        for raster in (self.full, self.level):
+            if raster is not None:
+                raster.close()
+
+
+def move_level(low: np.ndarray) -> np.ndarray:
+    """Move samples of a wavelet's first level, (y, x) uint16, to the middle of 2 x 2 pixels.
+
+    The low pass of JPEG 2000 is centred on every second pixel (ISO/IEC 15444-1, annex F), half a
+    pixel before the middle of two: a quarter of the way to the next sample. What would follow
+    the last row and column lies half as far on: there a block is mirrored, which has moved its
+    sample half the way. No data stays as it is.
+
+    Examples
+    --------
+    >>> move_level(np.array([[100, 140, 180]] * 2, "uint16"))
+    array([[110, 150, 185],
+           [110, 150, 185]], dtype=uint16)
+    """
+    moved = low.astype(np.int32)
+    for _ in range(2):
+        ends = 2 * moved[-1:] if len(moved) == 1 else 3 * moved[-1:] - moved[-2:-1]
+        moved = (6 * moved + np.concatenate([2 * moved[1:], ends])).T
+    moved = (moved + 32) >> 6
+    return np.where(low == 0, 0, np.clip(moved, 1, np.iinfo(np.uint16).max)).astype(np.uint16)
+
+
+def touched(span: slice, size: int) -> range:
+    """Numbers of the blocks of `size` pixels that a span of an axis meets; none if it is empty."""
+    if span.start == span.stop:
+        return range(0)
+    return range(span.start // size, -(-span.stop // size))
+
+
+def shared(want: slice, have: slice) -> tuple[slice, slice]:
+    """Where two spans of an axis meet, counted from the start of each.
+
+    Examples
+    --------
+    >>> shared(slice(8, 21), slice(10, 20))
+    (slice(2, 12, None), slice(0, 10, None))
+    """
+    low, high = max(want.start, have.start), min(want.stop, have.stop)
+    return slice(low - want.start, high - want.start), slice(low - have.start, high - have.start)

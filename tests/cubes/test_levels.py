@@ -1,0 +1,147 @@
+"""Coarser pixels out of overviews and resolution levels: where they lie, what is missing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from support.rasters import write_raster
+
+from kappamask import load_cube
+from kappamask.base.windows import Grid
+from kappamask.cubes.levels import at_grid
+from kappamask.cubes.rasters import FileReader
+from kappamask.scenes.scene import BandFile, Scene
+
+EPSG, LEFT, TOP = 32632, 600000, 5500020
+HEIGHT, WIDTH = 512, 768
+FORMS = {
+    "COG": {"driver": "COG", "blocksize": 256, "nodata": 0, "overview_resampling": "average"},
+    "JP2": {
+        "driver": "JP2OpenJPEG",
+        "QUALITY": "100",
+        "REVERSIBLE": "YES",
+        "RESOLUTIONS": 3,
+        "BLOCKXSIZE": 256,
+        "BLOCKYSIZE": 256,
+    },
+}
+
+
+def ramp():
+    """DN that grow along both axes, so that a pixel tells where it lies: (y, x) uint16."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return (1000 + 4 * y + 2 * x).astype(np.uint16)
+
+
+def means(dn):
+    """Mean of the 2 x 2 pixels with data, by hand; NaN where there are none."""
+    blocks = np.where(dn == 0, np.nan, dn).reshape(HEIGHT // 2, 2, WIDTH // 2, 2)
+    counts = np.isfinite(blocks).sum((1, 3))
+    return np.where(counts, np.nansum(blocks, (1, 3)) / np.maximum(counts, 1), np.nan)
+
+
+def scene_of(path, **fields):
+    place = {"epsg": EPSG, "left": LEFT, "top": TOP, "height": HEIGHT, "width": WIDTH}
+    file = BandFile(band="B02", href=str(path), gsd=10, dn_offset=0, scale=1e-4, **place | fields)
+    ring = [[9, 49], [10, 49], [10, 50], [9, 50], [9, 49]]
+    return Scene(
+        id="one",
+        time=np.datetime64("2022-06-02T10:00", "ns"),
+        level="L2A",
+        epsg=EPSG,
+        footprint={"type": "Polygon", "coordinates": [ring]},
+        files={"B02": file},
+    )
+
+
+def write(folder, dn, form, **options):
+    path = folder / f"B02.{'jp2' if form == 'JP2' else 'tif'}"
+    place = {"crs": EPSG, "transform": from_origin(LEFT, TOP, 10, 10)}
+    write_raster(path, dn[None], **{**place, **FORMS[form], **options})
+    with rasterio.open(path) as raster:
+        assert 2 in raster.overviews(1)
+    return path
+
+
+GRID = Grid(EPSG, 20, LEFT, TOP, HEIGHT // 2, WIDTH // 2)
+
+
+def read(scene, rows=slice(0, HEIGHT // 2), columns=slice(0, WIDTH // 2)):
+    with FileReader(at_grid(scene, GRID).files) as reader:
+        return reader.read("B02", rows, columns)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_coarse_pixels_lie_where_the_fine_ones_do(tmp_path, form, engine):
+    """Samples of a wavelet left where they are would be 3 DN too dark, a quarter of a pixel."""
+    dn = ramp()
+    scene = scene_of(write(tmp_path, dn, form))
+    (whole,) = load_cube([scene], resolution=20, engine=engine).values[:, 0] * 1e4
+    assert whole.shape == (GRID.height, GRID.width)
+    off = whole - means(dn)
+    assert np.abs(off).max() <= 1.01  # a wavelet of whole numbers rounds twice
+    assert abs(off.mean()) < 0.51
+    np.testing.assert_array_equal(np.rint(whole), read(scene))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_missing_is_missing_and_what_lies_beside_is_the_mean(tmp_path, form):
+    """A wavelet would mix data and zeros up to two pixels away."""
+    dn = ramp()
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    dn[row + column < 301] = 0  # the slanted end of a pass, at an odd pixel
+    dn[400:407, 500:503] = 0
+    found = read(scene_of(write(tmp_path, dn, form)))
+    wanted = means(dn)
+    np.testing.assert_array_equal(found == 0, np.isnan(wanted))
+    near = found[: 300 // 2, : 300 // 2]
+    there = near > 0
+    np.testing.assert_allclose(near[there], wanted[:150, :150][there], atol=0.51)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_window_gives_the_same_pixels(tmp_path, form):
+    rng = np.random.default_rng(0)
+    dn = rng.integers(1, 6000, (HEIGHT, WIDTH)).astype(np.uint16)
+    dn[:100, :300] = 0
+    scene = scene_of(write(tmp_path, dn, form))
+    whole = read(scene)
+    for rows, columns in ((slice(3, 200), slice(120, 260)), (slice(127, 129), slice(0, 384))):
+        np.testing.assert_array_equal(read(scene, rows, columns), whole[rows, columns])
+
+
+def test_overviews_are_read_only_where_no_data_was_left_out_of_them(tmp_path):
+    """Without a declared 0 they hold means of data and zeros: then all pixels are averaged."""
+    dn = ramp()
+    dn[:, :301] = 0
+    marked = {"overview_resampling": "nearest"}  # tells overviews from means
+    overview = dn[::2, ::2]
+    scene = scene_of(write(tmp_path, dn, "COG", **marked))
+    np.testing.assert_array_equal(read(scene), overview)
+    for engine in ("stackstac", "odc"):
+        cube = load_cube([scene], resolution=20, engine=engine, chunks=100)
+        np.testing.assert_array_equal(np.rint(cube.fillna(0).values[0, 0] * 1e4), overview)
+    scene = scene_of(write(tmp_path, dn, "COG", **marked, nodata=None))
+    wanted = np.nan_to_num(np.floor(means(dn) + 0.5))
+    np.testing.assert_array_equal(read(scene), wanted)
+
+
+def test_files_stay_as_they_are_where_coarse_pixels_would_not_meet_the_grid():
+    scene = scene_of("/B02.tif")
+    halved = at_grid(scene, GRID).files["B02"]
+    assert (halved.gsd, halved.height, halved.width) == (20, HEIGHT // 2, WIDTH // 2)
+    assert halved.bounds == scene.files["B02"].bounds
+    for grid in (
+        replace(GRID, resolution=10),
+        replace(GRID, resolution=30),
+        replace(GRID, left=LEFT + 10),
+        replace(GRID, epsg=32633),
+    ):
+        assert at_grid(scene, grid) == scene
+    odd = scene_of("/B02.tif", height=HEIGHT - 1)
+    assert at_grid(odd, GRID) == odd
+    assert at_grid(at_grid(scene, GRID), GRID) == at_grid(scene, GRID)
+    assert at_grid(scene, replace(GRID, resolution=60)).files["B02"].halved
