@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def stac_api(shared_data, tmp_path_factory):
-    """stac-fastapi.static over the 12 dates of Bolzano; gives its URL."""
+    """stac-fastapi.static over the dates of Bolzano; gives its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -62,32 +62,20 @@ def test_the_server_answers_range_requests(stac_api):
 
 @pytest.fixture(scope="module")
 def masks(stac_api, tmp_path_factory):
-    """`kappamask mask` on that API, run once."""
+    """`kappamask mask` on that API, run once for each of two spans of dates."""
     out = tmp_path_factory.mktemp("masks")
     bbox = ",".join(map(str, bolzano.BBOX))
-    command = ["mask", "--catalog", stac_api, "--bbox", bbox, "--date", "2022-06", "--out"]
-    assert main([*command, str(out)]) == 0
+    for dates in ("2022-06-01/2022-06-07", "2022-06-20/2022-06-22"):
+        command = ["mask", "--catalog", stac_api, "--bbox", bbox, "--date", dates, "--out"]
+        assert main([*command, str(out)]) == 0
     return out
 
 
-def test_mask_labels_all_twelve_dates(masks):
-    assert len(list(masks.glob("*.tif"))) == 12
-    assert len(list(masks.glob("*.png"))) == 12
+def test_mask_labels_all_dates_that_were_asked_for(masks):
+    days = ["02", "05", "07", "20", "22"]  # of the twelve that the API holds
+    assert len(list(masks.glob("*.tif"))) == len(list(masks.glob("*.png"))) == len(days)
     items = [json.loads(path.read_text()) for path in sorted(masks.glob("*.json"))]
-    assert [item["properties"]["datetime"][8:10] for item in items] == [
-        "02",
-        "05",
-        "07",
-        "10",
-        "12",
-        "15",
-        "17",
-        "20",
-        "22",
-        "25",
-        "27",
-        "30",
-    ]
+    assert [item["properties"]["datetime"][8:10] for item in items] == days
 
 
 def test_masks_equal_predict_array_on_pixels_read_by_rasterio(masks, shared_data):

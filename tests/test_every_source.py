@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -508,10 +509,11 @@ def test_two_strips_of_one_pass_both_stay(safe, tmp_path):
 def test_each_tile_of_a_product_is_masked_in_its_own_zone(tmp_path):
     tiles = {"32UPV": (EPSG, LEFT, TOP), "33UVR": (32633, 399960, TOP)}
     recipe = Recipe(level="L1C", old=True, baseline="02.05", shape=(60, 60), tiles=tiles)
-    report = mask_products([write_safe(tmp_path, recipe)], tmp_path / "out")
+    quiet = MaskOptions(pictures=False)
+    report = mask_products([write_safe(tmp_path, recipe)], tmp_path / "out", options=quiet)
     codes = [rasterio.open(mask).crs.to_epsg() for mask in report.masks]
     assert codes == [EPSG, 32633]
-    one = MaskOptions(tile="33UVR", pictures=False)
+    one = replace(quiet, tile="33UVR")
     (mask,) = mask_products([tmp_path], tmp_path / "one", options=one).masks
     assert "33UVR" in mask.name
 

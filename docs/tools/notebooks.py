@@ -12,7 +12,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +34,34 @@ def list_notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("*.py"))
 
 
-def run_notebook(script: Path, folder: Path) -> Path:
-    """Run a percent script as a notebook; write ``NAME.ipynb`` with its outputs to `folder`."""
+def run_all(scripts: Iterable[Path], folder: Path) -> list[Path]:
+    """Run percent scripts as notebooks; write each as ``NAME.ipynb`` with its outputs to `folder`.
+
+    One kernel runs them in turn, each in a folder of its own and without the names of the one
+    before: much of a notebook is a kernel that starts and imports.
+    """
     import jupytext
     import nbformat
+    from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
 
-    notebook = jupytext.read(script)
-    with tempfile.TemporaryDirectory() as scratch:
-        resources = {"metadata": {"path": scratch}}
-        NotebookClient(
-            notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=resources
-        ).execute()
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{script.stem}.ipynb"
-    nbformat.write(notebook, target)
-    return target
-
-
-def run_all(scripts: Iterable[Path], folder: Path) -> list[Path]:
-    """Run several, two at a time: much of each is a kernel that starts."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda script: run_notebook(script, folder), scripts))
+    kernel = KernelManager(kernel_name="python3")
+    written = []
+    try:
+        for script in scripts:
+            notebook = jupytext.read(script)
+            with tempfile.TemporaryDirectory() as scratch:
+                for source in ("%reset -f", f"%cd -q {scratch}"):
+                    notebook.cells.insert(0, nbformat.v4.new_code_cell(source))
+                NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT_S).execute()
+            del notebook.cells[:2]
+            written.append(folder / f"{script.stem}.ipynb")
+            nbformat.write(notebook, written[-1])
+    finally:
+        if kernel.has_kernel:
+            kernel.shutdown_kernel(now=True)
+    return written
 
 
 def render(executed: Path) -> tuple[str, dict[str, bytes]]:

@@ -16,6 +16,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.windows import Chunks, Grid
 from kappamask.cubes.levels import at_grid, is_level
 from kappamask.cubes.rasters import Access, BandOnGrid, FileReader, check_band
+from kappamask.scenes.area import transformer
 from kappamask.scenes.scene import BandFile, Scene
 from kappamask.scenes.zarr_store import split_array
 
@@ -149,10 +150,8 @@ def read_window(
 def _nearest(
     file: BandFile, grid: Grid, reader: FileReader, rows: slice, columns: slice
 ) -> np.ndarray:
-    from pyproj import Transformer
-
     x, y = np.meshgrid(grid.centres[0][columns], grid.centres[1][rows])
-    there = Transformer.from_crs(grid.epsg, file.epsg, always_xy=True)
+    there = transformer(grid.epsg, file.epsg)
     x, y = there.transform(x, y)
     row = np.floor((file.top - y) / file.gsd)
     column = np.floor((x - file.left) / file.gsd)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyproj import Transformer
-
 from kappamask.base.errors import WriteError
 from kappamask.base.legend import Label
 from kappamask.outputs.records import read_item
+from kappamask.scenes.area import transformer
 from kappamask.scenes.scene import overlap
 
 if TYPE_CHECKING:
@@ -134,7 +133,6 @@ def _to_read(date: Date) -> float:
 
 def _place(placement: Placement) -> str:
     left, bottom, right, top = placement.bounds
-    crs = placement.crs.to_wkt()
-    there = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    there = transformer(placement.crs.to_wkt(), 4326)
     east, north = there.transform((left + right) / 2, (bottom + top) / 2)
     return f"{abs(north):.3f} {'NS'[north < 0]} {abs(east):.3f} {'EW'[east < 0]}"

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import shapely
-from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Polygon, mapping
 from shapely.geometry.base import BaseGeometry
 from shapely.geometry.polygon import orient
@@ -42,7 +41,7 @@ from kappamask.outputs.cog import (
     describe_file,
     write_layers,
 )
-from kappamask.scenes.area import cut_at_antimeridian
+from kappamask.scenes.area import cut_at_antimeridian, transformer
 from kappamask.scenes.scene import Scene
 
 LOG = logging.getLogger(__name__)
@@ -520,7 +519,7 @@ def footprint(placement: Placement) -> tuple[dict[str, Any], list[float]]:
     left, bottom, right, top = placement.bounds
     longest = max(right - left, top - bottom)
     ring = shapely.segmentize(shapely.box(left, bottom, right, top), longest / EDGE_PIECES)
-    to_degrees = Transformer.from_crs(placement.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    to_degrees = transformer(placement.crs.to_wkt(), 4326)
     longitude, latitude = to_degrees.transform(*shapely.get_coordinates(ring).T)
     if not (np.isfinite(longitude).all() and np.abs(latitude).max() <= 90):
         raise InputError(

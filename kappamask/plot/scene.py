@@ -13,6 +13,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND
 from kappamask.plot.picture import OUTLINES, SNOW_COLOR, Date, label_colors, outlined
 from kappamask.plot.sheet import DPI, HEADING, Sheet
+from kappamask.scenes.area import transformer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -167,13 +168,11 @@ def _facts(date: Date) -> str:
 
 def _place(labels: xr.DataArray) -> str:
     """Say where the middle of the scene lies; nothing if that is not known."""
-    from pyproj import Transformer
-
     crs = labels.rio.crs
     if crs is None or not {"x", "y"} <= set(labels.coords):
         return ""
     middle = (float(labels[axis].values[[0, -1]].mean()) for axis in ("x", "y"))
-    east, north = Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True).transform(*middle)
+    east, north = transformer(crs.to_wkt(), 4326).transform(*middle)
     return f"{abs(north):.3f}° {'NS'[north < 0]} {abs(east):.3f}° {'EW'[east < 0]}"
 
 

@@ -7,8 +7,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import shapely
@@ -17,6 +18,9 @@ from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.errors import InputError, needs_extra
 from kappamask.base.files import read_json
+
+if TYPE_CHECKING:
+    from pyproj import Transformer
 
 
 class HasGeoInterface(Protocol):
@@ -254,6 +258,17 @@ def project_bounds(geometry: BaseGeometry, epsg: int) -> tuple[float, float, flo
     return left, bottom, right, top
 
 
+@lru_cache
+def transformer(source: int | str, target: int | str) -> Transformer:
+    """Give what moves x and y of one CRS to another: an EPSG code, or what pyproj knows as text.
+
+    Kept, since making one takes longer than labelling a small date. Threads may share it.
+    """
+    from pyproj import Transformer
+
+    return Transformer.from_crs(source, target, always_xy=True)
+
+
 def project(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
     """Move a geometry in degrees to a projected CRS.
 
@@ -267,9 +282,7 @@ def project(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
     >>> round(project(box(9, 0, 9.001, 0.001), 32632).area)
     12299
     """
-    from pyproj import Transformer
-
-    there = Transformer.from_crs(4326, epsg, always_xy=True)
+    there = transformer(4326, epsg)
     dense = shapely.segmentize(geometry, 0.02)  # straight in degrees is curved on the grid
     moved = shapely.transform(dense, there.transform, interleaved=False)
     if not np.isfinite(moved.bounds).all():
@@ -413,8 +426,6 @@ def tile_geometry(tile: str) -> BaseGeometry:
     >>> [round(edge, 2) for edge in tile_geometry("32TPS").bounds]
     [10.29, 46.02, 11.63, 46.95]
     """
-    from pyproj import Transformer
-
     found = _TILE.fullmatch(str(tile).strip().upper())
     zone = int(found[1]) if found else 0
     if found is None or not 1 <= zone <= 60:
@@ -429,7 +440,7 @@ def tile_geometry(tile: str) -> BaseGeometry:
         raise InputError(f"zone {zone} has no square {column}{row}, got tile {tile!r}: correct it")
     south = -80 + 8 * _BANDS.index(band)
     north = 84 if band == "X" else south + 8
-    to_degrees = Transformer.from_crs((32600 if south >= 0 else 32700) + zone, 4326, always_xy=True)
+    to_degrees = transformer((32600 if south >= 0 else 32700) + zone, 4326)
     left = (columns.index(column) + 1) * 100_000
     bottoms = [rows.index(row) * 100_000 + cycle * 2_000_000 for cycle in range(5)]
     squares = [

@@ -22,6 +22,7 @@ import numpy as np
 from kappamask.base.bands import NAMES, canonical_name, get_band
 from kappamask.base.errors import InputError, ItemError, UnknownNameError
 from kappamask.base.retry import is_remote, without_query
+from kappamask.scenes.area import transformer
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.safe import Granule, Held, Product
 from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
@@ -230,13 +231,11 @@ def _ring(geometry: Any) -> tuple[tuple[float, float], ...]:
 
 def _outline(tile: TileMetadata) -> tuple[tuple[float, float], ...]:
     """Outline all pixels in degrees, where nothing tells which of them hold data."""
-    from pyproj import Transformer
-
     gsd, (height, width) = next(iter(tile.shapes.items()))
     right, bottom = tile.left + width * gsd, tile.top - height * gsd
     ring = [(tile.left, bottom), (right, bottom), (right, tile.top), (tile.left, tile.top)]
     xs, ys = zip(*ring, ring[0], strict=True)
-    longitude, latitude = Transformer.from_crs(tile.epsg, 4326, always_xy=True).transform(xs, ys)
+    longitude, latitude = transformer(tile.epsg, 4326).transform(xs, ys)
     return tuple(zip(map(float, longitude), map(float, latitude), strict=True))
 
 

@@ -1,6 +1,6 @@
 """A scene, read once from whatever gives it: what was seen, where and when, in which files.
 
-Every source makes these values and all that follows uses them; imports `base` only.
+Every source makes these values and all that follows uses them; imports `base` and `area`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from kappamask.base.bands import get_band
 from kappamask.base.errors import InputError
 from kappamask.base.pixels import to_reflectance
+from kappamask.scenes.area import transformer
 
 NO_TIME = np.datetime64("NaT", "ns")
 PASS_HOURS = 2  # before or after half past ten; far north and south the orbit is at other hours
@@ -124,10 +125,9 @@ class Scene:
         """`bounds` in another CRS."""
         if (bounds := self.bounds) is None or self.epsg == epsg:
             return bounds
-        from pyproj import Transformer
-
-        there = Transformer.from_crs(self.epsg, epsg, always_xy=True)
-        left, bottom, right, top = there.transform_bounds(*bounds, densify_pts=21)
+        left, bottom, right, top = transformer(self.epsg, epsg).transform_bounds(
+            *bounds, densify_pts=21
+        )
         return left, bottom, right, top
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from kappamask.base.bands import NAMES, check_network_bands
 from kappamask.base.errors import CatalogError, InputError, ItemError, KappaMaskError
-from kappamask.scenes.area import cut_at_antimeridian
+from kappamask.scenes.area import cut_at_antimeridian, transformer
 from kappamask.scenes.catalogs import profile_of, resolve_assets
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.scene import NO_TIME, BandFile, Scene, rounded
@@ -179,13 +179,12 @@ def _utc(view: View) -> np.datetime64:
 
 def _check_place(scene: Scene) -> None:
     """Refuse an item whose pixels lie elsewhere than its geometry: one of them is wrong."""
-    from pyproj import Transformer
     from shapely.geometry import shape
 
     if (bounds := scene.bounds) is None:
         return
     point = cut_at_antimeridian(shape(scene.footprint)).representative_point()
-    x, y = Transformer.from_crs(4326, scene.epsg, always_xy=True).transform(point.x, point.y)
+    x, y = transformer(4326, scene.epsg).transform(point.x, point.y)
     left, bottom, right, top = bounds
     if not (left - FAR <= x <= right + FAR and bottom - FAR <= y <= top + FAR):
         raise ItemError(

@@ -445,7 +445,7 @@ def test_mask_takes_a_product_and_an_area(tmp_path, capsys):
     with rasterio.open(path) as raster:
         assert raster.shape == (180, 240)
     west, south, east, north = degrees(LEFT + 600, TOP - 1200, LEFT + 1200, TOP - 600).bounds
-    words = ["--bbox", f"{west},{south},{east},{north}", "--resolution", "20"]
+    words = ["--bbox", f"{west},{south},{east},{north}", "--resolution", "20", "--no-pictures"]
     assert main(["mask", str(folder), "--out", str(tmp_path / "part"), *words]) == 0
     (part,) = (tmp_path / "part").glob("*.tif")
     item = json.loads(part.with_suffix(".json").read_text())
@@ -457,7 +457,8 @@ def test_a_product_of_60_m_files_names_the_word_to_add(tmp_path, capsys):
     folder = write_safe(tmp_path, Recipe(level="L2A", gsds=(60,)))
     assert main(["mask", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "--resolution 60" in capsys.readouterr().err
-    assert main(["mask", str(folder), "--out", str(tmp_path / "out"), "--resolution", "60"]) == 0
+    words = ["--out", str(tmp_path / "out"), "--resolution", "60", "--no-pictures"]
+    assert main(["mask", str(folder), *words]) == 0
 
 
 def test_windows_cover_the_scene_once():

@@ -31,7 +31,7 @@ def test_a_busy_server_answers_right_or_refuses_and_loses_nothing_when_killed(
         task(b"x" * 70_000, "write", names=["a.tif"], size=70_000),
         task(b"0.2", "sleep", seconds=0.2),
     ]
-    outcome = load.run(command, tasks, clients=8, seconds=5, folder=tmp_path)
+    outcome = load.run(command, tasks, clients=8, seconds=3, folder=tmp_path)
     assert outcome.wrong == []
     assert outcome.lost == 0
     assert outcome.counts["jobs created"] > 0

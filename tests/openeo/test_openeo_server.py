@@ -387,7 +387,7 @@ def test_bolzano_masked_monthly_median(tmp_path, shared_data):
         cloud_free_composite(
             connection,
             bolzano.BBOX,
-            "2022-06",
+            "2022-06-01/2022-06-12",
             period="month",
             bands=BANDS,
             mask_bands=BANDS,
@@ -397,7 +397,7 @@ def test_bolzano_masked_monthly_median(tmp_path, shared_data):
         got, bounds = raster.read(), raster.bounds
     origin = round(-bounds[3] / 10), round(bounds[0] / 10)
     seen = []
-    for day in (2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 30):
+    for day in (2, 5, 7, 10, 12):
         layers = []
         for band in BANDS:
             path = shared_data / f"bolzano/S2_L2A_202206{day:02d}" / f"{band}.tif"

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch as replaced
 
 import numpy as np
 
 from kappamask.base.bands import NAMES
 from kappamask.base.legend import Label
+from kappamask.train import validate
 from kappamask.train.chips import Chip
 from support.rasters import write_raster
+
+
+@contextmanager
+def few_scenes() -> Iterator[None]:
+    """Validation simulates 32 large scenes; what it does with them shows on three small ones."""
+    with replaced.object(validate, "SCENES", 3), replaced.object(validate, "SCENE_SIZE", 64):
+        yield
 
 
 def make_chip(name="a", kind="clear", size=64, bands=NAMES, label=Label.CLEAR, seed=0, **other):

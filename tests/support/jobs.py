@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from kappamask.cli import main
 from kappamask.networks import manifest
 from kappamask.sample import AREA_L2A, catalog_path
-from support.chip_files import write_chip_folder
+from support.chip_files import few_scenes, write_chip_folder
 from support.keras_files import make_arrays, write_keras
 from support.limited import HIDDEN, Limits
 from support.safe_products import Recipe, write_safe
@@ -104,6 +104,7 @@ class Job:
         with (
             patch.dict(os.environ, {"KAPPAMASK_CACHE": str(out)}),
             patch.object(manifest, "read_registry", lambda: (shipped, known)),
+            few_scenes(),
         ):
             return main(self.words(out))
 

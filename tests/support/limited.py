@@ -7,7 +7,6 @@ its end show. What a command says goes through pipes: files are among what is li
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -20,12 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["torch", "kappamask.cli", "kappamask.jobs.masks", "kappamask.networks.unet",
-             "stackstac", "rioxarray", "pystac_client", "safetensors.torch", "dask.array",
-             "kappamask.jobs.stream", "kappamask.jobs.composites", "kappamask.plot.report",
-             "kappamask.train.fit", "jinja2",
-             "h5py", "pooch", "requests", "rich.progress", "distributed",
-             "torch._dynamo"]  # fmt: skip
+from support.forking import context
+
 HIDDEN = ".kappamask-*"  # what `kappamask.base.files.staging` lends
 WAIT = 120  # seconds; a busy machine is no failure
 
@@ -159,8 +154,6 @@ class Running:
 
 def start(arguments: Sequence[str], folder: Path, limits: Limits = Limits()) -> Running:
     """Start a command in a forked process; `folder` gets two pipes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     names = [folder / "out.pipe", folder / "err.pipe"]
     pipes = []
     for name in names:
@@ -168,7 +161,7 @@ def start(arguments: Sequence[str], folder: Path, limits: Limits = Limits()) -> 
         os.mkfifo(name)
         pipes.append(os.open(name, os.O_RDWR | os.O_NONBLOCK))
         os.write(pipes[-1], b"\n")  # so that there is something to read
-    process = context.Process(target=_work, args=(list(map(str, arguments)), names, limits))
+    process = context().Process(target=_work, args=(list(map(str, arguments)), names, limits))
     process.start()
     return Running(process, pipes)
 
@@ -190,9 +183,11 @@ def _work(arguments: list[str], names: Sequence[Path], limits: Limits) -> None:
     torch.set_num_threads(1)  # libgomp ends the process by itself where it may start no thread
     limits.apply()
     from kappamask.cli import main
+    from support.chip_files import few_scenes
 
     sys.argv = ["kappamask", *arguments]
-    code = main()
+    with few_scenes():
+        code = main()
     if limits.over is not None:
         shutil.copytree(limits.over, seen(limits.over))  # it goes with this process
     sys.exit(code)
@@ -225,9 +220,7 @@ def closed_pipe():
 
 def may_mount(folder: Path) -> bool:
     """Tell whether this user may put a file system over a folder."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_try_mount, args=(folder,))
+    process = context().Process(target=_try_mount, args=(folder,))
     process.start()
     process.join()
     return process.exitcode == 0

@@ -13,8 +13,8 @@ import requests
 
 from kappamask.openeo.server.app import create_app, listen, make_server, serve
 from kappamask.openeo.server.settings import Settings
-from kappamask.openeo.server.worker import prepare_workers
 from support.fake_engine import FAKE, FakeEngine, process
+from support.forking import context
 
 
 class Client:
@@ -98,7 +98,7 @@ def files_with(folder, secret):
 @contextmanager
 def serving(settings, engine_factory=None):
     """Serve in a thread; gives the URL."""
-    prepare_workers()  # of all servers of this process; the first one decides what is loaded
+    context()  # of all servers of this process
     listening = listen(settings)
     server = make_server(create_app(settings, engine_factory), settings.limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.chip_files import make_chip, write_chip_folder
+from support.chip_files import few_scenes, make_chip, write_chip_folder
 
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError, UnknownNameError, WeightsError
@@ -19,7 +19,6 @@ from kappamask.networks.normalisation import Normalisation
 from kappamask.networks.unet import UNet
 from kappamask.networks.weights import weights_of
 from kappamask.train import fit as fit_room
-from kappamask.train import validate as validate_room
 from kappamask.train.crops import Crops, cut_swath_edge, drop_bands, turn
 from kappamask.train.datasets import keep
 from kappamask.train.fit import fit, normalisation_of
@@ -276,10 +275,9 @@ def test_turning_moves_pixels_and_loses_none():
 
 
 @pytest.fixture(autouse=True)
-def few_scenes(monkeypatch):
-    """Validation simulates 24 large scenes; what it does with them shows on three small ones."""
-    monkeypatch.setattr(validate_room, "SCENES", 3)
-    monkeypatch.setattr(validate_room, "SCENE_SIZE", 64)
+def small_validation():
+    with few_scenes():
+        yield
 
 
 @pytest.fixture
