@@ -14,8 +14,14 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# A busy machine is no failure; CI looks at the same examples every time.
-settings.register_profile("kappamask", deadline=None, derandomize=bool(os.environ.get("CI")))
+# A busy machine is no failure; CI looks at the same examples every time, `make fuzz` at more.
+EXAMPLES = int(os.environ.get("KAPPAMASK_FUZZ", "30"))
+settings.register_profile(
+    "kappamask",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    max_examples=EXAMPLES,
+)
 settings.load_profile("kappamask")
 
 HERE = Path(__file__).resolve().parent
@@ -29,6 +35,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One process more than cores: tests wait for servers and for processes that they start."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

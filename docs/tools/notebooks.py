@@ -52,10 +52,10 @@ def run_all(scripts: Iterable[Path], folder: Path) -> list[Path]:
         for script in scripts:
             notebook = jupytext.read(script)
             with tempfile.TemporaryDirectory() as scratch:
-                for source in ("%reset -f", f"%cd -q {scratch}"):
-                    notebook.cells.insert(0, nbformat.v4.new_code_cell(source))
+                begin = f"%reset -f\n%cd -q {scratch}\nget_ipython().execution_count = 0"
+                notebook.cells.insert(0, nbformat.v4.new_code_cell(begin))
                 NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT_S).execute()
-            del notebook.cells[:2]
+            del notebook.cells[0]
             written.append(folder / f"{script.stem}.ipynb")
             nbformat.write(notebook, written[-1])
     finally:

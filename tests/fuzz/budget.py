@@ -1,7 +1,7 @@
 """How many cases are tried, how long each may take, and how many there were.
 
 `KAPPAMASK_FUZZ=10000` tries so many of each kind (`make fuzz`); without it, so few that
-all kinds together take half a minute.
+all kinds together take less than half a minute.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def check_array(case, model):
 
 
 @given(case=array_cases())
-@cases("cubes", ci=150, share=0.4)
+@cases("cubes", ci=75, share=0.4)
 def test_a_scene_is_refused_by_rule_or_labelled_pixel_by_pixel(case):
     result = check_array(case, model_for(case.level))
     if result is None:
@@ -69,7 +69,7 @@ def test_a_scene_is_refused_by_rule_or_labelled_pixel_by_pixel(case):
 
 
 @given(case=array_cases(sizes=SMALL_SIZES))
-@cases("cubes", ci=12, share=0.05)
+@cases("cubes", ci=6, share=0.05)
 def test_the_shipped_network_misses_what_is_missing_and_nothing_else(case):
     result = check_array(case, "default")
     if result is not None:
@@ -87,7 +87,7 @@ def test_the_shipped_network_misses_what_is_missing_and_nothing_else(case):
 
 
 @given(case=cube_cases())
-@cases("cubes", ci=90, share=0.35)
+@cases("cubes", ci=45, share=0.35)
 def test_a_cube_is_refused_by_rule_or_labelled_date_by_date(case):
     strange = not case.refused and any(looks_like_dn(date, case.bands) for date in case.values)
     try:
@@ -137,7 +137,7 @@ def is_ours(error):
 
 
 @given(case=chunk_cases())
-@cases("cubes", ci=90, share=0.2)
+@cases("cubes", ci=45, share=0.2)
 def test_a_chunk_is_refused_by_rule_or_labelled(case):
     stored = as_float32(case.dn)
     try:

@@ -67,7 +67,7 @@ def check_run(engine, graph):
 
 
 @given(made=sums())
-@cases("graphs", ci=60, share=0.2)
+@cases("graphs", ci=30, share=0.2)
 def test_arithmetic_gives_what_python_gives(engine, made):
     graph, value = made
     result = check_run(engine, graph)
@@ -76,7 +76,7 @@ def test_arithmetic_gives_what_python_gives(engine, made):
 
 
 @given(graph=changed_graphs())
-@cases("graphs", ci=60, share=0.3)
+@cases("graphs", ci=30, share=0.3)
 def test_a_changed_graph_is_refused_or_runs(engine, folder, graph):
     result = check_run(engine, graph.document)
     runs_code = "run_udf" in json.dumps(graph.document)  # the network, slow
@@ -90,7 +90,7 @@ def test_a_changed_graph_is_refused_or_runs(engine, folder, graph):
 
 
 @given(graph=odd_graphs() | any_graphs)
-@cases("graphs", ci=40, share=0.2)
+@cases("graphs", ci=20, share=0.2)
 def test_a_graph_of_any_form_is_refused_or_runs(engine, graph):
     check_run(engine, graph)
 
@@ -159,7 +159,7 @@ def bodies(draw):
 
 
 @given(body=bodies(), name=st.sampled_from(["mine", "add", "x.y", "a" * 300, "%00", "ä"]))
-@cases("graphs", ci=40, share=0.3)
+@cases("graphs", ci=20, share=0.3)
 def test_the_server_answers_or_refuses(client, body, name):
     answer = ask(client, "POST", "/validation", body)
     if answer.status_code == 200:

@@ -86,7 +86,7 @@ def check_readers(document):
 
 
 @given(document=changed(sample_items()))
-@cases("items", ci=80, share=0.25)
+@cases("items", ci=40, share=0.25)
 def test_a_changed_item_of_the_sample_is_refused_or_read_plainly(document):
     check_readers(document.document)
 
@@ -94,13 +94,13 @@ def test_a_changed_item_of_the_sample_is_refused_or_read_plainly(document):
 @pytest.mark.shared
 @pytest.mark.skipif(not real_items(), reason="needs ../shared/data: real items, not shipped")
 @given(document=changed(real_items() or sample_items()))
-@cases("items", ci=80, share=0.5)
+@cases("items", ci=40, share=0.5)
 def test_a_changed_real_item_is_refused_or_read_plainly(document):
     check_readers(document.document)
 
 
 @given(document=changed(sample_items()), data=st.data())
-@cases("items", ci=25, share=0.15)
+@cases("items", ci=13, share=0.15)
 def test_a_cube_of_a_changed_item_and_a_good_one(document, data):
     good = data.draw(st.sampled_from(sample_items()[1:]))
     engine = data.draw(st.sampled_from(["stackstac", "stackstac", "odc"]))
@@ -129,7 +129,7 @@ def search_among(folder, good, other):
 
 
 @given(document=changed(sample_items()))
-@cases("items", ci=15, share=0.1)
+@cases("items", ci=8, share=0.1)
 def test_one_changed_item_does_not_spoil_the_search(tmp_path_factory, document):
     good = sample_items()[3]
     folder = tmp_path_factory.getbasetemp() / "one-item"

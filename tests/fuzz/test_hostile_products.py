@@ -81,7 +81,7 @@ def check_product(path, product_xml, tile_xml):
 
 
 @given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))
-@cases("products", ci=130, share=0.8)
+@cases("products", ci=65, share=0.8)
 def test_damaged_metadata_are_refused_or_read_as_they_stand(products, data, number):
     made = products[number]
     texts = {path: path.read_text("utf-8") for path in (made.product, made.tile)}
@@ -122,7 +122,7 @@ class Asked(loopback.Handler):
 
 
 @given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))
-@cases("swaps", ci=60)
+@cases("swaps", ci=30)
 def test_a_file_in_the_place_of_another_is_refused_or_no_part_of_the_product(
     products, tmp_path_factory, outer, data, number
 ):
@@ -149,7 +149,7 @@ def test_a_file_in_the_place_of_another_is_refused_or_no_part_of_the_product(
 
 
 @given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))
-@cases("products", ci=25, share=0.2)
+@cases("products", ci=13, share=0.2)
 def test_damaged_archives_are_refused_or_read(products, tmp_path_factory, data, number):
     made = products[number]
     content = data.draw(damaged_zips(made.folder))

@@ -57,7 +57,7 @@ def check(server, parts, caplog):
 
 
 @given(parts=streams())
-@cases("wire", ci=60)
+@cases("wire", ci=30)
 def test_bytes_without_the_token_get_nothing_and_break_nothing(server, caplog, parts):
     check(server, parts, caplog)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pyproj import Transformer
 from rasterio.transform import from_origin
 
+from kappamask.scenes.area import transformer
 from support import bolzano
 from support.rasters import write_raster
 
@@ -45,7 +45,7 @@ class Synthetic:
     @property
     def bbox(self) -> tuple[float, float, float, float]:
         """A box in degrees, some pixels inside the area."""
-        there = Transformer.from_crs(EPSG, 4326, always_xy=True)
+        there = transformer(EPSG, 4326)
         west, south = there.transform(LEFT + 200, TOP - 10 * HEIGHT + 200)
         east, north = there.transform(LEFT + 10 * WIDTH - 200, TOP - 200)
         return west, south, east, north

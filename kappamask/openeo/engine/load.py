@@ -17,7 +17,7 @@ import numpy as np
 import pystac
 import shapely
 import xarray as xr
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import NoItemsError
@@ -28,6 +28,7 @@ from kappamask.openeo.engine.arguments import BoundingBox
 from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
+from kappamask.scenes.area import transformer
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import Resolve, scene_of
@@ -172,7 +173,7 @@ def read_area(extent: Any) -> Any:
     if crs.is_geographic:
         return west, south, east, north
     box = shapely.segmentize(shapely.box(west, south, east, north), (east - west) / 20)
-    there = Transformer.from_crs(crs, 4326, always_xy=True)
+    there = transformer(crs.to_wkt(), 4326)
     return shapely.transform(box, there.transform, interleaved=False)
 
 
