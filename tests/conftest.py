@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import settings
 
 # Processes that run tests beside one another take one core each. Before torch is imported.
@@ -27,14 +28,24 @@ settings.load_profile("kappamask")
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
 APART = ("tests/faults/", "tests/fuzz/")
-SLOW = (*APART, "tests/doors/")
+DOORS = "tests/doors/"
+SLOW = (*APART, DOORS)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what `make quick` leaves out."""
+    """Mark what `make quick` leaves out; short cases come last, so the processes end together."""
+    items.sort(key=lambda item: item.nodeid.startswith(APART))
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path):
+    """Examples stand in the package: nobody looks for them here."""
+    found = yield
+    elsewhere = HERE not in file_path.parents
+    return [one for one in found if elsewhere or not isinstance(one, DoctestModule)]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,13 +59,15 @@ def pytest_xdist_make_scheduler(config, log):
     """Keep a file in one process, and with it what it makes.
 
     Short cases that share nothing dear to make go to the processes one by one, when all files
-    are given out: so the processes end together. (xdist's own groups need what pytest 9.2 has no
-    more: they would be passed over without a word.)
+    are given out. (xdist's own groups need what pytest 9.2 has no more: they would be passed over
+    without a word.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(DOORS):  # files that share what the commands read and write
+                return DOORS
             return nodeid if nodeid.startswith(APART) else nodeid.partition("::")[0]
 
     return ByFile(config, log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,7 @@ def make_item(
     with rasterio.open(scene / "B02.tif") as source:
         left, bottom, right, top = source.bounds
         transform, shape = list(source.transform)[:6], [source.height, source.width]
-    corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
-    geometry = transform_geom(32632, 4326, {"type": "Polygon", "coordinates": [corners]})
-    points = geometry["coordinates"][0]
+    points = _in_degrees(left, bottom, right, top)
     xs, ys = zip(*points, strict=True)
     grid = {"proj:epsg": 32632, "proj:transform": transform, "proj:shape": shape}
     named = "processing:version" if "B02_10m" in keys.values() else "s2:processing_baseline"
@@ -96,7 +95,7 @@ def make_item(
         ],
         "id": f"S2A_T32TPS_{day}T101559_L2A",
         "collection": collection,
-        "geometry": geometry,
+        "geometry": {"type": "Polygon", "coordinates": [points]},
         "bbox": [min(xs), min(ys), max(xs), max(ys)],
         "properties": {
             "datetime": f"{day[:4]}-{day[4:6]}-{day[6:]}T10:15:59.024000Z",
@@ -146,6 +145,14 @@ def read_cube(scenes: Path, *, rows: slice, columns: slice) -> xr.DataArray:
         },
         attrs={"level": "L2A"},
     ).rio.write_crs(crs)
+
+
+@cache
+def _in_degrees(left: float, bottom: float, right: float, top: float) -> list:
+    """Outline what all dates share; GDAL looks up the way there each time that it is asked."""
+    corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+    moved = transform_geom(32632, 4326, {"type": "Polygon", "coordinates": [corners]})
+    return moved["coordinates"][0]
 
 
 def _day(scene: Path) -> str:

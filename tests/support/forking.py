@@ -19,7 +19,7 @@ PRELOADED = [
     ),
     *("kappamask.networks.unet", "kappamask.plot.report", "kappamask.train.fit"),
     *("stackstac", "pystac_client", "safetensors.torch", "dask.array", "jinja2", "h5py", "pooch"),
-    *("requests", "rich.progress", "distributed", "torch._dynamo", "support.fake_engine"),
+    *("requests", "rich.progress", "distributed", "torch._dynamo"),
 ]
 
 

@@ -180,10 +180,11 @@ def _work(arguments: list[str], names: Sequence[Path], limits: Limits) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run behind `&`
     import torch
 
+    from support.chip_files import few_scenes  # before what it imports is among what is limited
+
     torch.set_num_threads(1)  # libgomp ends the process by itself where it may start no thread
     limits.apply()
     from kappamask.cli import main
-    from support.chip_files import few_scenes
 
     sys.argv = ["kappamask", *arguments]
     with few_scenes():
