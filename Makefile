@@ -18,6 +18,9 @@ BENCH_SIZES ?= 2745 5490 10980
 demo: $(DEMO)/.installed  ## label the embedded sample, with what that needs and no more
 	$(DEMO)/bin/kappamask demo --out demo-output
 
+# What one process has compiled, the forty that tests start need not compile again.
+test quick fuzz: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(INSTALLED)  ## run all tests on all cores, with coverage
 	$(BIN)/python -m pytest $(BESIDE) --cov --cov-report=term:skip-covered --cov-fail-under=85
 

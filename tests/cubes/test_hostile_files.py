@@ -3,7 +3,6 @@
 import os
 import shutil
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import rasterio
 from faults.scene import DATES, SIZE, encode, item_id, make_files, make_item
 from faults.server import serve
 from rasterio.transform import from_origin
-from support import loopback
+from support import file_server
 from support.rasters import write_raster
 from support.safe_products import EPSG, LEFT, TOP, Recipe, write_jp2, write_safe, zip_safe
 
@@ -30,16 +29,6 @@ VRT = (
     '<SourceFilename relativeToVRT="0">{}</SourceFilename><SourceBand>1</SourceBand>'
     "</SimpleSource></VRTRasterBand></VRTDataset>"
 )
-
-
-class Asked(loopback.Handler):
-    """Remembers what it was asked for, and has nothing."""
-
-    def do_GET(self):
-        self.server.held.asked.append(self.path)
-        self.reply(404)
-
-    do_HEAD = do_GET  # noqa: N815  as http.server names it
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +133,7 @@ def test_a_band_that_is_none_is_named_and_nothing_else_is_read(
 ):
     if packed and spoil in (as_pipe, as_link, as_device):
         pytest.skip("archives of today's tools hold neither")
-    with loopback.serve(SimpleNamespace(asked=[]), Asked) as server:
+    with file_server.serve(file_server.Files()) as server:
         spoil(band(product), tmp_path, server.url)
         asked = zip_safe(product) if packed else product
         with pytest.raises((ReadError, InputError), match=told) as caught:

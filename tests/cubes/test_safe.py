@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from pyproj import Transformer
 from support import safe_products
-from support.safe_products import EPSG, HEIGHT, LEFT, TOP, WIDTH, Recipe, write_safe, zip_safe
+from support.safe_products import (
+    EPSG,
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    Recipe,
+    degrees,
+    write_safe,
+    zip_safe,
+)
 
 import kappamask.cubes.native
 from kappamask import load_cube, open_safe
@@ -42,13 +51,6 @@ def read_by_hand(path, *, offset, factor=1, scale=1e-4):
         dn = raster.read(1)
     dn = np.repeat(np.repeat(dn, factor, axis=0), factor, axis=1)
     return np.where(dn == 0, np.nan, (dn.astype(np.float64) + offset) * scale)
-
-
-def degrees(left, bottom, right, top):
-    """A rectangle of the grid, some metres smaller, as a geometry in degrees."""
-    there = Transformer.from_crs(EPSG, 4326, always_xy=True)
-    inner = shapely.segmentize(shapely.box(left + 1, bottom + 1, right - 1, top - 1), 50)
-    return shapely.transform(inner, there.transform, interleaved=False)
 
 
 @pytest.mark.slow

@@ -5,13 +5,12 @@ import shutil
 import struct
 import warnings
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import loopback
+from support import file_server
 from support.safe_products import Recipe, write_safe, zip_safe
 
 from fuzz.budget import cases
@@ -107,18 +106,8 @@ def test_damaged_metadata_are_refused_or_read_as_they_stand(products, data, numb
 @pytest.fixture(scope="module")
 def outer():
     """A server on loopback that no product may make us ask."""
-    with loopback.serve(SimpleNamespace(asked=[]), Asked) as held:
+    with file_server.serve(file_server.Files()) as held:
         yield held
-
-
-class Asked(loopback.Handler):
-    """Remembers what it was asked for, and has nothing."""
-
-    def do_GET(self):
-        self.server.held.asked.append(self.path)
-        self.reply(404)
-
-    do_HEAD = do_GET  # noqa: N815  as http.server names it
 
 
 @given(data=st.data(), number=st.integers(0, len(RECIPES) - 1))

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from pyproj import Transformer
 from rasterio.transform import from_origin
-from support.safe_products import EPSG, LEFT, TOP, Recipe, write_jp2, write_safe
+from support.safe_products import EPSG, LEFT, TOP, Recipe, degrees, write_jp2, write_safe
 
 from kappamask import Label, load_cube, open_safe, predict_cube, write_mask
 from kappamask.base.bands import BY_NAME
@@ -78,12 +77,6 @@ def files_in(folder):
         code.sub(b"", path.name.encode()): code.sub(b"", path.read_bytes())
         for path in folder.iterdir()
     }
-
-
-def degrees(left, bottom, right, top):
-    there = Transformer.from_crs(EPSG, 4326, always_xy=True)
-    inner = shapely.segmentize(shapely.box(left + 1, bottom + 1, right - 1, top - 1), 50)
-    return shapely.transform(inner, there.transform, interleaved=False)
 
 
 AREA = degrees(LEFT + 330, TOP - 2030, LEFT + 2990, TOP - 90)  # begins inside coarse pixels

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import shapely
 from rasterio.transform import from_origin
 
 from kappamask.base.bands import BANDS, BY_NAME
+from kappamask.scenes.area import transformer
 from support.rasters import write_raster
 
 HEIGHT, WIDTH = 180, 240  # pixels of 10 m
@@ -91,6 +93,12 @@ def write_safe(folder: Path, recipe: Recipe = Recipe()) -> Path:
         name = f"{recipe.name.replace('PRD_MSI', 'MTD_SAF')}.xml"
     (product / name).write_text(product_xml(recipe, listed))
     return product
+
+
+def degrees(left: float, bottom: float, right: float, top: float):
+    """Give a rectangle of the grid, some metres smaller, as a geometry in degrees."""
+    inner = shapely.segmentize(shapely.box(left + 1, bottom + 1, right - 1, top - 1), 50)
+    return shapely.transform(inner, transformer(EPSG, 4326).transform, interleaved=False)
 
 
 def zip_safe(product: Path) -> Path:
