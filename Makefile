@@ -16,7 +16,7 @@ BENCH_SIZES ?= 2745 5490 10980
 .PHONY: demo test quick fuzz check audit lock format sample bench reliability train npm udp docs notebooks wheel clean
 
 demo: $(DEMO)/.installed  ## label the embedded sample, with what that needs and no more
-	$(DEMO)/bin/kappamask demo --out demo-output
+	PYTHONPATH=$(CURDIR) $(DEMO)/bin/python -m kappamask demo --out demo-output
 
 # What one process has compiled, the forty that tests start need not compile again.
 test quick fuzz: export PYTHONDONTWRITEBYTECODE :=
@@ -78,11 +78,14 @@ notebooks: $(INSTALLED)  ## run the notebooks into site/executed, to look at or 
 wheel: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
 
-$(DEMO)/.installed: pyproject.toml constraints.txt
+# torch by itself: a further index would be asked for every package, with retries where it cannot be reached
+$(DEMO)/.installed: constraints.txt locks/demo.txt
 	@$(ENOUGH)
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		$(TORCH) --constraint constraints.txt .
+		--no-deps --retries 1 $(TORCH) torch --constraint constraints.txt
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--require-hashes --no-deps --requirement locks/demo.txt
 	@touch $(DEMO)/.installed
 
 $(INSTALLED): pyproject.toml constraints.txt locks/dev.txt

@@ -13,9 +13,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("dev", "serve")  # for `make`, for the image
+LOCKS = {"demo": [], "dev": ["--extra", "dev"], "serve": ["--extra", "serve"]}  # `make`, the image
 LEFT_OUT = re.compile(r"(?:torch|triton|nvidia-|cuda-)")
-HEAD = "# Written by scripts/lock.py: what [{}] installs but torch, as in constraints.txt.\n"
+HEAD = "# Written by scripts/lock.py: what {} needs but torch, as in constraints.txt.\n"
 COMMAND = (
     "uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11.5",
     "--generate-hashes", "--no-header", "--no-annotate", "--quiet", "--constraint",
@@ -23,18 +23,18 @@ COMMAND = (
 )  # fmt: skip
 
 
-def lock(extra: str) -> str:
-    """Resolve what an extra installs, on all systems: lines of requirements."""
-    command = [*COMMAND, "--extra", extra]
+def lock(name: str) -> str:
+    """Resolve what a lock installs, on all systems: lines of requirements."""
+    command = [*COMMAND, *LOCKS[name]]
     said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own words
     entries = re.split(r"(?m)^(?=[a-z0-9])", said.stdout)
-    return HEAD.format(extra) + "".join(one for one in entries if one and not LEFT_OUT.match(one))
+    return HEAD.format(name) + "".join(one for one in entries if one and not LEFT_OUT.match(one))
 
 
 def main() -> None:
     """Write all of them."""
-    for extra in EXTRAS:
-        (ROOT / "locks" / f"{extra}.txt").write_text(lock(extra), "utf-8")
+    for name in LOCKS:
+        (ROOT / "locks" / f"{name}.txt").write_text(lock(name), "utf-8")
 
 
 if __name__ == "__main__":

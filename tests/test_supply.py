@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.scripts import ROOT, load_script
 
-LOCKS = ("dev", "serve")
+LOCKS = ("demo", "dev", "serve")
 
 
 @pytest.fixture(scope="module")
