@@ -78,14 +78,14 @@ notebooks: $(INSTALLED)  ## run the notebooks into site/executed, to look at or 
 wheel: $(INSTALLED)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
 
-# torch by itself: a further index would be asked for every package, with retries where it cannot be reached
+# torch by itself, beside the others: a further index would be asked for every package, and again where it
+# cannot be reached
 $(DEMO)/.installed: constraints.txt locks/demo.txt
 	@$(ENOUGH)
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--no-deps --retries 1 $(TORCH) torch --constraint constraints.txt
-	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--require-hashes --no-deps --requirement locks/demo.txt
+	pip="$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps"; \
+	$$pip --retries 1 $(TORCH) torch --constraint constraints.txt & torch=$$!; \
+	$$pip --require-hashes --requirement locks/demo.txt && wait $$torch
 	@touch $(DEMO)/.installed
 
 $(INSTALLED): pyproject.toml constraints.txt locks/dev.txt
