@@ -292,6 +292,61 @@ def test_pixels_are_masked_by_every_kind_of_polygon(engine, scene, kind, swap):
     np.testing.assert_array_equal(found, expected)
 
 
+def ranked(red):
+    """Places of the dates of each pixel, from dark to bright; a date without data has none."""
+    order = np.argsort(red, axis=0, kind="stable").astype(float)
+    order[-1][np.isnan(red[0])] = np.nan
+    return order
+
+
+def within_fields(red):
+    kept = inside(FIELDS["features"][0]["geometry"]) | inside(FIELDS["features"][1]["geometry"])
+    return np.where(kept, red, np.nan)
+
+
+OVER_HTTP = {  # what the client asks of a cube of B04 and B08, and what numpy says of B04
+    "filter_labels": (
+        lambda cube: cube.filter_labels(lambda v: v == "2022-06-20T00:00:00Z", dimension="t"),
+        lambda red: red[[1]],
+    ),
+    "array_element": (
+        lambda cube: cube.reduce_dimension("bands", lambda d: d.array_element(label="B04")),
+        lambda red: red,
+    ),
+    "order": (lambda cube: cube.apply_dimension(lambda d: d.order(), dimension="t"), ranked),
+    "count": (
+        lambda cube: cube.reduce_dimension("t", lambda d: d.count(lambda x: x > 4000)),
+        lambda red: (red > 4000).sum(axis=0),
+    ),
+    "is_nan": (lambda cube: cube.apply(lambda x: x.is_nan()), np.isnan),
+    "mask_polygon": (lambda cube: cube.mask_polygon(FIELDS), within_fields),
+    "no data": (
+        lambda cube: cube.filter_temporal(DATES[0], "2022-06-10").reduce_dimension("t", "sum"),
+        lambda red: red[0],
+    ),
+    "empty interval": (
+        lambda cube: cube.aggregate_temporal([DATES, ["2021-01-01", "2021-02-01"]], "max"),
+        lambda red: np.stack([np.fmax.reduce(red), np.full_like(red[0], np.nan)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVER_HTTP)
+def test_the_ordinary_client_is_answered_over_http(load, fetch, scene, name):
+    ask, expect = OVER_HTTP[name]
+    found = fetch(ask(load(["B04", "B08"])))
+    values = found["B04" if "B04" in found else "var"]
+    np.testing.assert_array_equal(values, expect(scene.dn[:, RED]))
+
+
+def test_a_point_has_a_series_over_http(load, scene):
+    there = Transformer.from_crs(synthetic.EPSG, 4326, always_xy=True)
+    place = there.transform(synthetic.LEFT + 105, synthetic.TOP - 555)
+    point = {"type": "Point", "coordinates": place}
+    series = load(["B04"]).aggregate_spatial(point, "mean").execute()
+    assert [value[0][0] for value in series.values()] == scene.dn[:, RED, 55, 10].tolist()
+
+
 # --- periods ------------------------------------------------------------------------------
 
 
