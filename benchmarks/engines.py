@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import median_seconds, print_machine
+from machine import median_seconds, print_machine, record
 from pixels import make_cube
 
 from kappamask import load_model
@@ -156,7 +156,9 @@ def main() -> None:
     first = found[0][2]
     print(f"\n{'network only':32} {'Mpx/s':>8} {'of the first':>14} {'labels as torch fp32':>22}")
     for name, labelled, speed in found:
-        print(f"{name:32} {speed:8.2f} {speed / first:13.2f}x {(labelled == truth).mean():22.4%}")
+        same = float((labelled == truth).mean())
+        print(f"{name:32} {speed:8.2f} {speed / first:13.2f}x {same:22.4%}")
+        record("engines", name, speed=speed, ratio=speed / first, same=same)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from kappamask.networks.runners import available_threads
 
@@ -35,6 +37,13 @@ def version_of(package: str) -> str:
         return "absent"
 
 
+def record(table: str, row: str, **figures: Any) -> None:
+    """Add a row to the file that BENCH_JSON names, if any: `docs/tools/performance.py` reads it."""
+    if path := os.environ.get("BENCH_JSON"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"table": table, "row": row, **figures}) + "\n")
+
+
 def print_machine() -> None:
     """Print processor, versions and load; say so if the figures below cannot be trusted."""
     load = os.getloadavg()[0]
@@ -43,6 +52,15 @@ def print_machine() -> None:
         f"{processor()}, {available_threads()} threads, Python {platform.python_version()}, {when}"
     )
     print(", ".join(f"{name} {version_of(name)}" for name in PACKAGES))
+    cores = f"{available_threads()} threads"
+    record(
+        "machine",
+        processor(),
+        cores=cores,
+        load=load,
+        when=when,
+        versions={name: version_of(name) for name in PACKAGES},
+    )
     print(f"load {load:.1f} before" + ("" if load <= BUSY else ": BUSY, timings are not valid"))
 
 

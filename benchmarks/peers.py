@@ -21,6 +21,12 @@ from kappamask.train.chips import Chip
 WINDOW, PER_TILE, TILE = 512, 23, 10980
 
 
+ELSEWHERE = {  # programs that take no file of this machine
+    "s2mosaic": "searches and reads the Planetary Computer itself, masks by OmniCloudMask",
+    "bestpixel": "reads its own four catalogues on the internet (`endpoint`), no other files",
+}
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a program takes, or why that is not known."""
@@ -40,6 +46,7 @@ def measure_peers(
         ("published network, fp32", 25, prepare_published),
         ("ukis-csmask", 10, lambda scene: prepare_peer(UkisPeer(), scene)),
         ("s2cloudless", 40, lambda scene: prepare_peer(S2cloudlessPeer(), scene)),
+        ("OmniCloudMask", 0, prepare_omnicloudmask),
     ):
         try:
             work, pixels, said = prepare(scene)
@@ -49,6 +56,8 @@ def measure_peers(
             yield Answer(name, reason=reason, target=target)
         else:
             yield Answer(name, speed, said, target=target)
+    for name, reason in ELSEWHERE.items():
+        yield Answer(name, reason=reason)
 
 
 def prepare_published(scene: np.ndarray) -> tuple[Callable[[], object], float, str]:
@@ -66,6 +75,16 @@ def prepare_published(scene: np.ndarray) -> tuple[Callable[[], object], float, s
             return network(features).argmax(1)
 
     return work, (TILE / PER_TILE) ** 2, f"{WINDOW} x {WINDOW} windows"
+
+
+def prepare_omnicloudmask(scene: np.ndarray) -> tuple[Callable[[], object], float, str]:
+    """Red, green and near infrared, as it asks for; its weights come from Hugging Face."""
+    from omnicloudmask import predict_from_array
+
+    bands = np.ascontiguousarray(scene[[3, 2, 8]])  # B04, B03, B8A: made for 20 m, run at 10 m
+    height, width = bands.shape[1:]
+    predict_from_array(bands)  # fetches them
+    return lambda: predict_from_array(bands), height * width, f"{height} x {width}"
 
 
 def prepare_peer(peer: Any, scene: np.ndarray) -> tuple[Callable[[], object], float, str]:

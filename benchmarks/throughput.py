@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from machine import median_seconds, peak_gb, print_machine
+from machine import median_seconds, peak_gb, print_machine, record
 from pixels import make_cube
 
 from kappamask import load_model, predict_array, predict_batch, predict_cube
@@ -32,6 +32,7 @@ def print_doors(size: int, repeats: int) -> float:
     """Print how fast the network is, alone and behind each door; return the first, Mpx/s."""
     model = load_model("default", "L1C")
     print(f"{model.entry.name}, {model.precision} on {model.device}")
+    record("model", model.entry.name, precision=model.precision, device=model.device)
     cube, large = make_cube(size), make_cube(2 * size)
     layers = list(cube.values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
@@ -41,6 +42,11 @@ def print_doors(size: int, repeats: int) -> float:
         ("predict_array", size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
         ("predict_cube", size, lambda: predict_cube(cube).compute()),
         ("predict_cube, chunks of 1536", size, lambda: predict_cube(chunked).compute()),
+        (
+            "predict_array, twice the side",
+            2 * size,
+            lambda: predict_array(large.values[0], NAMES, level="L1C"),
+        ),
         ("predict_cube, twice the side", 2 * size, lambda: predict_cube(large).compute()),
     ]
     print(f"\n{'what':32} {'pixels':>14} {'Mpx/s':>8} {'of network only':>16}")
@@ -49,6 +55,7 @@ def print_doors(size: int, repeats: int) -> float:
         speed = side * side / 1e6 / median_seconds(work, repeats)
         first = first or speed
         print(f"{what:32} {f'{side} x {side}':>14} {speed:8.2f} {speed / first:16.0%}", flush=True)
+        record("doors", what, pixels=f"{side} x {side}", speed=speed, share=speed / first)
     print(f"target: network only at least {TARGET:g} Mpx/s: {verdict(first >= TARGET)}")
     return first
 
@@ -85,6 +92,7 @@ def print_chips(count: int, size: int, repeats: int) -> None:
         speed = seen / 1e6 / seconds
         first = first or speed
         print(f"{what:36} {speed:10.2f} {speed / first:10.0%} {given / 1e6 / seconds:11.2f}")
+        record("chips", what, speed=speed, share=speed / first, given=given / 1e6 / seconds)
     reached = speed / first >= CHIPS_TARGET
     print(f"target: at least {CHIPS_TARGET:.0%} of the network: {verdict(reached)}")
 
@@ -101,13 +109,23 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
     print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
     name = f"{model.entry.name}, {model.precision}"
     print(f"{name:32} {f'{size} x {size}':>20} {ours:8.2f}", flush=True)
+    record("peers", name, pixels=f"{size} x {size}", speed=ours)
     for answer in measure_peers(
         make_cube(size).values[0], repeats=max(1, repeats // 2), clock=clock
     ):
         if answer.reason:
             print(f"{answer.name:32} not measured: {answer.reason}", flush=True)
+            record("peers", answer.name, reason=answer.reason)
             continue
         ratio = ours / answer.speed
+        record(
+            "peers",
+            answer.name,
+            pixels=answer.pixels,
+            speed=answer.speed,
+            ratio=ratio,
+            target=answer.target,
+        )
         print(
             f"{answer.name:32} {answer.pixels:>20} {answer.speed:8.3f} {ratio:8.1f} x"
             f" {answer.target:6.0f} x  {verdict(ratio >= answer.target)}",
@@ -115,17 +133,22 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
         )
 
 
-def print_series(size: int) -> None:
-    """Print time and peak memory of cubes of several dates, each in a new process."""
+def print_series(size: int, network: float) -> None:
+    """Print time and peak memory of cubes of several dates, each in a new process.
+
+    `network`: Mpx/s of the network alone, or 0.
+    """
     print(f"\n{'cube of dates':32} {'pixels':>20} {'first':>8} {'again':>8} {'peak GB':>8}")
     for dates in SERIES:
         command = [sys.executable, __file__, "--only", str(dates), str(size)]
         said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
         first, again, peak = map(float, said.stdout.split()[-3:])
         pixels = f"{dates} x {size} x {size}"
+        share = dates * size * size / 1e6 / again / network if network else 0.0
+        record("series", pixels, first=first, again=again, peak=peak, share=share)
         print(
             f"{f'predict_cube, {dates} dates':32} {pixels:>20} {first:6.2f} s {again:6.2f} s"
-            f" {peak:8.2f}",
+            f" {peak:8.2f} {f'{share:.0%} of network only' if network else ''}",
             flush=True,
         )
 
@@ -181,11 +204,12 @@ def main() -> None:
     if options.cpu:
         print_peers(options.peer_size, options.repeats, time.process_time)
         return
-    print_doors(options.size, options.repeats)
+    network = print_doors(options.size, options.repeats)
     print_chips(options.chips, options.size, options.repeats)
     print_peers(options.peer_size, options.repeats, time.perf_counter)
-    print_series(options.peer_size)
+    print_series(options.peer_size, network)
     seconds, torch_came = import_seconds()
+    record("import", "import kappamask", seconds=seconds, torch=torch_came)
     print(f"\nimport kappamask: {seconds:.3f} s, torch imported: {torch_came}")
 
 

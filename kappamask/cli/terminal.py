@@ -85,7 +85,13 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10,
         metavar="METRES",
-        help="of a pixel (default: %(default)s)",
+        help="of a pixel (default: %(default)s); at 20 overviews and resolution levels are read",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="where the network computes; auto: on a GPU where there is one",
     )
     parser.add_argument("--engine", default=Default("stackstac"), choices=["stackstac", "odc"])
     parser.add_argument(
@@ -103,7 +109,7 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
 
 def labelling_of(options: argparse.Namespace) -> dict[str, Any]:
     """Give the options of `add_labelling`, and whether pictures are wanted, as the loop does."""
-    names = ("model", "resolution", "engine", "dn_offset")
+    names = ("model", "device", "resolution", "engine", "dn_offset")
     asked = {name: getattr(options, name) for name in names}
     allowed = {"max_pixels": None} if options.yes_large else {}
     return asked | allowed | {"pictures": not options.no_pictures}

@@ -284,6 +284,32 @@ def cut_cube(cube: xr.DataArray, area: AreaLike | None, grid: Grid) -> xr.DataAr
     return cut
 
 
+def hold_date(cube: xr.DataArray, time: np.datetime64) -> xr.DataArray:
+    """Read one date of a cube of `load_cube`, and what lies beside it, now and once.
+
+    Gives a cube (time, band, y, x) of that date alone, which `predict_cube` labels as it does the
+    lazy one; its pixels, 4 bytes each and band, are in memory.
+    """
+    import dask.array as da
+
+    around = cube.encoding.get(SURROUNDINGS, cube)
+    values = around.sel(time=[time]).data.compute()
+    held = around.sel(time=[time]).copy(data=da.from_array(values, chunks=-1, name=False))
+    rows, columns = (
+        slice(start := int(np.abs(around[dim].values - cube[dim].values[0]).argmin()),
+              start + cube.sizes[dim])
+        for dim in "yx"
+    )  # fmt: skip
+    part = held.isel(y=rows, x=columns)
+    if around is not cube:
+        part.encoding[SURROUNDINGS] = held
+    if (inside := cube.encoding.get(INSIDE)) is None:
+        return part
+    cut = part.copy(data=da.where(inside.values, part.data, np.float32(np.nan)))
+    cut.encoding = {SURROUNDINGS: held, INSIDE: inside}
+    return cut
+
+
 def _check_together(
     reach: Sequence[Bounds], whole: Bounds, *, resolution: float, max_pixels: int | None
 ) -> None:

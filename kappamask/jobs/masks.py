@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 
+from kappamask.base.bands import check_level
 from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_folder
 from kappamask.base.legend import LEGEND, Label, Snow
@@ -35,12 +36,14 @@ from kappamask.cubes.cube import (
     choose_grid,
     find_inside,
     group_by_solar_day,
+    hold_date,
     load_cube,
 )
 from kappamask.cubes.rasters import BandOnGrid
 from kappamask.jobs.plan import check_room, describe, tell_date
 from kappamask.jobs.stream import stream_labels
 from kappamask.networks.manifest import bands_of_model
+from kappamask.networks.model import load_model
 from kappamask.outputs.cog import Placement, Strips
 from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import (
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 LONGEST = 1200  # pixels of a picture: what is larger is drawn by overviews
+HELD = 2**26  # pixels of all bands of a date that is read once, for labels and picture: 256 MB
 BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB
 
 
@@ -74,6 +78,7 @@ class MaskOptions:
     """What the loop can be asked for beside its input, area and folder."""
 
     model: Any = "default"  # a name, or what `load_model` gave
+    device: str = "auto"  # where a network of that name computes: "cpu", "cuda"
     resolution: float = 10  # metres
     margin: int = LATTICE.margin  # pixels beside the area that the network sees too
     engine: str = "stackstac"  # of dates that are not streamed; "odc" reads all of them
@@ -458,11 +463,24 @@ def dates_of(
     elif len(near) < len(scenes):
         LOG.warning("left out %d items that miss the area", len(scenes) - len(near))
 
+    @lru_cache(maxsize=1)
+    def held(time: np.datetime64) -> xr.DataArray:
+        return hold_date(cube(), time)
+
+    pixels = (margins.above + grid.height + margins.below) * (
+        margins.left + grid.width + margins.right
+    )
+    is_small = len(names) * pixels <= HELD
+
     def labels_at(time: np.datetime64) -> Any:
+        if is_small:
+            from kappamask.predict.cube import predict_blocks
+
+            return predict_blocks(held(time), task)[0]
         return labels()[list(cube().time.values).index(time)]
 
     def scene_at(time: np.datetime64) -> xr.DataArray:
-        return cube().sel(time=time)
+        return held(time).isel(time=0) if is_small else cube().sel(time=time)
 
     return [
         Date(
@@ -526,7 +544,10 @@ def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
         As `make_task`: where a file of snow is asked for, B11 must be there.
     """
     output: Output = "snow" if options.snow else "labels"
-    return make_task(bands, level=level, model=options.model, output=output).with_snow()
+    model = options.model
+    if isinstance(model, str):
+        model = load_model(model, check_level(level), device=options.device)
+    return make_task(bands, level=level, model=model, output=output).with_snow()
 
 
 def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOptions) -> MaskRecord:

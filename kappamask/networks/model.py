@@ -46,6 +46,7 @@ class Model:
     level: str
     runner: Runner
     threads: int | None = None  # what was asked for; None leaves it to the engine
+    asked: str = "auto"  # device, as `load_model` takes it
 
     def __repr__(self) -> str:
         """Say which network it is and where it runs, not its layers."""
@@ -55,7 +56,7 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call of `load_model`."""
         arguments = (self.entry.name, self.level, self.precision, self.engine, self.threads)
-        return load_model, arguments
+        return load_model, (*arguments, self.asked)
 
     @property
     def engine(self) -> str:
@@ -131,6 +132,7 @@ def load_model(
     precision: str = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    device: str = "auto",
 ) -> Model:
     """Load a network by name, once per process.
 
@@ -150,6 +152,8 @@ def load_model(
     threads
         How many the engine may use; None leaves it to the engine. Torch keeps one
         number for the whole process.
+    device
+        ``"cpu"``, ``"cuda"`` (torch only), or ``"auto"``: a GPU where torch finds one.
 
     Returns
     -------
@@ -159,7 +163,7 @@ def load_model(
     Raises
     ------
     UnknownNameError, InputError
-        If there is no such model, level, precision or engine.
+        If there is no such model, level, precision, engine or device.
     WeightsError
         If the weights are absent or damaged, were not fetched (the message says how),
         or their hash is not the manifest's.
@@ -173,14 +177,24 @@ def load_model(
         raise InputError(f"a network needs at least one thread, got {threads}: pass threads=1")
     entry = find_entry(name, level)
     with _LOADING:
-        engine, precision = choose_engine(weights_of(entry), engine=engine, precision=precision)
-        return _load(entry.name, level, precision, engine, threads)
+        engine, precision = choose_engine(
+            weights_of(entry), engine=engine, precision=precision, device=device
+        )
+        return _load(entry.name, level, precision, engine, threads, device)
 
 
 @cache
-def _load(name: str, level: str, precision: str, engine: str, threads: int | None) -> Model:
-    entry = find_entry(name, level)
-    return open_model(entry, level, precision=precision, engine=engine, threads=threads)
+def _load(
+    name: str, level: str, precision: str, engine: str, threads: int | None, device: str
+) -> Model:
+    return open_model(
+        find_entry(name, level),
+        level,
+        precision=precision,
+        engine=engine,
+        threads=threads,
+        device=device,
+    )
 
 
 def open_model(
@@ -190,6 +204,7 @@ def open_model(
     precision: str = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    device: str = "auto",
 ) -> Model:
     """Load the network of an entry, which need not be of the manifest; for `predict_array`.
 
@@ -200,7 +215,7 @@ def open_model(
     ----------
     entry
         What the network is, needs, and where its weights lie.
-    level, precision, engine, threads
+    level, precision, engine, threads, device
         As in `load_model`.
 
     Raises
@@ -215,10 +230,10 @@ def open_model(
     """
     check_entry(entry, level)
     weights = weights_of(entry)
-    engine, precision = choose_engine(weights, engine=engine, precision=precision)
+    engine, precision = choose_engine(weights, engine=engine, precision=precision, device=device)
     runner = (
         open_onnx(weights, threads=threads)
         if engine == "onnx"
-        else open_torch(weights, precision=precision, threads=threads)
+        else open_torch(weights, precision=precision, threads=threads, device=device)
     )
-    return Model(entry, level, runner, threads)
+    return Model(entry, level, runner, threads, device)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "torch", "onnx")
 PRECISIONS = ("auto", "bf16", "fp32")
+DEVICES = ("auto", "cpu", "cuda")
 ONNX_MANIFEST = "onnx.json"  # beside the ONNX files that `kappamask udf build` exports
 # What torch is told before it is first imported: it and its threads read this once.
 ENVIRONMENT = {
@@ -89,7 +90,7 @@ class Runner:
 
 
 def choose_engine(
-    weights: WeightsFile, *, engine: str = "auto", precision: str = "auto"
+    weights: WeightsFile, *, engine: str = "auto", precision: str = "auto", device: str = "auto"
 ) -> tuple[str, str]:
     """Choose what computes, ``"torch"`` or ``"onnx"``, and in what, ``"bf16"`` or ``"fp32"``.
 
@@ -101,8 +102,8 @@ def choose_engine(
     Raises
     ------
     InputError
-        If there is no such engine or precision, the engine or the network does not have
-        the precision, or neither engine can be imported.
+        If there is no such engine, precision or device, the engine or the network does not have
+        the precision or the device, or neither engine can be imported.
 
     Examples
     --------
@@ -115,6 +116,8 @@ def choose_engine(
         raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if device not in DEVICES:
+        raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if engine == "auto":
         usable = {
             "torch": is_there("torch") and is_there("safetensors") and weights.path.is_file(),
@@ -126,6 +129,8 @@ def choose_engine(
                 "one, or give a back end the archive that `kappamask udf build` makes"
             )
         engine = next(name for name, is_usable in usable.items() if is_usable)
+    if engine == "onnx" and device == "cuda":
+        raise InputError("onnxruntime computes on the processor here, got device 'cuda': use torch")
     if engine == "onnx" and precision == "bf16":
         raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
     measured = weights.entry.precisions
@@ -135,18 +140,18 @@ def choose_engine(
             "which its labels were not compared: leave it out"
         )
     if precision == "auto":
-        bf16 = engine == "torch" and "bf16" in measured and has_bf16()
+        bf16 = engine == "torch" and "bf16" in measured and has_bf16(device)
         precision = "bf16" if bf16 else "fp32"
     return engine, precision
 
 
-def has_bf16() -> bool:
+def has_bf16(device: str = "auto") -> bool:
     """Tell whether torch finds hardware that computes in bf16, rather than imitates it."""
     prepare_torch()
     import torch
 
     native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return torch.cuda.is_available() or any(
+    return (device != "cpu" and torch.cuda.is_available()) or any(
         getattr(torch.cpu, probe, lambda: False)() for probe in native
     )
 
@@ -234,11 +239,15 @@ class TorchRunner(Runner):
         return logits.softmax(0).cpu().numpy()
 
 
-def open_torch(weights: WeightsFile, *, precision: str, threads: int | None = None) -> TorchRunner:
-    """Load a network into torch, batch normalisation folded.
+def open_torch(
+    weights: WeightsFile, *, precision: str, threads: int | None = None, device: str = "auto"
+) -> TorchRunner:
+    """Load a network into torch, batch normalisation folded; "auto": on a GPU where there is one.
 
     Raises
     ------
+    InputError
+        If a GPU is asked for and torch finds none.
     WeightsError
         If the file is absent, damaged, not what the manifest says, or of another network.
     """
@@ -247,7 +256,13 @@ def open_torch(weights: WeightsFile, *, precision: str, threads: int | None = No
 
     if threads is not None:
         torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and found != "cuda":
+        raise InputError(
+            f"device 'cuda' needs a GPU that torch {torch.__version__} finds, got none: leave the "
+            "device out, or install torch for CUDA"
+        )
+    device = found if device == "auto" else device
     network = _build_network(weights, precision).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TorchRunner(network.requires_grad_(requires_grad=False), precision, device)

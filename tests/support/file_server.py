@@ -13,6 +13,7 @@ class Files:
     content: dict = field(default_factory=dict)
     moved: dict = field(default_factory=dict)  # path: URL
     asked: list = field(default_factory=list)
+    sent: list = field(default_factory=list)  # path, first byte, one past the last
     url: str = ""
 
 
@@ -32,11 +33,13 @@ class Handler(loopback.Handler):
             content = files.content[path]
             found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if found is None:
+                files.sent.append((path, 0, len(content)))
                 self.reply(200, content, {"Accept-Ranges": "bytes"})
                 return
             start = int(found[1])
             end = min(int(found[2] or len(content)), len(content) - 1)
             told = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            files.sent.append((path, start, end + 1))
             self.reply(206, content[start : end + 1], told)
 
     do_HEAD = do_GET  # noqa: N815  as http.server names it
