@@ -300,12 +300,12 @@ def hold_date(cube: xr.DataArray, time: np.datetime64) -> xr.DataArray:
               start + cube.sizes[dim])
         for dim in "yx"
     )  # fmt: skip
-    part = held.isel(y=rows, x=columns)
+    part: xr.DataArray = held.isel(y=rows, x=columns)
     if around is not cube:
         part.encoding[SURROUNDINGS] = held
     if (inside := cube.encoding.get(INSIDE)) is None:
         return part
-    cut = part.copy(data=da.where(inside.values, part.data, np.float32(np.nan)))
+    cut: xr.DataArray = part.copy(data=da.where(inside.values, part.data, np.float32(np.nan)))
     cut.encoding = {SURROUNDINGS: held, INSIDE: inside}
     return cut
 
