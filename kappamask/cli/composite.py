@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from kappamask.base.errors import InputError
 from kappamask.cli.terminal import (
     add_labelling,
+    add_out,
+    add_pictures,
     add_query,
     area_of,
-    labelling_of,
+    chosen,
+    run_job,
     say,
     say_failed,
     search_items,
-    show_progress,
 )
 from kappamask.composites import BUFFER_M, FILLS, METHODS
 
@@ -22,13 +23,7 @@ from kappamask.composites import BUFFER_M, FILLS, METHODS
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add area and time, how they are composed, where the images go."""
     add_query(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="what is finished in it is kept: repeat the command to go on",
-    )
+    add_out(parser, "what is finished in it is kept: repeat the command to go on")
     parser.add_argument("--method", default="median", choices=METHODS)
     parser.add_argument(
         "--period",
@@ -50,7 +45,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="best-pixel prefers dates near this one, or near the 'middle' of each period",
     )
     parser.add_argument(
-        "--bands", metavar="B04,B03,B02", help="of the image (default: all that there are)"
+        "--bands",
+        type=lambda text: text.split(",") if text else None,
+        metavar="B04,B03,B02",
+        help="of the image (default: all that there are)",
     )
     parser.add_argument(
         "--percentile",
@@ -84,15 +82,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="who says what is clear: the network, or Sen2Cor's classes (L2A; fast, to compare)",
     )
     parser.add_argument(
-        "--no-refine", action="store_true", help="do not let dates correct one another first"
+        "--no-refine",
+        dest="refine",
+        action="store_false",
+        help="do not let dates correct one another first",
     )
     parser.add_argument(
         "--no-quality",
-        action="store_true",
+        dest="quality",
+        action="store_false",
         help="use haze and shade beside clouds too, where another date is clear",
     )
     add_labelling(parser)
-    parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    add_pictures(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -105,31 +107,14 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"--target is for --method best-pixel, got --method {options.method}: leave one out"
         )
-    chosen = CompositeOptions(
-        method=options.method,
-        period=options.period,
+    recipe = chosen(
+        CompositeOptions,
+        options,
         buffer_m={"cloud": options.buffer_cloud, "shadow": options.buffer_shadow},
         ranking=Ranking(target=options.target) if options.target else None,
-        bands=options.bands.split(",") if options.bands else None,
-        refine=not options.no_refine,
-        quality=not options.no_quality,
-        fill=options.fill,
-        min_observations=options.min_observations,
-        max_observations=options.max_observations,
-        percentile=options.percentile,
-        mask=options.mask,
-        **labelling_of(options),
     )
     items = search_items(options)
-    with show_progress() as progress:
-        report = compose_items(
-            items,
-            area_of(options),
-            options.out,
-            options=chosen,
-            progress=progress,
-            tell=progress.tell,
-        )
+    report = run_job(compose_items, items, area_of(options), options.out, options=recipe)
     for path in report.images:
         known = read_item(path)["properties"]
         never = known["kappamask:never_clear_percentage"]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import add_query, area_of, say, search_items, show_progress
+from kappamask.cli.terminal import (
+    add_out,
+    add_pictures,
+    add_query,
+    area_of,
+    chosen,
+    say,
+    search_items,
+    show_progress,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +41,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --date: compose only dates so near to the one kept out",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_out(parser)
     parser.add_argument(
         "--split",
+        dest="splits",
         action="append",
         default=[],
         choices=["val", "test"],
@@ -42,7 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "nothing more will be changed (default: both, but with --weights `val` alone)",
     )
     parser.add_argument(
-        "--model", nargs="+", default=["default"], metavar="NAME", help="see `kappamask models`"
+        "--model",
+        dest="models",
+        nargs="+",
+        default=["default"],
+        metavar="NAME",
+        help="see `kappamask models`",
     )
     parser.add_argument(
         "--weights",
@@ -82,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--simulated", type=int, metavar="N", help="at most so many simulated scenes (default: all)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
-    parser.add_argument("--no-pictures", action="store_true", help="tables only")
+    add_pictures(parser, "tables only")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,22 +111,12 @@ def run(options: argparse.Namespace) -> int:
     from kappamask.evaluate.report import TABLE
 
     peers = PEERS if options.peers is None else tuple(filter(None, options.peers.split(",")))
-    chosen = Options(
-        models=tuple(options.model),
-        weights=options.weights,
-        peers=peers,
-        masks=options.masks,
-        splits=tuple(dict.fromkeys(options.split)),
-        seed=options.seed,
-        pictures=not options.no_pictures,
-        simulated=options.simulated,
-        cloudsen12=options.cloudsen12,
-        pixbox=options.pixbox,
-    )
+    splits = tuple(dict.fromkeys(options.splits))
+    asked = chosen(Options, options, models=tuple(options.models), peers=peers, splits=splits)
     check_data(options.data)
     check_folder(options.out, "the report")  # before hours of work
     with show_progress() as progress:
-        evaluation = evaluate(options.data, chosen, progress=progress)
+        evaluation = evaluate(options.data, asked, progress=progress)
     written = write_report(evaluation, options.out)
     say(written[TABLE].read_text("utf-8"))
     say(f"Report: {written['report.html'].resolve()}")
@@ -130,7 +135,7 @@ def compare_dates(options: argparse.Namespace) -> int:
     check_folder(options.out, "the report")
     items = search_items(options)
     cube = km.load_cube(items, area_of(options))
-    model = options.model[0]
+    model = options.models[0]
     if options.weights is not None:
         model = network_from_file(options.weights).model_of(options.level)
     try:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kappamask.cli.terminal import (
     Default,
     add_labelling,
+    add_out,
+    add_pictures,
     add_query,
     area_of,
-    labelling_of,
+    chosen,
+    run_job,
     say,
     say_failed,
     search_items,
-    show_progress,
 )
-
-if TYPE_CHECKING:
-    from kappamask.jobs import Report
 
 OF_SEARCH = ("date", "catalog", "max_cloud_cover", "max_items", "engine")
 OF_RASTERS = ("scale", "offset", "nodata")
@@ -38,15 +38,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_query(parser, required=False)
     parser.set_defaults(refuse=parser.error)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="finished dates in it are kept: repeat the command to go on",
-    )
+    add_out(parser, "finished dates in it are kept: repeat the command to go on")
     add_labelling(parser)
-    parser.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    add_pictures(parser)
     parser.add_argument(
         "--per-field", action="store_true", help="a mask of each polygon of --area, with its name"
     )
@@ -74,30 +68,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Search or open, label, write; name the dates that failed."""
     check_words(options)
-    area, asked = area_of(options), labelling_of(options)
-    asked |= {name: getattr(options, name) for name in ("snow", "bands", "tile", "refine")}
-    if not options.products:
-        if options.per_field:
-            options.yes_large = True  # fields may lie far apart: each one is looked at by itself
-        return mask_and_tell(
-            search_items(options), area, options.out, per_field=options.per_field, **asked
-        )
-    from kappamask.jobs import MaskOptions, mask_products
-    from kappamask.scenes.raster import Told
+    area = area_of(options)
+    from kappamask import jobs
 
-    level = None if isinstance(options.level, Default) else options.level
-    told = Told(None, level, options.scale, options.offset, options.nodata)
-    wanted = MaskOptions(raster=told, **asked)
-    with show_progress() as progress:
-        report = mask_products(
-            options.products,
-            options.out,
-            area=area,
-            options=wanted,
-            progress=progress,
-            tell=progress.tell,
-        )
-    return tell(report, options.out)
+    asked = chosen(jobs.MaskOptions, options)
+    if options.products:
+        from kappamask.scenes.raster import Told
+
+        level = None if isinstance(options.level, Default) else options.level
+        told = Told(None, level, options.scale, options.offset, options.nodata)
+        asked = replace(asked, raster=told)
+        return label(jobs.mask_products, options.products, options.out, area=area, options=asked)
+    if options.per_field:
+        options.yes_large = True  # fields may lie far apart: each one is looked at by itself
+    job = jobs.mask_fields if options.per_field else jobs.mask_items
+    return label(job, search_items(options), area, options.out, options=asked)
 
 
 def check_words(options: argparse.Namespace) -> None:
@@ -123,28 +108,16 @@ def check_words(options: argparse.Namespace) -> None:
         options.refuse(f"{', '.join(given)} say what a raster of your own does not: name its file")
 
 
-def mask_and_tell(
-    items: Sequence[Any], area: Any, folder: Path, *, per_field: bool = False, **settings: Any
-) -> int:
+def mask_and_tell(items: Sequence[Any], area: Any, folder: Path, **settings: Any) -> int:
     """Label items; say what was done, skipped and failed; give the exit code."""
-    from kappamask import jobs
-    from kappamask.jobs import MaskOptions
+    from kappamask.jobs import MaskOptions, mask_items
 
-    work = jobs.mask_fields if per_field else jobs.mask_items
-    with show_progress() as progress:
-        report = work(
-            items,
-            area,
-            folder,
-            options=MaskOptions(**settings),
-            progress=progress,
-            tell=progress.tell,
-        )
-    return tell(report, folder)
+    return label(mask_items, items, area, folder, options=MaskOptions(**settings))
 
 
-def tell(report: Report, folder: Path) -> int:
-    """Say what was done, skipped and failed; give the exit code."""
+def label(job: Callable[..., Any], *what: Any, **how: Any) -> int:
+    """Run a job whose last positional argument is its folder; say what was done and failed."""
+    report, folder = run_job(job, *what, **how), what[-1]
     counts = f"{len(report.done)} done, {len(report.skipped)} skipped (finished before)"
     say(f"{counts}, {len(report.failed)} failed: masks in {folder.resolve()}")
     return say_failed(report.failed)

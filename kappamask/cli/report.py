@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import say
+from kappamask.cli.terminal import add_pictures, say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,13 +14,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.html", help="(default: report.html in DIR)"
     )
-    parser.add_argument("--no-pictures", action="store_true", help="tables only: a small page")
+    add_pictures(parser, "tables only: a small page")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, and say where it is."""
     from kappamask.plot.report import write_report
 
-    page = write_report(options.folder, options.out, pictures=not options.no_pictures)
+    page = write_report(options.folder, options.out, pictures=options.pictures)
     say(f"Open the page: {page.resolve()}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from kappamask.cli.terminal import say
+from kappamask.cli.terminal import chosen, say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +62,9 @@ def run(options: argparse.Namespace) -> int:
     from kappamask.base.errors import needs_extra
     from kappamask.openeo.server.settings import Settings, read_token
 
-    settings = Settings(
-        catalog=options.catalog,
-        workdir=options.workdir,
-        host=options.host,
-        port=options.port,
-        allow_remote=options.allow_remote,
+    settings = chosen(
+        Settings,
+        options,
         token=read_token(options.token_file),
         load_stac_hosts=tuple(options.allow_load_stac),
         origins=tuple(options.allow_origin),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from kappamask.cli.terminal import (
     add_labelling,
+    add_out,
     add_query,
     area_of,
-    labelling_of,
+    chosen,
     say,
     say_failed,
     search_items,
@@ -20,11 +20,8 @@ from kappamask.cli.terminal import (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add fields and time, how items are labelled, where the table goes."""
     add_query(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.csv", help="or FILE.parquet"
-    )
+    add_out(parser, "or FILE.parquet", metavar="FILE.csv")
     add_labelling(parser)
-    parser.set_defaults(no_pictures=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,11 +32,11 @@ def run(options: argparse.Namespace) -> int:
 
     check_format(options.out)
     check_folder(options.out.absolute().parent, "the table")  # before anything is read
-    chosen = MaskOptions(**labelling_of(options))
+    asked = chosen(MaskOptions, options)
     options.yes_large = True  # fields may lie far apart: each region is looked at by itself
     items = search_items(options)
     with show_progress() as progress:
-        found = field_shares(items, area_of(options), options=chosen, progress=progress)
+        found = field_shares(items, area_of(options), options=asked, progress=progress)
     path = found.write(options.out)
     table = found.table
     say(f"{len(table)} rows of {table['field'].nunique()} fields: {path.resolve()}")

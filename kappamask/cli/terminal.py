@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from kappamask.base.errors import InputError
 from kappamask.cli.exit_codes import check_signals, refuse_output
 
+Chosen = TypeVar("Chosen")
+Result = TypeVar("Result")
 Commands = Any  # argparse does not name the type of its sub-parsers' collection
 AGAIN = "no file is left half-written, repeat the command"
 QUERY = "--bbox 11.29,46.46,11.40,46.53 --date 2022-06-01/2022-06-30"  # of the examples
@@ -107,12 +110,24 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def labelling_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Give the options of `add_labelling`, and whether pictures are wanted, as the loop does."""
-    names = ("model", "device", "resolution", "engine", "dn_offset")
-    asked = {name: getattr(options, name) for name in names}
-    allowed = {"max_pixels": None} if options.yes_large else {}
-    return asked | allowed | {"pictures": not options.no_pictures}
+def add_pictures(parser: argparse.ArgumentParser, help_: str = "write no PNG") -> None:
+    """Add the option that leaves pictures out."""
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help=help_)
+
+
+def add_out(
+    parser: argparse.ArgumentParser, help_: str | None = None, metavar: str = "DIR"
+) -> None:
+    """Add the option that says where things go, which has to be given."""
+    parser.add_argument("--out", type=Path, required=True, metavar=metavar, help=help_)
+
+
+def chosen(kind: type[Chosen], options: argparse.Namespace, **more: Any) -> Chosen:
+    """Fill a class of options: its fields take the words that have their names, or `more`."""
+    known = vars(options) | ({"max_pixels": None} if getattr(options, "yes_large", False) else {})
+    known |= more
+    names = [field.name for field in fields(cast("Any", kind)) if field.name in known]
+    return kind(**{name: known[name] for name in names})
 
 
 def area_of(options: argparse.Namespace) -> Any:
@@ -258,6 +273,12 @@ def show_progress() -> Iterator[Shown]:
             if shown.said:
                 stop.add_note("after {} of {}".format(*shown.said))
             raise
+
+
+def run_job(job: Callable[..., Result], *what: Any, **how: Any) -> Result:
+    """Call what takes `progress` and `tell`, showing both."""
+    with show_progress() as progress:
+        return job(*what, progress=progress, tell=progress.tell, **how)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from kappamask.cli.terminal import add_command, say
+from kappamask.cli.terminal import add_command, add_out, say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     build.set_defaults(run=run)
     build.epilog = "example:\n  kappamask udf build --out dist --engine onnx"
-    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_out(build)
     build.add_argument(
         "--engine", default="onnx", choices=["onnx", "torch"], help="(default: %(default)s)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kappamask.cli.terminal import say
+from kappamask.cli.terminal import add_out, say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "masks", nargs="+", type=Path, metavar="MASK.tif", help="what `kappamask mask` wrote"
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.gpkg", help="or FILE.geojson"
-    )
+    add_out(parser, "or FILE.geojson", metavar="FILE.gpkg")
     parser.add_argument(
         "--classes",
         metavar="NAME,NAME",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kappamask.jobs.composites import CompositeOptions, compose_items
     from kappamask.jobs.fields import FieldTable, field_shares, mask_fields
-    from kappamask.jobs.masks import MaskOptions, Report, mask_items
+    from kappamask.jobs.loop import MaskOptions, Report
+    from kappamask.jobs.masks import mask_items
     from kappamask.jobs.products import mask_files, mask_product, mask_products
 
 __all__ = [
@@ -28,15 +29,17 @@ __all__ = [
     "mask_product",
     "mask_products",
 ]
-_OTHERS = {
+_ROOMS = {
     "composites": ("CompositeOptions", "compose_items"),
     "fields": ("FieldTable", "field_shares", "mask_fields"),
+    "loop": ("MaskOptions", "Report"),
+    "masks": ("mask_items",),
     "products": ("mask_files", "mask_product", "mask_products"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        room = next((room for room, held in _OTHERS.items() if name in held), "masks")
-        return getattr(import_module(f"{__name__}.{room}"), name)
+    for room, held in _ROOMS.items():
+        if name in held:
+            return getattr(import_module(f"{__name__}.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,10 +22,9 @@ from kappamask.composites.cube import CLEAR_FRACTION, check_recipe, clear_of, co
 from kappamask.composites.methods import check_method
 from kappamask.composites.ranking import Ranking
 from kappamask.cubes.classes import load_classes
-from kappamask.cubes.cube import load_cube
-from kappamask.jobs.masks import MaskOptions, Report, mask_items, outline_of
-from kappamask.jobs.plan import in_bytes
-from kappamask.jobs.written import read_masks
+from kappamask.jobs.loop import MaskOptions, Report, draw_beside, in_bytes
+from kappamask.jobs.masks import load, mask_items, outline_of
+from kappamask.jobs.refined import read_masks
 from kappamask.outputs.composites import UNSEEN, write_composite
 from kappamask.outputs.records import Progress, read_item
 from kappamask.plot import plot_before_after
@@ -122,7 +121,8 @@ def compose_items(
     scenes, unreadable = read_scenes(items, also=options.bands or (), resolve=resolve)
     cube = _load(scenes, area, options)
     check_method(options.method, [str(name) for name in cube["band"].values])
-    check_mask(options.mask)
+    if options.mask not in MASKS_BY:
+        raise UnknownNameError.of("mask", options.mask, list(MASKS_BY))
     check_folder(folder.absolute(), "composites")  # before anything is said or done
     if tell is not None:
         size = 2 * cube[0].size  # int16
@@ -130,22 +130,20 @@ def compose_items(
             f"composes {options.method}, {options.period or 'all dates'}: images of "
             f"{cube.sizes['band']} bands, up to {in_bytes(size)} each, to {folder.absolute()}"
         )
-    report = Report()
-    if options.mask == "network":
+    report, by_network = Report(), options.mask == "network"
+    if by_network:
         # Bands are those of the image; `composite` refines what it takes from these files.
         plain = replace(options, pictures=False, bands=None, refine=False)
         report = mask_items(
             scenes, area, folder / MASKS, options=plain, progress=progress, tell=tell
         )
-    why = {name: str(error) for name, error in unreadable.items()} | report.failed
-    report.failed = dict(sorted(why.items()))
-    if not report.masks and options.mask == "network":
-        date, reason = next(iter(report.failed.items()))
+    report.errors = dict(sorted((unreadable | report.errors).items()))
+    if not report.masks and by_network:
+        date, reason = next(iter(report.errors.items()))
         raise ReadError(
             f"a composite needs one date that can be labelled and kept, got none of "
-            f"{len(report.failed)}: {date}: {reason}"
+            f"{len(report.errors)}: {date}: {reason}"
         )
-    by_network = options.mask == "network"
     labels = read_masks(report.masks, cube) if by_network else _load_classes(cube, scenes, options)
     cube = cube.isel(time=np.isin(cube["time"].values, labels["time"].values))
     enough = _enough_dates(cube, labels, options)
@@ -177,14 +175,10 @@ def compose_items(
         outline=outline_of(area, options),
     )
     if options.pictures and set(TRUE_COLOR) <= set(cube["band"].values):
-        report.pictures = [draw_period(cube, labels, path) for path in report.images]
+        report.pictures = [
+            draw_beside(path, partial(draw_period, cube, labels, path)) for path in report.images
+        ]
     return report
-
-
-def check_mask(mask: str) -> None:
-    """Refuse a mask that nobody makes."""
-    if mask not in MASKS_BY:
-        raise UnknownNameError.of("mask", mask, list(MASKS_BY))
 
 
 def _load_classes(
@@ -235,27 +229,16 @@ def _load(
 ) -> xr.DataArray:
     """Load lazily, in the largest chunks whose stack of all dates stays within `STACK_BYTES`."""
     for edge in CHUNKS:
-        cube = load_cube(
-            scenes,
-            area,
-            resolution=options.resolution,
-            bands=options.bands,
-            chunks=edge,
-            engine=options.engine,
-            max_pixels=options.max_pixels,
-            margin=0,  # labels come from files
-        )
+        # Labels come from files: nothing beside the area is needed.
+        cube = load(scenes, area, options, bands=options.bands, chunks=edge, margin=0)
         dates, bands, rows, columns = cube.shape
         if 4 * dates * bands * min(edge, rows) * min(edge, columns) <= STACK_BYTES:
             break
     return cube
 
 
-def draw_period(cube: xr.DataArray, labels: xr.DataArray, path: Path) -> Path:
-    """Draw a composite that was written beside a date of it, unless a newer picture is there."""
-    picture = path.with_suffix(".png")
-    if picture.exists() and picture.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        return picture
+def draw_period(cube: xr.DataArray, labels: xr.DataArray, path: Path, picture: Path) -> Path:
+    """Draw a composite that was written beside a date of it."""
     image = read_composite(path)
     start, end = image["time_bounds"].values[0]
     times = cube["time"].values

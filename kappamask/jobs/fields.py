@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from shapely.geometry import box, shape
+from shapely.geometry.base import BaseGeometry
 
 from kappamask.base.errors import InputError, KappaMaskError, NoItemsError, ReadError, needs_extra
 from kappamask.base.files import publish, staging
@@ -17,14 +18,15 @@ from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.base.pixels import count_codes
 from kappamask.base.windows import Grid
 from kappamask.cubes.cube import find_inside
-from kappamask.jobs.masks import Date, MaskOptions, Report, dates_of, mask_items
+from kappamask.jobs.loop import Date, MaskOptions, Report
+from kappamask.jobs.masks import dates_of, mask_items
 from kappamask.outputs.cog import Strips
 from kappamask.outputs.records import Progress, try_each
 from kappamask.scenes.area import AreaLike, project_bounds
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.fields import Field, read_fields, split_regions
 from kappamask.scenes.scene import Scene
-from kappamask.scenes.sources import read_scenes
+from kappamask.scenes.sources import listed, read_scenes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,16 +83,17 @@ def mask_fields(
     """
     options = options or MaskOptions()
     whole = Report()
+    shown = [(item, _footprint(item)) for item in listed(items)]
     for one in read_fields(fields):
-        near = _near(items, [one])
+        near = _near(shown, [one])
         if not near:
-            whole.failed[one.name] = "no item shows this field"
+            whole.errors[one.name] = NoItemsError("no item shows this field")
             continue
         named = replace(options, field=one.name)
         report = mask_items(near, one.geometry, folder, options=named, progress=progress, tell=tell)
         for part in ("masks", "skipped", "pictures"):
             getattr(whole, part).extend(getattr(report, part))
-        whole.failed |= {f"{one.name}, {date}": why for date, why in report.failed.items()}
+        whole.errors |= {f"{one.name}, {date}": why for date, why in report.errors.items()}
     return whole
 
 
@@ -187,16 +190,16 @@ def field_shares(
     known = read_fields(fields)
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
     scenes, unreadable = read_scenes(items, options.network_bands, resolve=resolve)
-    failed = {name: str(error) for name, error in unreadable.items()}
+    shown = [(scene, _footprint(scene)) for scene in scenes]
+    errors = dict(unreadable)
     rows: list[dict[str, Any]] = []
     for group in split_regions(known):
-        near = _near(scenes, group)
-        if near:
-            found, errors = _count_region(near, group, options, progress)
+        if near := _near(shown, group):
+            found, failed = _count_region(near, group, options, progress)
             rows += found
-            failed |= {name: str(error) for name, error in errors.items()}
-    if not rows and failed:
-        raise ReadError(f"one date must be readable, got none: {next(iter(failed.values()))}")
+            errors |= failed
+    if not rows and errors:
+        raise ReadError(f"one date must be readable, got none: {next(iter(errors.values()))}")
     if not rows:
         raise NoItemsError(
             f"no item of {len(scenes)} shows one of {len(known)} fields: search with their area"
@@ -204,20 +207,24 @@ def field_shares(
     order = {one.name: place for place, one in enumerate(known)}
     table = pd.DataFrame(rows)
     places = table.assign(place=table["field"].map(order)).sort_values(["place", "time"]).index
-    return FieldTable(table.loc[places].reset_index(drop=True), failed)
+    failures = {date: str(error) for date, error in errors.items()}
+    return FieldTable(table.loc[places].reset_index(drop=True), failures)
 
 
-def _near(items: Sequence[Any], fields: Sequence[Field]) -> list[Any]:
-    """Keep the items that show one of some fields; those that tell no footprint."""
-    kept = []
-    for item in items:
-        footprint = getattr(item, "footprint", None) or getattr(item, "geometry", None)
-        footprint = footprint or (item.get("geometry") if isinstance(item, Mapping) else None)
-        if footprint is None or any(
-            shape(footprint).buffer(0).intersects(one.geometry) for one in fields
-        ):
-            kept.append(item)
-    return kept
+def _footprint(item: Any) -> BaseGeometry | None:
+    """Give where an item or scene lies, mended where it crosses itself; None: it does not tell."""
+    held = item.get("geometry") if isinstance(item, Mapping) else None
+    told = getattr(item, "footprint", None) or getattr(item, "geometry", None) or held
+    return shape(told).buffer(0) if told else None
+
+
+def _near(shown: Sequence[tuple[Any, BaseGeometry | None]], fields: Sequence[Field]) -> list[Any]:
+    """Keep the items that show one of some fields, and those that tell no footprint."""
+    return [
+        item
+        for item, there in shown
+        if there is None or any(there.intersects(one.geometry) for one in fields)
+    ]
 
 
 def _count_region(

@@ -1,19 +1,11 @@
-"""The loop over dates: each one read, labelled, written as a mask, drawn.
-
-What one date needs is read, labelled, written and forgotten before the next one. A date that
-fails is kept in mind and the others go on; finished dates are not done again. Dates whose files
-could not be read are tried again when all others are through: by then a server may have
-recovered, and signed addresses are renewed.
-"""
+"""Items to masks on disk. Imports the loop."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache, partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -21,14 +13,10 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 
 from kappamask.base.bands import check_level
-from kappamask.base.errors import CatalogError, InputError, KappaMaskError, ReadError
-from kappamask.base.files import check_folder
-from kappamask.base.legend import LEGEND, Label, Snow
-from kappamask.base.retry import DATES, is_remote
-from kappamask.base.windows import LATTICE, Grid
+from kappamask.base.errors import InputError
+from kappamask.base.windows import Grid
 from kappamask.cubes.cube import (
     beside_area,
     check_scenes,
@@ -40,24 +28,15 @@ from kappamask.cubes.cube import (
     load_cube,
 )
 from kappamask.cubes.rasters import BandOnGrid
-from kappamask.jobs.plan import check_room, describe, tell_date
+from kappamask.jobs.loop import Date, MaskOptions, Report, run
 from kappamask.jobs.stream import stream_labels
-from kappamask.networks.manifest import bands_of_model
 from kappamask.networks.model import load_model
-from kappamask.outputs.cog import Placement, Strips
+from kappamask.outputs.cog import Placement
 from kappamask.outputs.masks import MaskRecord
-from kappamask.outputs.records import (
-    Outline,
-    Progress,
-    find_complete,
-    read_item,
-    try_each,
-    write_record,
-)
+from kappamask.outputs.records import Outline, Progress
 from kappamask.predict.array import Output, Task, make_task
-from kappamask.scenes.area import MAX_PIXELS, AreaLike, is_bbox, parse_area
+from kappamask.scenes.area import AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.formats import open_layers, open_pixels
 from kappamask.scenes.scene import Scene, overlap
 from kappamask.scenes.sources import read_scenes, renew
 
@@ -65,246 +44,8 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-    from kappamask.scenes.raster import Told
-
 LOG = logging.getLogger(__name__)
-LONGEST = 1200  # pixels of a picture: what is larger is drawn by overviews
 HELD = 2**26  # pixels of all bands of a date that is read once, for labels and picture: 256 MB
-BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB
-
-
-@dataclass(frozen=True)
-class MaskOptions:
-    """What the loop can be asked for beside its input, area and folder."""
-
-    model: Any = "default"  # a name, or what `load_model` gave
-    device: str = "auto"  # where a network of that name computes: "cpu", "cuda"
-    resolution: float = 10  # metres
-    margin: int = LATTICE.margin  # pixels beside the area that the network sees too
-    engine: str = "stackstac"  # of dates that are not streamed; "odc" reads all of them
-    dn_offset: int | None = None  # for items and products that do not tell it
-    tile: str | None = None  # MGRS, of a product with several granules
-    bands: Sequence[str] | None = None  # to be read; None: all that are there
-    raster: Told | None = None  # what rasters of one's own do not say
-    pictures: bool = True
-    snow: bool = False  # write NAME_snow.tif too; needs B11
-    refine: bool = False  # let three dates or more correct one another: folder `refined`
-    title: str | None = None  # of the pictures
-    field: str = ""  # name of the area, for files: its polygon is cut out, be it a rectangle or not
-    max_pixels: int | None = MAX_PIXELS  # of a date: more is taken for a mistake; None: any
-    overwrite: bool = False  # False keeps what is complete and the same
-    retries: int = DATES.tries - 1  # rounds in which dates that could not be read are tried again
-    retry_wait: float = (
-        DATES.wait_s
-    )  # seconds before the first round, twice that before the next; or
-    # up to half as much more
-
-    @property
-    def network_bands(self) -> tuple[str, ...] | None:
-        """That are asked for, or that the model needs; None if it takes any."""
-        if self.bands is not None:
-            return tuple(self.bands)
-        return (
-            bands_of_model(self.model) if isinstance(self.model, str) else self.model.bands or None
-        )
-
-
-@dataclass
-class Report:
-    """What came of every date."""
-
-    masks: list[Path] = field(default_factory=list)  # COGs; NAME.json lies beside NAME.tif
-    skipped: list[Path] = field(default_factory=list)  # those of `masks` that were there before
-    images: list[Path] = field(default_factory=list)  # COGs of composites, one per period
-    pictures: list[Path] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # date: why
-
-    @property
-    def done(self) -> list[Path]:
-        """The masks that this run made."""
-        return [mask for mask in self.masks if mask not in self.skipped]
-
-
-@dataclass(frozen=True)
-class Date:
-    """One mask to be made."""
-
-    name: str
-    record: MaskRecord
-    pixels: Callable[[], Any]  # labels as `MaskRecord` takes them
-    bands: tuple[str, ...] = ()  # that are read
-    inside: np.ndarray | None = None  # bool (y, x): what is missing outside; None: nothing is
-    scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
-    small: Callable[[int], xr.DataArray] | None = None  # the same, so many times as coarse
-    remote: bool = False  # a pause may help
-
-    def make(self, folder: Path, options: MaskOptions) -> Made:
-        """Label, write and draw it, unless that is done."""
-        there = None if options.overwrite else find_complete(self.record, folder)
-        mask = there or write_record(self.record, self.labels(), folder)
-        picture = None
-        if self.scene is not None and options.pictures:
-            factor = -(-max(self.record.placement.shape) // LONGEST)
-            if self.small is not None and factor > 1:
-                picture = draw_small(partial(self.small, factor), mask, title=options.title)
-            else:
-                picture = draw(self.scene(), mask, title=options.title)
-        return Made(mask, picture, there is not None)
-
-    def labels(self) -> Any:
-        """Give the labels, missing outside of the polygon."""
-        pixels = self.pixels()
-        return pixels if self.inside is None else cut_out(pixels, self.inside)
-
-
-@dataclass(frozen=True)
-class Made:
-    """The files of one date."""
-
-    mask: Path
-    picture: Path | None
-    skipped: bool  # the mask was there before
-
-
-def run(
-    dates: Sequence[Date],
-    folder: Path,
-    options: MaskOptions,
-    *,
-    reopen: Callable[[], Sequence[Date]],
-    progress: Progress | None = None,
-    tell: Callable[[str], object] | None = None,
-) -> tuple[Report, dict[str, KappaMaskError]]:
-    """Make one date after another; those that could not be read again, after all others.
-
-    Parameters
-    ----------
-    dates
-        In the order of the report.
-    reopen
-        Gives them anew, with addresses that are valid again.
-    progress
-        Called after each date with its name, how many were tried, and how many there are.
-    tell
-        Called with a line for people: what will be done, then the shares of each date.
-
-    Returns
-    -------
-    tuple
-        The report, and the errors of the dates that failed.
-
-    Raises
-    ------
-    WriteError
-        If the folder cannot be written to.
-    ResourceError
-        If memory or threads run out: the other dates are as large.
-    """
-    folder = folder.absolute()
-    check_folder(folder, "masks")  # or every date would fail for it
-    check_room(dates, folder)
-    if tell is not None and dates:
-        drawn = options.pictures and any(date.scene for date in dates)
-        tell(describe(dates, folder, pictures=drawn))
-    made: dict[int, Made] = {}
-    failed: dict[int, KappaMaskError] = {}
-    waiting = list(range(len(dates)))
-    tried = count(1)
-
-    def make(index: int) -> Made:
-        one = dates[index].make(folder, options)
-        if tell is not None:
-            tell(tell_date(dates[index].name, one.mask, skipped=one.skipped))
-        return one
-
-    def on_tried(index: int) -> None:
-        if progress is not None:
-            progress(dates[index].name, min(next(tried), len(dates)), len(dates))
-
-    for attempt in range(1 + options.retries):
-        if attempt and any(dates[index].remote for index in waiting):
-            time.sleep(replace(DATES, wait_s=options.retry_wait).wait(attempt))
-            dates = reopen()
-        work = {index: partial(make, index) for index in waiting}
-        results, errors = try_each(work, on_tried=on_tried)
-        # A second try that finds the mask draws a picture that failed: that is no skip.
-        made |= {i: replace(one, skipped=one.skipped and not attempt) for i, one in results.items()}
-        failed = {i: error for i, error in failed.items() if i not in results} | errors
-        waiting = [index for index, error in errors.items() if may_pass(error)]
-        if not waiting:
-            break
-    whys = {dates[index].name: failed[index] for index in sorted(failed)}
-    kept = [made[index] for index in sorted(made)]
-    report = Report(
-        masks=[one.mask for one in kept],
-        skipped=[one.mask for one in kept if one.skipped],
-        pictures=[one.picture for one in kept if one.picture is not None],
-        failed={name: str(error) for name, error in whys.items()},
-    )
-    return report, whys
-
-
-def may_pass(error: KappaMaskError) -> bool:
-    """Tell whether trying again may help: a read that failed, not an item or input at fault.
-
-    A full disk is no such case either: nothing here makes room.
-
-    Examples
-    --------
-    >>> may_pass(ReadError("HTTP 503")), may_pass(KappaMaskError("bands missing"))
-    (True, False)
-    """
-    return isinstance(error, ReadError | CatalogError) and not isinstance(
-        error.__cause__, ValueError
-    )
-
-
-def draw_small(scene: Callable[[], xr.DataArray], mask: Path, *, title: str | None = None) -> Path:
-    """Draw a large mask, by its overviews and those of its scene, unless that is done."""
-    from kappamask.plot import quicklook
-
-    path = mask.with_suffix(".png")
-    if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
-        return path
-    visible = scene()
-    with open_pixels(str(mask)) as raster:
-        codes = raster.read(1, out_shape=visible.shape[1:], resampling=Resampling.mode)
-        model = raster.tags().get("model")
-    labels = visible.isel(band=0, drop=True).copy(data=codes)
-    labels.attrs = {"level": visible.attrs["level"], "kappamask_model": model}
-    item = read_item(mask)
-    shares = np.zeros(len(LEGEND))
-    for entry in item["assets"]["mask"]["classification:classes"]:
-        shares[entry["value"]] = entry["percentage"] / 100
-    return quicklook(visible, labels, path, title=title, shares=shares)
-
-
-def draw(scene: xr.DataArray, mask: Path, *, title: str | None = None) -> Path:
-    """Draw the quicklook of a mask that was written, unless a newer picture is there."""
-    from kappamask.plot import quicklook
-    from kappamask.plot.picture import TRUE_COLOR
-    from kappamask.predict.snow import find_snow, snow_bands
-
-    path = mask.with_suffix(".png")
-    if path.exists() and path.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
-        return path
-    visible = scene.sel(band=list(TRUE_COLOR))
-    if visible[0].size < BY_BAND:
-        visible = visible.compute()
-    with open_layers(mask) as raster:
-        codes = raster.squeeze("band", drop=True).load()
-    labels = visible.isel(band=0, drop=True).copy(data=codes.values)
-    labels.attrs = {"level": scene.attrs["level"], "kappamask_model": codes.attrs.get("model")}
-    item = read_item(mask)
-    bands = snow_bands(tuple(map(str, scene.band.values)))
-    snow = None
-    if bands and item["properties"].get("eo:snow_cover"):  # else its bands need not be read again
-        told = scene.sel(band=list(bands)).compute()
-        snow = labels.copy(data=find_snow(codes.values, *told.values)).rename("snow")
-    return quicklook(visible, labels, path, title=title, snow=snow)
-
-
-# --- items --------------------------------------------------------------------------------------
 
 
 def mask_items(
@@ -366,7 +107,7 @@ def mask_items(
     options = options or MaskOptions()
     resolve = partial(resolve_assets, dn_offset=options.dn_offset)
     scenes, unreadable = read_scenes(items, options.network_bands, resolve=resolve)
-    report, _ = run(
+    report = run(
         dates_of(scenes, area, options),
         Path(folder),
         options,
@@ -375,39 +116,10 @@ def mask_items(
         tell=tell,
     )
     if options.refine:
-        report = _refine(report, scenes, area, Path(folder), options)
-    why = {name: str(error) for name, error in unreadable.items()} | report.failed
-    return replace(report, failed=dict(sorted(why.items())))
+        from kappamask.jobs.refined import refine_masks
 
-
-def _refine(
-    report: Report,
-    scenes: Sequence[Scene],
-    area: AreaLike | None,
-    folder: Path,
-    options: MaskOptions,
-) -> Report:
-    """Put refined masks in the place of those by single dates."""
-    from kappamask.jobs.written import FOLDER, refine_masks
-
-    cube = load_cube(
-        scenes,
-        area,
-        resolution=options.resolution,
-        bands=options.network_bands,
-        margin=0,
-        max_pixels=options.max_pixels,
-    )
-    masks, kept = refine_masks(
-        report.masks,
-        cube,
-        scenes,
-        folder / FOLDER,
-        outline=outline_of(area, options),
-        overwrite=options.overwrite,
-    )
-    # Too few to be refined, they are those of single dates still.
-    return replace(report, masks=masks, skipped=report.skipped if masks == report.masks else kept)
+        report = refine_masks(report, scenes, area, Path(folder), options)
+    return replace(report, errors=dict(sorted((unreadable | report.errors).items())))
 
 
 def dates_of(
@@ -421,9 +133,9 @@ def dates_of(
         As `load_cube`.
     """
     scenes = sorted(scenes, key=lambda scene: (scene.time, scene.id))
-    level, bands, step = check_scenes(scenes), options.network_bands, options.resolution
-    names = choose_bands(scenes, bands, level)
-    grid = choose_grid(scenes, area, resolution=step, max_pixels=options.max_pixels)
+    level = check_scenes(scenes)
+    names = choose_bands(scenes, options.network_bands, level)
+    grid = choose_grid(scenes, area, resolution=options.resolution, max_pixels=options.max_pixels)
     margins = beside_area(scenes, grid, most=options.margin)
     task = task_of(names, level, options)
     outline = outline_of(area, options)
@@ -431,15 +143,7 @@ def dates_of(
 
     @cache
     def cube() -> xr.DataArray:
-        return load_cube(
-            scenes,
-            area,
-            resolution=step,
-            bands=bands,
-            engine=options.engine,
-            max_pixels=options.max_pixels,
-            margin=options.margin,
-        )
+        return load(scenes, area, options)
 
     @cache
     def labels() -> da.Array:
@@ -484,18 +188,24 @@ def dates_of(
 
     return [
         Date(
-            name=str(group[0].time)[:19],
-            record=replace(record_of(group, grid, task, options), outline=outline),
-            inside=inside,
-            pixels=partial(stream_labels, own, grid, task, margins=margins, progress=on_window)
+            str(group[0].time)[:19],
+            record_of(group, grid, task, options, outline),
+            partial(stream_labels, own, grid, task, margins=margins, progress=on_window)
             if own
             else partial(labels_at, group[0].time),
-            bands=task.bands,
-            scene=partial(scene_at, group[0].time),
-            remote=any(is_remote(file.href) for one in group for file in one.files.values()),
+            inside,
+            task.bands,
+            partial(scene_at, group[0].time),
         )
         for group, own in zip(groups, streams, strict=True)
     ]
+
+
+def load(scenes: Sequence[Scene], area: Any, options: MaskOptions, **how: Any) -> xr.DataArray:
+    """Load scenes as the options say, and `how`, lazily."""
+    asked = {name: getattr(options, name) for name in ("resolution", "engine", "margin")}
+    asked |= {"bands": options.network_bands, "max_pixels": options.max_pixels}
+    return load_cube(scenes, area, **(asked | how))
 
 
 def outline_of(area: AreaLike | None, options: MaskOptions) -> Outline | None:
@@ -504,35 +214,6 @@ def outline_of(area: AreaLike | None, options: MaskOptions) -> Outline | None:
         return None
     geometry = parse_area(area)
     return Outline(geometry, options.field) if options.field or not is_bbox(geometry) else None
-
-
-def cut_out(pixels: Any, inside: np.ndarray) -> Any:
-    """Make labels, (y, x) or planes of labels and snow, missing where `inside` (y, x) is False.
-
-    Examples
-    --------
-    >>> cut_out(np.array([[1, 4]], "uint8"), np.array([[True, False]])).tolist()
-    [[1, 5]]
-    """
-    outside = np.array([Label.MISSING, Snow.MISSING], np.uint8)[:, None, None]
-
-    def cut(codes: Any, within: np.ndarray) -> Any:
-        nothing = outside[: codes.shape[0]] if codes.ndim == 3 else outside[0]
-        where = np.where if isinstance(codes, np.ndarray) else da.where
-        return where(within, codes, nothing)
-
-    if not isinstance(pixels, Strips):
-        import dask.array as da
-
-        return cut(pixels, inside)
-
-    def strips() -> Generator[np.ndarray]:
-        row = 0
-        for strip in pixels.rows:
-            yield cut(strip, inside[row : row + strip.shape[-2]])
-            row += strip.shape[-2]
-
-    return Strips(strips(), pixels.dtype)
 
 
 def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
@@ -550,7 +231,13 @@ def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
     return make_task(bands, level=level, model=model, output=output).with_snow()
 
 
-def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOptions) -> MaskRecord:
+def record_of(
+    sources: Sequence[Scene],
+    grid: Grid,
+    task: Task,
+    options: MaskOptions,
+    outline: Outline | None = None,
+) -> MaskRecord:
     """Say what the mask of some scenes is."""
     frame, step = sources[0].frame, grid.resolution
     if frame is None:
@@ -566,6 +253,7 @@ def record_of(sources: Sequence[Scene], grid: Grid, task: Task, options: MaskOpt
         sources=tuple(sources),
         snow=bool(task.leading),
         keep_snow=options.snow,
+        outline=outline,
     )
 
 

@@ -14,20 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import InputError, NoItemsError
-from kappamask.base.retry import is_remote
 from kappamask.base.windows import LATTICE, snap_chunks
 from kappamask.cubes.cube import beside_area, build_cube, choose_grid, find_inside
 from kappamask.cubes.native import is_own, read_lazily, read_small
-from kappamask.jobs.masks import (
-    Date,
-    MaskOptions,
-    Report,
-    dates_of,
-    outline_of,
-    record_of,
-    run,
-    task_of,
-)
+from kappamask.jobs.loop import Date, MaskOptions, Report, run
+from kappamask.jobs.masks import dates_of, outline_of, record_of, task_of
 from kappamask.jobs.stream import stream_labels
 from kappamask.outputs.records import Progress, name_failed, try_each
 from kappamask.plot.picture import TRUE_COLOR
@@ -88,10 +79,12 @@ def mask_files(
     ...     [path.suffix for path in mask_files(items, folder)]
     ['.tif']
     """
-    options = options or MaskOptions()
-    resolve = partial(resolve_assets, dn_offset=options.dn_offset)
-    scenes = [scene_of(item, options.network_bands, resolve=resolve) for item in listed(items)]
-    return _all_or_error(dates_of(scenes, area, options, on_window=progress), folder, options)
+    # A second round would read the same files.
+    once = replace(options or MaskOptions(), pictures=False, retries=0)
+    resolve = partial(resolve_assets, dn_offset=once.dn_offset)
+    scenes = [scene_of(item, once.network_bands, resolve=resolve) for item in listed(items)]
+    dates = dates_of(scenes, area, once, on_window=progress)
+    return _all_or_error(run(dates, Path(folder), once, reopen=lambda: dates))
 
 
 def mask_product(
@@ -131,9 +124,10 @@ def mask_product(
     ...
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
-    options = options or MaskOptions()
-    dates = _dates_of(os.fspath(path), area, options, progress)
-    return _all_or_error(_named_apart(dates, Path(folder)), folder, options, tell=tell)
+    once = replace(options or MaskOptions(), pictures=False, retries=0)
+    return _all_or_error(
+        mask_products([path], folder, area=area, options=once, progress=progress, tell=tell)
+    )
 
 
 def mask_products(
@@ -204,9 +198,9 @@ def mask_products(
     if outside:
         LOG.warning("left out %d products that miss the area", len(outside))
     dates = _named_apart([date for some in read.values() for date in some], Path(folder))
-    report, _ = run(dates, Path(folder), options, reopen=lambda: dates, tell=tell)
-    why = {Path(path).name: str(unreadable[path]) for path in unreadable if path not in outside}
-    return replace(report, failed=why | report.failed)
+    report = run(dates, Path(folder), options, reopen=lambda: dates, tell=tell)
+    errors = {Path(path).name: why for path, why in unreadable.items() if path not in outside}
+    return replace(report, errors=errors | report.errors)
 
 
 def _dates_of(path: str, area: Any, options: MaskOptions, progress: Progress | None) -> list[Date]:
@@ -248,13 +242,12 @@ def _date_of(scene: Scene, area: Any, options: MaskOptions, progress: Progress |
 
     return Date(
         f"tile {scene.tile}" if scene.tile else scene.id,
-        replace(record_of([scene], grid, task, options), outline=outline),
+        record_of([scene], grid, task, options, outline),
         partial(stream_labels, scene, grid, task, margins=margins, progress=progress),
-        task.bands,
         find_inside(outline.geometry, grid) if outline else None,
+        task.bands,
         scene=None if scene.frame else cube,
         small=None if is_own(scene) else partial(read_small, scene, TRUE_COLOR, grid),
-        remote=any(is_remote(file.href) for file in scene.files.values()),
     )
 
 
@@ -296,19 +289,12 @@ def _discriminator(scene: Scene, *, by_place: bool) -> str:
     return hashlib.sha256(f"{scene.id} {places}".encode("utf-8", "replace")).hexdigest()[:8]
 
 
-def _all_or_error(
-    dates: Sequence[Date],
-    folder: str | os.PathLike[str],
-    options: MaskOptions,
-    *,
-    tell: Callable[[str], object] | None = None,
-) -> list[Path]:
-    """Make dates whose files lie here: a second round would read the same."""
-    once = replace(options, pictures=False, retries=0)
-    report, failed = run(dates, Path(folder), once, reopen=lambda: dates, tell=tell)
-    if failed:
-        first = next(iter(failed.values()))
-        if len(dates) == 1:
+def _all_or_error(report: Report) -> list[Path]:
+    """Give the masks, or raise what some of them failed for."""
+    total = len(report.masks) + len(report.errors)
+    if report.errors:
+        first = next(iter(report.errors.values()))
+        if total == 1:
             raise first
-        raise name_failed(failed, len(dates), unit="scene", again="repeat to try") from first
+        raise name_failed(report.errors, total, unit="scene", again="repeat to try") from first
     return report.masks

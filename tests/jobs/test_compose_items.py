@@ -13,8 +13,9 @@ import rasterio
 import kappamask as km
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.cli import main
-from kappamask.jobs import composites, masks
-from kappamask.jobs.composites import CompositeOptions, compose_items, read_masks
+from kappamask.jobs import composites, loop
+from kappamask.jobs.composites import CompositeOptions, compose_items
+from kappamask.jobs.refined import read_masks
 from kappamask.sample import AREA_L2A, catalog_path
 
 BBOX = ",".join(map(str, AREA_L2A))
@@ -95,14 +96,14 @@ def test_another_method_goes_beside_it_without_labelling_again(summer, monkeypat
 
 @pytest.mark.slow
 def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkeypatch, capsys):
-    write_record = masks.write_record
+    write_record = loop.write_record
 
     def fail_once(record, *rest, **options):
         if "2019-07-11" in record.timestamp:
             raise ReadError("B04.tif is truncated")
         return write_record(record, *rest, **options)
 
-    monkeypatch.setattr(masks, "write_record", fail_once)
+    monkeypatch.setattr(loop, "write_record", fail_once)
     arguments = ["composite", *QUERY, "--no-pictures", "--out", str(tmp_path)]
     assert main(arguments) == 1
     said = capsys.readouterr()

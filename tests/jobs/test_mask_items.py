@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from kappamask.base.errors import ItemError, ReadError
-from kappamask.jobs import masks
+from kappamask.jobs import loop
 from kappamask.jobs.composites import CompositeOptions, compose_items
-from kappamask.jobs.masks import MaskOptions, mask_items
+from kappamask.jobs.loop import MaskOptions
+from kappamask.jobs.masks import mask_items
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes.search import search
 from kappamask.scenes.sources import scene_of
@@ -99,7 +100,7 @@ def test_only_what_could_not_be_read_is_tried_again(items, tmp_path, monkeypatch
         tried.append(record.name)
         raise error("no")
 
-    monkeypatch.setattr(masks, "write_record", fail)
+    monkeypatch.setattr(loop, "write_record", fail)
     report = mask_items(items[:1], AREA_L2A, tmp_path)
     assert list(report.failed.values()) == ["no"]
     assert len(tried) == tries
@@ -108,7 +109,7 @@ def test_only_what_could_not_be_read_is_tried_again(items, tmp_path, monkeypatch
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_pause_is_made_for_servers_only(items, tmp_path, monkeypatch, remote):
     pauses = []
-    monkeypatch.setattr(masks.time, "sleep", pauses.append)
+    monkeypatch.setattr(loop.time, "sleep", pauses.append)
     scene = scene_of(items[0])
     if remote:  # nobody answers there
         files = {

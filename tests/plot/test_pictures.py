@@ -22,7 +22,7 @@ import kappamask as km
 from kappamask.base.errors import InputError, WriteError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.cubes.rasters import FileReader
-from kappamask.jobs import MaskOptions, mask_products, masks
+from kappamask.jobs import MaskOptions, loop, mask_products
 from kappamask.plot.picture import CASING, OUTLINES, block_mean, outlined, reduce_labels, true_color
 from kappamask.plot.series import CLEAR
 from kappamask.plot.sheet import Sheet
@@ -574,7 +574,7 @@ def test_a_whole_product_is_drawn_by_overviews_with_the_shares_of_all_pixels(
     """No pixel of the visible bands is read at full size again for the picture."""
     read, whole = [], FileReader.read
     (product,) = [write_safe(tmp_path, Recipe(shape=(120, 120)))]
-    monkeypatch.setattr(masks, "LONGEST", 30)
+    monkeypatch.setattr(loop, "LONGEST", 30)
     dates = mask_products([product], tmp_path / "out", options=MaskOptions(pictures=False))
     monkeypatch.setattr(FileReader, "read", lambda *words: read.append(words[1]) or whole(*words))
     report = mask_products([product], tmp_path / "out")

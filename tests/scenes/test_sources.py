@@ -10,7 +10,7 @@ from support.real_items import make_item as make_asset_item
 
 from kappamask import load_cube, search
 from kappamask.base.errors import InputError, ItemError
-from kappamask.jobs.masks import MaskOptions, mask_items
+from kappamask.jobs import MaskOptions, mask_items
 from kappamask.outputs.masks import write_mask
 from kappamask.sample import AREA_L2A, catalog_path
 from kappamask.scenes import items

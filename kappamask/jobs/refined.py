@@ -1,9 +1,9 @@
-"""Masks on this machine: read as lazy labels, and refined date by date. Imports `outputs`."""
+"""Masks on this machine: read as lazy labels, and refined date by date."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,14 @@ from rasterio.windows import Window
 from kappamask.base.errors import ReadError
 from kappamask.base.legend import Label
 from kappamask.composites.cube import CLEAR_FRACTION
+from kappamask.jobs.loop import MaskOptions, Report
+from kappamask.jobs.masks import load, outline_of
 from kappamask.outputs.label_cube import check_labels
 from kappamask.outputs.masks import make_records, write_mask
-from kappamask.outputs.records import Outline, find_complete, read_item
+from kappamask.outputs.records import find_complete, read_item
 from kappamask.predict.cube import BY, REFINED
 from kappamask.predict.refine import FEWEST, refine, run_length
+from kappamask.scenes.area import AreaLike
 from kappamask.scenes.formats import open_pixels
 from kappamask.scenes.scene import Scene
 
@@ -28,56 +31,47 @@ FOLDER = "refined"  # of refined masks, inside that of those by single dates
 
 
 def refine_masks(
-    paths: Sequence[Path],
-    cube: xr.DataArray,
+    report: Report,
     scenes: Sequence[Scene],
+    area: AreaLike | None,
     folder: Path,
-    *,
-    outline: Outline | None = None,
-    overwrite: bool = False,
-) -> tuple[list[Path], list[Path]]:
-    """Refine masks of single dates by one another, and write them beside those.
+    options: MaskOptions,
+) -> Report:
+    """Refine masks of single dates by one another, and write them in their folder ``refined``.
 
     Some dates are refined at a time, as many as memory allows; what is there, of the same
     witnesses, is kept.
 
     Parameters
     ----------
-    paths
-        Masks by single dates; fewer than three come back as they are.
-    cube
-        Of these dates, for its grid and the sun.
-    scenes
-        Where the dates come from.
-    folder
-        Of the refined masks; made if absent.
-    outline
-        What was cut out of the rectangle; None for all of it.
-    overwrite
-        Write them all again.
+    report
+        Of masks by single dates; fewer than three stay as they are.
+    scenes, area, folder, options
+        What it was made of.
 
     Returns
     -------
-    tuple of list
-        The refined masks, and which of them were there before.
+    Report
+        With refined masks in the place of those by single dates, and which were there before.
     """
-    if len(paths) < FEWEST:
-        return list(paths), []
-    labels = read_masks(paths, cube)
-    refined = refine(labels)
+    if len(report.masks) < FEWEST:
+        return report
+    # For its grid and the sun.
+    labels = read_masks(report.masks, load(scenes, area, options, margin=0))
+    refined, outline, folder = refine(labels), outline_of(area, options), folder / FOLDER
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tif")}
-    written: list[Path] = []
+    masks: list[Path] = []
     step = run_length(labels.shape[1:])
     for first in range(0, labels.sizes["time"], step):
         some = refined.isel(time=slice(first, first + step))
         records = make_records(check_labels(some), scenes, outline)
-        if overwrite or not all(find_complete(record, folder.absolute()) for record in records):
+        if options.overwrite or not all(find_complete(one, folder.absolute()) for one in records):
             some = some.load()
-        written += write_mask(
-            some, folder, source_items=scenes, overwrite=overwrite, outline=outline
+        masks += write_mask(
+            some, folder, source_items=scenes, overwrite=options.overwrite, outline=outline
         )
-    kept = [path for path in written if before.get(path) == path.stat().st_mtime_ns]
-    return written, kept
+    kept = [path for path in masks if before.get(path) == path.stat().st_mtime_ns]
+    return replace(report, masks=masks, skipped=kept)
 
 
 def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:
