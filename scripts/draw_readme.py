@@ -23,7 +23,7 @@ from PIL import Image
 import kappamask as km
 from kappamask.base.legend import Label
 from kappamask.plot.picture import Date, label_colors, true_color
-from kappamask.plot.sheet import HEADING, Sheet
+from kappamask.plot.scene import HEADING, Sheet
 
 BANDS = ("B02", "B03", "B04", "B08")
 DAY = "2022-06-02"

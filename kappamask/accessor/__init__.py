@@ -17,7 +17,7 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import Label
 
 if TYPE_CHECKING:
-    from kappamask.composites.clear import BufferLike
+    from kappamask.composites.ranking import BufferLike
 
 
 @xr.register_dataarray_accessor("kappamask")  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Cloud-free composites. Imports lower floors, and those only when something is composed.
 
-`cube` is the front door, `periods` splits dates, `clear` says where the ground is seen,
-`ranking` how good a date is, `methods` makes one pixel of many.
+`cube` is the front door, `periods` splits dates, `ranking` says where the ground is seen and how
+good a date is, `quality` which views are poor, `methods` makes one pixel of many.
 """
 
 from __future__ import annotations

@@ -12,12 +12,11 @@ import xarray as xr
 
 from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import LEGEND, Label
-from kappamask.composites import BUFFER_M, FILLS, METHODS
-from kappamask.composites.clear import BufferLike, Buffers, Step, find_clear
+from kappamask.composites import BUFFER_M, METHODS
 from kappamask.composites.methods import Choice, check_method, compose_periods
 from kappamask.composites.periods import Period, split_dates
 from kappamask.composites.quality import can_judge, find_poor
-from kappamask.composites.ranking import Ranking
+from kappamask.composites.ranking import BufferLike, Buffers, Ranking, Step, find_clear
 from kappamask.predict.canonical import to_canonical
 from kappamask.predict.cube import BY, check_cube, check_same, refuse_snow
 from kappamask.predict.refine import FEWEST, is_refined
@@ -145,9 +144,8 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
         likeness=(ranking or Ranking()).likeness if method == "best-pixel" else 0.0,
         at_least=min_observations,
         at_most=max_observations,
-        fill=fill is not None,
+        fill=fill,
     )
-    check_choice(choice, fill)
     cube, labels = check_stack(cube, labels)
     buffers = Buffers.read(buffer_m)
     bands = [str(name) for name in cube["band"].values]
@@ -228,27 +226,6 @@ def check_recipe(method: str, period: str | None, buffer_m: BufferLike) -> None:
         raise UnknownNameError.of("method", str(method), list(METHODS))
     split_dates(np.array(["2000-01-01"], "M8[ns]"), period)
     Buffers.read(buffer_m)
-
-
-def check_choice(choice: Choice, fill: str | None) -> None:
-    """Refuse numbers of observations, percentiles and fills that cannot be meant."""
-    if fill not in (None, *FILLS):
-        raise UnknownNameError.of("fill", str(fill), list(FILLS))
-    for name, count in (
-        ("min_observations", choice.at_least),
-        ("max_observations", choice.at_most),
-    ):
-        if count is not None and (
-            isinstance(count, bool) or not isinstance(count, int) or count < 1
-        ):
-            raise InputError(f"{name} is a number of dates, 1 or more, got {count!r}")
-    if choice.at_most is not None and choice.at_most < choice.at_least:
-        raise InputError(
-            f"max_observations must not be below min_observations, got {choice.at_most} and "
-            f"{choice.at_least}: no pixel could have both"
-        )
-    if not 0 <= choice.percent <= 100:
-        raise InputError(f"a percentile lies between 0 and 100, got {choice.percent!r}")
 
 
 def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

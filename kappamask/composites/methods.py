@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED
-from kappamask.base.errors import InputError
+from kappamask.base.errors import InputError, UnknownNameError
 from kappamask.base.legend import Label
+from kappamask.composites import FILLS
 from kappamask.composites.periods import Period
 
 if TYPE_CHECKING:
@@ -176,14 +177,35 @@ class Choice:
     at_most
         Observations that are used, the best by their marks; None for all.
     fill
-        Take the least cloudy date where none is usable.
+        One of `kappamask.composites.FILLS`: what is taken where no date is usable.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        If a number cannot be meant, or nothing fills like that.
     """
 
     percent: float = 50.0
     likeness: float = 0.0
     at_least: int = 1
     at_most: int | None = None
-    fill: bool = False
+    fill: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of observations, percentiles and fills that cannot be meant."""
+        if self.fill not in (None, *FILLS):
+            raise UnknownNameError.of("fill", str(self.fill), list(FILLS))
+        counts = {"min_observations": self.at_least, "max_observations": self.at_most}
+        for name, count in counts.items():
+            if count is not None and (type(count) is not int or count < 1):
+                raise InputError(f"{name} is a number of dates, 1 or more, got {count!r}")
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise InputError(
+                f"max_observations must not be below min_observations, got {self.at_most} and "
+                f"{self.at_least}: no pixel could have both"
+            )
+        if not 0 <= self.percent <= 100:
+            raise InputError(f"a percentile lies between 0 and 100, got {self.percent!r}")
 
 
 def drop_poor(usable: np.ndarray, poor: np.ndarray) -> np.ndarray:

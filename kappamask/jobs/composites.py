@@ -39,6 +39,10 @@ from kappamask.scenes.sources import read_scenes
 if TYPE_CHECKING:
     import xarray as xr
 
+RECIPE = (  # options that `composite` takes as they are
+    "method", "period", "buffer_m", "ranking", "fill", "min_observations", "max_observations",
+    "percentile",
+)  # fmt: skip
 MASKS_BY = ("network", "scl")
 MASKS = "masks"  # folder of the masks inside that of the composites
 STACK_BYTES = 512 * 2**20  # reflectance of all dates of one chunk; chunks are read whole
@@ -153,16 +157,9 @@ def compose_items(
     image = composite(
         cube.isel(time=enough),
         used.isel(time=enough),
-        method=options.method,
-        period=options.period,
-        buffer_m=options.buffer_m,
-        ranking=options.ranking,
         refine=options.refine and by_network,
         quality=options.quality and by_network,
-        fill=options.fill,
-        min_observations=options.min_observations,
-        max_observations=options.max_observations,
-        percentile=options.percentile,
+        **{name: getattr(options, name) for name in RECIPE},
     )
     if not by_network:
         image.attrs["mask"] = options.mask

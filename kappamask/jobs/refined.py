@@ -16,10 +16,10 @@ from kappamask.composites.cube import CLEAR_FRACTION
 from kappamask.jobs.loop import MaskOptions, Report
 from kappamask.jobs.masks import load, outline_of
 from kappamask.outputs.label_cube import check_labels
-from kappamask.outputs.masks import make_records, write_mask
-from kappamask.outputs.records import find_complete, read_item
+from kappamask.outputs.masks import make_records
+from kappamask.outputs.records import find_complete, read_item, write_together
 from kappamask.predict.cube import BY, REFINED
-from kappamask.predict.refine import FEWEST, refine, run_length
+from kappamask.predict.refine import FEWEST, refine
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.formats import open_pixels
 from kappamask.scenes.scene import Scene
@@ -27,6 +27,7 @@ from kappamask.scenes.scene import Scene
 if TYPE_CHECKING:
     import xarray as xr
 
+TOGETHER = 24  # dates that are refined and written together: each is a compressed file in memory
 FOLDER = "refined"  # of refined masks, inside that of those by single dates
 
 
@@ -39,8 +40,8 @@ def refine_masks(
 ) -> Report:
     """Refine masks of single dates by one another, and write them in their folder ``refined``.
 
-    Some dates are refined at a time, as many as memory allows; what is there, of the same
-    witnesses, is kept.
+    Some dates are refined together, block by block: each mask is read for all of them. What is
+    there, of the same witnesses, is kept.
 
     Parameters
     ----------
@@ -58,20 +59,23 @@ def refine_masks(
         return report
     # For its grid and the sun.
     labels = read_masks(report.masks, load(scenes, area, options, margin=0))
-    refined, outline, folder = refine(labels), outline_of(area, options), folder / FOLDER
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tif")}
-    masks: list[Path] = []
-    step = run_length(labels.shape[1:])
-    for first in range(0, labels.sizes["time"], step):
-        some = refined.isel(time=slice(first, first + step))
-        records = make_records(check_labels(some), scenes, outline)
-        if options.overwrite or not all(find_complete(one, folder.absolute()) for one in records):
-            some = some.load()
-        masks += write_mask(
-            some, folder, source_items=scenes, overwrite=options.overwrite, outline=outline
+    refined = check_labels(refine(labels))
+    folder = folder.absolute() / FOLDER
+    records = make_records(refined, scenes, outline_of(area, options))
+    there = [None if options.overwrite else find_complete(record, folder) for record in records]
+    absent = [index for index, path in enumerate(there) if path is None]
+    made: dict[int, Path] = {}
+    for first in range(0, len(absent), TOGETHER):
+        some = absent[first : first + TOGETHER]
+        written = write_together(
+            [records[index] for index in some], [refined.data[index] for index in some], folder
         )
-    kept = [path for path in masks if before.get(path) == path.stat().st_mtime_ns]
-    return replace(report, masks=masks, skipped=kept)
+        made |= zip(some, written, strict=True)
+    return replace(
+        report,
+        masks=[path or made[index] for index, path in enumerate(there)],
+        skipped=[path for path in there if path],
+    )
 
 
 def read_masks(paths: Sequence[Path], cube: xr.DataArray) -> xr.DataArray:

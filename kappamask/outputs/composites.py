@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ import xarray as xr
 
 from kappamask.base.bands import BY_NAME, check_level
 from kappamask.base.errors import InputError
-from kappamask.base.files import check_folder
 from kappamask.outputs.cog import Layer, Placement, read_blocks
 from kappamask.outputs.label_cube import north_up
 from kappamask.outputs.records import (
@@ -25,7 +23,6 @@ from kappamask.outputs.records import (
     grid_fields,
     told,
     write_each,
-    write_record,
 )
 from kappamask.predict.cube import BY
 from kappamask.scenes.scene import Scene
@@ -302,21 +299,11 @@ def write_composite(
     ['kappamask_20220601_20220630_L2A_median_10m_...tif']
     """
     image = check_composite(image)
-    folder = Path(folder).absolute()
     records = make_records(image, source_items, outline)
-    check_folder(folder, "composites")  # before anything is computed
-    work = {
-        record.name: partial(
-            write_record,
-            record,
-            image.isel(time=index),
-            folder,
-            overwrite=overwrite,
-            progress=progress,
-        )
-        for index, record in records.items()
-    }
-    return write_each(work, unit="period")
+    periods = {one.name: (one, image.isel(time=index)) for index, one in records.items()}
+    return write_each(
+        periods, folder, kind="composites", unit="period", overwrite=overwrite, progress=progress
+    )
 
 
 def check_composite(image: Any) -> xr.Dataset:

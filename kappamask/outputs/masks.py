@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.sax.saxutils import escape
@@ -15,7 +14,6 @@ import numpy as np
 import xarray as xr
 
 from kappamask.base.errors import InputError
-from kappamask.base.files import check_folder
 from kappamask.base.legend import LEGEND, SNOW_LEGEND, ClassEntry, Label, Snow
 from kappamask.base.pixels import count_codes
 from kappamask.outputs.cog import BLOCK, Layer, Placement, Strips, read_blocks
@@ -25,7 +23,6 @@ from kappamask.outputs.records import (
     grid_fields,
     told,
     write_each,
-    write_record,
 )
 from kappamask.predict.cube import BY, check_same
 from kappamask.scenes.scene import sun_of
@@ -334,7 +331,6 @@ def write_mask(
     from kappamask.outputs.label_cube import check_labels, north_up
 
     labels = check_labels(labels)
-    folder = Path(folder).absolute()
     records = make_records(labels, source_items, outline)
     pixels = labels.data
     if snow is not None:
@@ -343,12 +339,8 @@ def write_mask(
         check_same(labels, snow, "cover the same pixels", dims=("time", "y", "x"))
         pixels = da.stack([labels.data, snow.data], axis=1)
         records = [replace(record, snow=True) for record in records]
-    check_folder(folder, "masks")  # before the first network call
-    work = {
-        record.timestamp: partial(write_record, record, pixels[index], folder, overwrite=overwrite)
-        for index, record in enumerate(records)
-    }
-    return write_each(work, unit="date")
+    dates = {one.timestamp: (one, plane) for one, plane in zip(records, pixels, strict=True)}
+    return write_each(dates, folder, kind="masks", unit="date", overwrite=overwrite)
 
 
 def make_records(

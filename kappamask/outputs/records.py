@@ -12,8 +12,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,7 +34,7 @@ from kappamask.base.errors import (
     limits_named,
     redact,
 )
-from kappamask.base.files import move_in, read_json, staging
+from kappamask.base.files import check_folder, move_in, read_json, staging
 from kappamask.outputs.cog import (
     BlockError,
     Layer,
@@ -274,32 +275,45 @@ def write_record(
         If the folder cannot be written to. What was there before stays, and nothing
         half-written is left.
     """
-    names = [record.file_name(part) for part in record.parts]
     if not overwrite and (there := find_complete(record, folder)):
         return there
-    layers = record.layers(pixels)
-    done = count(1)
+    (path,) = write_together([record], [pixels], folder, progress=progress)
+    return path
+
+
+def write_together(
+    records: Sequence[Record],
+    pixels: Sequence[Any],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write outputs of one grid as `write_record` does; what they share is computed once."""
+    own = [record.layers(some) for record, some in zip(records, pixels, strict=True)]
+    first, done = records[0], count(1)
 
     def on_block() -> None:
         if progress is not None:
-            progress(record.name, next(done), getattr(layers[0].pixels, "npartitions", 0))
+            progress(first.name, next(done), getattr(own[0][0].pixels, "npartitions", 0))
 
     try:
-        with limits_named(), staging(folder, names[0]) as aside:
-            paths = write_layers(layers, aside, record.placement, on_block=on_block)
-            item = build_item(record, paths, layers, folder=folder)
-            text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
-            texts = {**record.companions(), f"{record.name}.json": text}
-            for name, content in texts.items():
-                (aside / name).write_text(content, encoding="utf-8")
-            _tell_replaced(record, folder)
-            move_in(aside, [folder / name for name in (*names, *texts)])
+        with limits_named(), staging(folder, first.file_name(first.PARTS[0])) as aside:
+            made = iter(write_layers(list(chain(*own)), aside, first.placement, on_block=on_block))
+            for record, layers in zip(records, own, strict=True):
+                paths = list(islice(made, len(record.parts)))
+                item = build_item(record, paths, layers, folder=folder)
+                text = json.dumps(item, indent=2, ensure_ascii=False) + "\n"
+                texts = {**record.companions(), f"{record.name}.json": text}
+                for name, content in texts.items():
+                    (aside / name).write_text(content, encoding="utf-8")
+                _tell_replaced(record, folder)
+                move_in(aside, [folder / name for name in (*(path.name for path in paths), *texts)])
     except BlockError as error:
         cause = error.__cause__
         if isinstance(cause, OSError | RuntimeError) and not isinstance(cause, KappaMaskError):
             raise ReadError(str(cause)) from cause
         raise (cause or error) from None
-    return folder / names[0]
+    return [folder / record.file_name(record.PARTS[0]) for record in records]
 
 
 def try_each(
@@ -338,14 +352,38 @@ def try_each(
     return made, failed
 
 
-def write_each(work: Mapping[str, Callable[[], Path]], *, unit: str) -> list[Path]:
+def write_each(
+    outputs: Mapping[str, tuple[Record, Any]],
+    folder: str | Path,
+    *,
+    kind: str,
+    unit: str,
+    **how: Any,
+) -> list[Path]:
     """Write one output after another; name at the end those that cannot be computed.
+
+    Parameters
+    ----------
+    outputs
+        Of the same class: record and pixels, by the name that an error gives them.
+    folder, how
+        As `write_record` takes them.
+    kind, unit
+        What they are, and what one of them is of, for an error.
 
     Raises
     ------
     ReadError
         After all were tried.
+    WriteError
+        If the folder cannot be written to; found out before anything is computed.
     """
+    folder = Path(folder).absolute()
+    check_folder(folder, kind)
+    work = {
+        name: partial(write_record, record, pixels, folder, **how)
+        for name, (record, pixels) in outputs.items()
+    }
     made, failed = try_each(work, stop=(WriteError, InputError))
     if failed:
         raise name_failed(

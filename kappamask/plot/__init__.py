@@ -1,6 +1,7 @@
 """Pictures: never imports files of masks or composites.
 
-`scene` draws one date, `series` all dates of a cube, `maps` a map for notebooks, `report` a page.
+`scene` draws one date, and holds the sheet that all pictures are; `series` all dates of a cube,
+`maps` a map for notebooks, `report` a page.
 What is not drawn is not loaded.
 """
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.picture import Date, block_mean, class_shares, label_colors
-from kappamask.plot.sheet import EDGE, HEADING, Sheet, percent
+from kappamask.plot.scene import EDGE, HEADING, Sheet, percent
 from kappamask.predict.cube import check_same, refuse_snow
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from kappamask.base.legend import LEGEND, Label
 from kappamask.cubes.rasters import FileReader
 from kappamask.jobs import MaskOptions, loop, mask_products
 from kappamask.plot.picture import CASING, OUTLINES, block_mean, outlined, reduce_labels, true_color
+from kappamask.plot.scene import Sheet
 from kappamask.plot.series import CLEAR
-from kappamask.plot.sheet import Sheet
 
 COLORS = np.array([entry.rgb for entry in LEGEND], np.uint8)
 UP = slice(None, None, -1)
