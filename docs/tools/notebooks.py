@@ -48,19 +48,21 @@ def run_all(scripts: Iterable[Path], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     kernel = KernelManager(kernel_name="python3")
     written = []
-    try:
-        for script in scripts:
-            notebook = jupytext.read(script)
-            with tempfile.TemporaryDirectory() as scratch:
-                begin = f"%reset -f\n%cd -q {scratch}\nget_ipython().execution_count = 0"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            for script in scripts:
+                place = Path(scratch) / script.stem
+                place.mkdir()
+                begin = f"%cd -q {place}\n%reset -f\nget_ipython().execution_count = 0"
+                notebook = jupytext.read(script)
                 notebook.cells.insert(0, nbformat.v4.new_code_cell(begin))
                 NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT_S).execute()
-            del notebook.cells[0]
-            written.append(folder / f"{script.stem}.ipynb")
-            nbformat.write(notebook, written[-1])
-    finally:
-        if kernel.has_kernel:
-            kernel.shutdown_kernel(now=True)
+                del notebook.cells[0]
+                written.append(folder / f"{script.stem}.ipynb")
+                nbformat.write(notebook, written[-1])
+        finally:
+            if kernel.has_kernel:
+                kernel.shutdown_kernel(now=True)
     return written
 
 

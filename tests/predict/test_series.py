@@ -17,7 +17,7 @@ from kappamask import load_cube, load_model, predict_cube, search
 from kappamask.networks.weights import weights_of
 from kappamask.sample import AREA_L2A, catalog_path
 
-DATES = (1, 10, 50)
+DATES = (1, 10, 200)
 WINDOWS = 4  # of 2100 x 2100 px
 
 
@@ -41,9 +41,9 @@ def repeat(items, count):
 
 
 @pytest.fixture(scope="module")
-def labels_of_50(items):
-    """The labels of 50 dates, not computed."""
-    return predict_cube(load_cube(repeat(items, 50), AREA_L2A))
+def labels_of_200(items):
+    """The labels of 200 dates, not computed."""
+    return predict_cube(load_cube(repeat(items, 200), AREA_L2A))
 
 
 def make_zeros(dates, *, size=2100, chunks=700):
@@ -64,8 +64,8 @@ def test_labelling_adds_one_task_per_window_and_date_whatever_the_chunks(dates):
 
 
 @pytest.mark.slow
-def test_tasks_grow_with_the_dates_and_nothing_else(items, labels_of_50):
-    tasks = {50: len(dict(labels_of_50.__dask_graph__()))}
+def test_tasks_grow_with_the_dates_and_nothing_else(items, labels_of_200):
+    tasks = {200: len(dict(labels_of_200.__dask_graph__()))}
     for dates in (1, 10):
         labels = predict_cube(load_cube(repeat(items, dates), AREA_L2A))
         tasks[dates] = len(dict(labels.__dask_graph__()))
@@ -74,10 +74,10 @@ def test_tasks_grow_with_the_dates_and_nothing_else(items, labels_of_50):
 
 
 @pytest.mark.slow
-def test_nothing_large_is_in_the_graph(labels_of_50):
-    labels = labels_of_50
+def test_nothing_large_is_in_the_graph(labels_of_200):
+    labels = labels_of_200
     size = len(cloudpickle.dumps(labels.__dask_graph__()))
-    assert size < 50 * 5000  # bytes; 2 % of one date's pixels
+    assert size < 200 * 5000  # bytes; 2 % of one date's pixels
     assert size < weights_of(load_model("default", "L2A").entry).path.stat().st_size
     task = next(iter(labels.data.dask.layers[labels.data.name].values()))
     assert len(cloudpickle.dumps(task)) < 2000  # what a worker is sent
