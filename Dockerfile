@@ -1,6 +1,7 @@
 # kappamask with the local openEO back end. Build: docker build -t kappamask .
 # Run: docker run --rm -v "$PWD:/work" kappamask mask --bbox W,S,E,N --date START/END --out masks
 # Give the digest that you have looked at: --build-arg BASE=python:3.12-slim@sha256:...
+# `docker buildx imagetools inspect python:3.12-slim` tells it; no registry could be reached where this was written.
 ARG BASE=python:3.12-slim
 FROM ${BASE} AS build
 WORKDIR /source

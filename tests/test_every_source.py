@@ -16,6 +16,7 @@ import rasterio
 import shapely
 import xarray as xr
 from pyproj import Transformer
+from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from support import file_server
 from support.eopf_stores import write_store
@@ -49,6 +50,7 @@ def folder(tmp_path_factory):
     place = {"crs": EPSG, "transform": from_origin(LEFT, TOP, 10, 10)}
     stack = np.stack([grown(layers[band], BY_NAME[band].gsd) for band in BANDS])
     write_raster(root / "stack.tif", stack, BANDS, nodata=0, **place)
+    copy(root / "stack.tif", root / "stack.vrt", driver="VRT")
     for band, dn in layers.items():
         gsd = BY_NAME[band].gsd
         place["transform"] = from_origin(LEFT, TOP, gsd, gsd)
@@ -115,6 +117,7 @@ SOURCES = {
     "STAC by odc": lambda f: km.load_cube([as_item(f)], bands=BANDS, engine="odc"),
     "SAFE": lambda f: km.open_safe(f / f"{RECIPE.name}.SAFE"),
     "own GeoTIFF": lambda f: km.open_raster(f / "stack.tif", level="L2A", offset=-1000),
+    "own VRT": lambda f: km.open_raster(f / "stack.vrt", level="L2A", offset=-1000),
     "a file per band": lambda f: km.open_raster(
         [f / "items" / f"{band}.tif" for band in BANDS], level="L2A", offset=-1000
     ),

@@ -218,6 +218,25 @@ def plan_windows(
     return (Window(row, column) for row, column in product(rows, columns))
 
 
+def plan_chip(height: int, width: int, *, lattice: Lattice = LATTICE) -> Window:
+    """One window for a picture that lies nowhere, in the middle of what the network sees.
+
+    With nothing beside it but its own mirrored edges, half as many of these are as good:
+    `benchmarks/chip_margins.py` compares the labels with those in real surroundings.
+
+    Examples
+    --------
+    >>> rows = plan_chip(256, 256).rows
+    >>> rows.pad_before, rows.pad_after, rows.size
+    (16, 16, 288)
+    """
+    spans = []
+    for length in (height, width):
+        pad = lattice.mirror + -(length + lattice.mirror) % lattice.stride
+        spans.append(Span(0, length, 0, length, pad // 2, pad - pad // 2))
+    return Window(*spans)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A north-up pixel grid."""

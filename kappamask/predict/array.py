@@ -16,7 +16,7 @@ import numpy as np
 from kappamask.base.bands import NEAR_INFRARED, REQUIRED, check_level, check_network_bands, get_band
 from kappamask.base.errors import InputError
 from kappamask.base.legend import PREDICTED, Label, Snow
-from kappamask.base.windows import Lattice, Span, Window, plan_windows
+from kappamask.base.windows import Lattice, Span, Window, plan_chip, plan_windows
 from kappamask.networks.model import Model, load_model
 from kappamask.predict.doubts import warn_of_doubts, without_fill
 from kappamask.predict.snow import find_snow, snow_bands
@@ -25,7 +25,7 @@ Output = Literal["labels", "probabilities", "snow"]
 WITH_SNOW = "labels, snow"  # both as planes of one array: what the loop over dates asks for
 HIGHEST_REFLECTANCE = 10.0  # a uint16 DN / 10000 stays below 6.6
 LOWEST_REFLECTANCE = -1.0  # the offset leads to -0.1, the correction of the atmosphere further
-PIXELS_AT_ONCE = 32 * 320**2  # of small windows that are fed together: as many as a large one has
+PIXELS_AT_ONCE = 8 * 288**2  # of small windows fed together; more outgrow a processor's caches
 _NETWORK = Lock()  # the network uses every core: one call at a time per process
 if hasattr(os, "register_at_fork"):  # another thread may have held it when the process was forked
     os.register_at_fork(after_in_child=lambda: globals().update(_NETWORK=Lock()))
@@ -208,15 +208,16 @@ def predict_batch(
     ----------
     chips
         (n, band, y, x) floating point, each as `predict_array` takes it: 1.0 = 100 %, NaN = no
-        data. Best of 256 px or more; beyond its edges each one is mirrored.
+        data. Best of 256 px or more; beyond its edges each one is mirrored. Above 2048 px they
+        are cut into windows, as there.
     bands, level, model, output
         As `predict_array` takes them.
 
     Returns
     -------
     numpy.ndarray
-        (n, y, x) uint8, or (n, 4, y, x) float32 of probabilities: of each chip what
-        `predict_array` gives of it alone.
+        (n, y, x) uint8, or (n, 4, y, x) float32 of probabilities; of each chip the same in any
+        batch. `predict_array`, which mirrors twice as much, differs in some pixels at the edges.
 
     Raises
     ------
@@ -234,8 +235,11 @@ def predict_batch(
     task = make_task(bands, level=level, model=model, output=output)
     kept = [list(bands).index(name) for name in task.bands]
     result = np.empty((len(chips), *task.leading, *chips.shape[2:]), task.dtype)
-    windows = list(plan_windows(*chips.shape[2:], lattice=task.model.entry.lattice))
-    for window in windows:
+    lattice, size = task.model.entry.lattice, chips.shape[2:]
+    small = 0 < min(size) <= max(size) <= lattice.whole
+    for window in (
+        [plan_chip(*size, lattice=lattice)] if small else plan_windows(*size, lattice=lattice)
+    ):
         waiting: dict[tuple[int, int], list[tuple[int, _Input]]] = {}
 
         def label(group: list[tuple[int, _Input]], window: Window = window) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -347,6 +348,67 @@ def test_the_command_takes_a_folder_and_a_name_that_it_knows(entry, tmp_path):
     assert is_fetched(entry)
     with pytest.raises(UnknownNameError, match=f"expected one of {NAME}"):
         fetch_by_command(entry, name="x")
+
+
+def link(target):
+    """Put a link where the kernel of a layer stood."""
+
+    def put(path):
+        with h5py.File(path, "a") as file:
+            name = "conv2d_3/conv2d_3/kernel:0"
+            if target == "itself":
+                del file[name]
+                file[name] = h5py.SoftLink(f"/{name}")
+            elif target == "a raw file":
+                shape = file[name].shape
+                del file[name]
+                file.create_dataset(name, shape, "f4", external=str(path.with_name("secret")))
+            else:
+                del file[name]
+                file[name] = h5py.ExternalLink(str(path.with_name("other.hdf5")), f"/{name}")
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (link("another file"), "of its own"),
+        (link("a raw file"), "in the file itself"),
+        (link("itself"), "of its own"),
+        *((partial(lie, header), "is no HDF5 file") for header in LIES),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_the_command_keeps_nothing_that_is_hostile(
+    entry, server, tmp_path, capsys, monkeypatch, *, write, message, known
+):
+    """Also where its hash is that of the manifest: whoever writes that may have been deceived."""
+    path = tmp_path / "published/l2a_unet.hdf5"
+    write_keras(path.with_name("other.hdf5"), make_arrays())
+    path.with_name("secret").write_bytes(bytes(10**5))
+    write(path)
+    entry = replace(entry, sha256=digest(path.read_bytes())) if known else entry
+    monkeypatch.setattr(
+        "kappamask.networks.manifest.read_registry", lambda: ((), {entry.name: entry})
+    )
+    assert main(["models", "fetch", entry.name]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("kappamask: error: ")
+    assert (message if known else "has not the sha256") in told
+    assert server[1] == ["/l2a_unet.hdf5"] * len(server[1])
+    assert not kept(entry)
+
+
+@pytest.mark.parametrize("header", LIES)
+def test_a_lying_header_in_the_cache_is_refused_though_its_record_knows_it(entry, header):
+    path = fetch_weights(entry)
+    path.unlink()
+    lie(header, path)
+    record = json.loads(record_path(path).read_text())
+    record_path(path).write_text(json.dumps(record | {"sha256": digest(path.read_bytes())}))
+    with pytest.raises(WeightsError, match="no valid safetensors file"):
+        open_model(entry, "L2A")
 
 
 @pytest.mark.usefixtures("entry")

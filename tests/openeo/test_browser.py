@@ -1,6 +1,6 @@
-"""A web page of another origin asks the server, in a real browser, as the openEO Web Editor does.
+"""Web pages of other origins ask the server in a real browser: the openEO Web Editor, and a thief.
 
-With the client library of the editor. Skipped without a browser or the library (`make npm`).
+The editor with its own client library. Skipped without a browser or the library (`make npm`).
 """
 
 import http.server
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from support import synthetic
-from support.openeo_server import serving
+from support.fake_engine import process
+from support.openeo_server import fake_server, serving
 from support.process_graphs import load
 
 from kappamask.openeo.server.settings import Settings
@@ -52,15 +53,60 @@ addEventListener("load", () => ask().then(tell, error => tell({error: `${error}`
 </script>
 """
 
+EVIL = "evil.example"  # a name that leads to this machine
+THIEF = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+<iframe name="frame"></iframe>
+<script>
+const given = GIVEN;
+const body = JSON.stringify(given.body);
+const post = (type, more) => ({method: "POST", headers: {"Content-Type": type}, body, ...more});
+const ways = {
+  read: {},
+  json: post("application/json"),
+  text: post("text/plain", {mode: "no-cors"}),
+  form: {method: "POST", mode: "no-cors", body: new URLSearchParams(given.body)},
+  files: {method: "POST", mode: "no-cors", body: new FormData()},
+};
+async function steal() {
+  const told = {};
+  for (const url of given.urls) {
+    for (const [name, way] of Object.entries(ways)) {
+      const answer = await fetch(url + "/jobs", way).catch(() => ({status: "refused"}));
+      told[name] = [...(told[name] ?? []), answer.status];
+    }
+    navigator.sendBeacon(url + "/jobs", new Blob([body], {type: "text/plain"}));
+    const form = document.createElement("form");
+    Object.assign(form, {action: url + "/jobs", method: "post", target: "frame"});
+    form.enctype = "text/plain";
+    const field = document.createElement("input");
+    Object.assign(field, {name: body.slice(0, -1) + ', "', value: '": 1}'});  // "=" within is JSON
+    form.append(field);
+    document.body.append(form);
+    const loaded = new Promise(resolve =>
+      document.querySelector("iframe").addEventListener("load", resolve, {once: true}));
+    form.submit();
+    await loaded;
+  }
+  return told;
+}
+addEventListener("load", () => steal().then(
+  told => fetch("/told", {method: "POST", body: JSON.stringify(told)})));
+</script>
+"""
+
 
 @pytest.fixture(scope="module")
 def browser():
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def library():
     if not all((LIBRARIES / script).is_file() for script in SCRIPTS):
         pytest.skip("needs @openeo/js-client: run `make npm`")
-    return found
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
@@ -90,12 +136,13 @@ class Pages(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def look_at(browser, folder, server, page):
-    """Open a page of `server` and wait for what it tells."""
+def look_at(browser, folder, server, page, *, host="127.0.0.1"):
+    """Open a page of `server`, under any name, and wait for what it tells."""
     told = queue.Queue()
     server.RequestHandlerClass = partial(Pages, page=page, told=told)
-    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    url = f"http://{host}:{server.server_address[1]}/"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+               f"--host-resolver-rules=MAP {EVIL} 127.0.0.1",
                f"--user-data-dir={folder}", url]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as opened:
         try:
@@ -105,6 +152,7 @@ def look_at(browser, folder, server, page):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("token", [TOKEN, None])
 def test_a_page_logs_in_computes_and_shows_the_picture(browser, scene, tmp_path, token):
     graph = load(scene, ["B04"], temporal_extent=["2022-06-10", "2022-06-30"])
@@ -123,3 +171,27 @@ def test_a_page_logs_in_computes_and_shows_the_picture(browser, scene, tmp_path,
         "type": "image/png",
         "size": [synthetic.WIDTH, synthetic.HEIGHT],
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["127.0.0.1", EVIL])
+def test_a_page_of_anybody_posts_nothing_to_a_server_without_a_token(browser, tmp_path, host):
+    """Every way that a page has: fetch of all kinds, a form, a beacon; by address and by name."""
+    body = process("add", x=1, y=2)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), None) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        origin = f"http://{host}:{pages.server_address[1]}"
+        for named in (False, True):  # whom the owner names may: so the page does ask
+            who = {"origins": (origin,)} if named else {}
+            with fake_server(tmp_path / f"work-{named}", **who) as client:
+                port = client.url.rpartition(":")[2]
+                urls = [client.url, f"http://{EVIL}:{port}"]
+                page = THIEF.replace("GIVEN", json.dumps({"urls": urls, "body": {"process": body}}))
+                profile = tmp_path / f"profile-{named}"
+                told = look_at(browser, profile, pages, page, host=host)
+                jobs = client.ask("get", "/jobs").json()["jobs"]
+            # by a name that is none of this machine not even the page that the owner named
+            assert told["json"] == ([201, 403] if named else ["refused"] * 2)
+            assert told["read"] == ([200, 403] if named else ["refused"] * 2)
+            assert len(jobs) == named
+        pages.shutdown()

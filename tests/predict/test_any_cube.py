@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+import rasterio
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from support.reflectance import FOUR, make_cube, make_scene
@@ -130,17 +131,43 @@ def test_a_batch_gives_what_each_chip_gets_alone(engine, output):
     model = load_model("default", "L2A", engine=engine)
     options = {"level": "L2A", "model": model, "output": output}
     found = predict_batch(chips, FOUR, **options)
-    alone = np.stack([predict_array(chip, FOUR, **options) for chip in chips])
-    assert found.shape == alone.shape
-    assert found.dtype == alone.dtype
+    alone = np.concatenate([predict_batch(chip[None], FOUR, **options) for chip in chips])
     np.testing.assert_allclose(found, alone, atol=1e-5 if output == "probabilities" else 0)
+    one_by_one = np.stack([predict_array(chip, FOUR, **options) for chip in chips])
+    assert (found.shape, found.dtype) == (one_by_one.shape, one_by_one.dtype)
+    missing = np.isnan if output == "probabilities" else lambda codes: codes == Label.MISSING
+    np.testing.assert_array_equal(missing(found), missing(one_by_one))
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_a_chip_alone_is_labelled_as_well_as_with_twice_the_mirrored_edges(shared_data):
+    """Held against what it is in its surroundings; the network begins elsewhere on its grid."""
+    scenes = [read_bolzano(shared_data, day) for day in ("20220602", "20220610")]
+    expected = [predict_array(scene, FOUR, level="L2A") for scene in scenes]
+    places = [(128, 128), (320, 480)]
+    parts = [(slice(y, y + 256), slice(x, x + 256)) for y, x in places]
+    chips = np.stack([scene[:, *part] for scene in scenes for part in parts])
+    truth = np.stack([codes[part] for codes in expected for part in parts])
+    batch = predict_batch(chips, FOUR, level="L2A")
+    wide = np.stack([predict_array(chip, FOUR, level="L2A") for chip in chips])
+    assert (batch == wide).mean() > 0.98
+    assert (batch != truth).mean() < max(1.1 * (wide != truth).mean(), 0.01)
+
+
+def read_bolzano(data, day):
+    layers = []
+    for band in FOUR:
+        with rasterio.open(data / "bolzano" / f"S2_L2A_{day}" / f"{band}.tif") as source:
+            layers.append((source.read(1).astype("float32") - 1000) / np.float32(10000))
+    return np.stack(layers)
 
 
 def test_many_chips_are_fed_in_a_few_calls(monkeypatch):
     calls = []
     model = load_model("default", "L2A")
     run = type(model.runner).run
-    monkeypatch.setattr("kappamask.predict.array.PIXELS_AT_ONCE", 4 * 96 * 96)
+    monkeypatch.setattr("kappamask.predict.array.PIXELS_AT_ONCE", 4 * 64 * 64)
     monkeypatch.setattr(
         type(model.runner), "run", lambda self, s, f: calls.append(len(s)) or run(self, s, f)
     )
@@ -206,6 +233,21 @@ def test_forked_children_label_as_their_parent_did(engine):
         assert [future.result(timeout=120) for future in futures] == [before, before]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["spawn", "joblib"])
+def test_fresh_processes_label_as_their_parent_did(way):
+    before = label_in_child("torch")
+    if way == "spawn":
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(label_in_child, ["torch", "torch"]))
+    else:
+        joblib = pytest.importorskip("joblib", reason="joblib is no dependency")
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            jobs = (joblib.delayed(label_in_child)("torch") for _ in range(2))
+            found = joblib.Parallel(n_jobs=2, timeout=300)(jobs)
+    assert found == [before, before]
+
+
 class Chips:
     """A dataset of torch whose items are labelled where they are loaded."""
 
@@ -217,9 +259,11 @@ class Chips:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_of_a_data_loader_label_as_their_parent_did():
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_data_loader_label_as_their_parent_did(start):
     from torch.utils.data import DataLoader
 
     before = label_in_child("torch")
-    loader = DataLoader(Chips(), num_workers=2, batch_size=None, timeout=120)
+    options = {"num_workers": 2, "batch_size": None, "timeout": 300}
+    loader = DataLoader(Chips(), multiprocessing_context=start, **options)
     assert [int(found) for found in loader] == [before, before]

@@ -112,6 +112,9 @@ class FakeEngine:
     def do_die(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def do_hog(self, megabytes):
+        return len([bytearray(b"x") * 2**20 for _ in range(megabytes)])
+
     def do_log(self, count):
         for number in range(count):
             self.log("info", f"entry {number}")
