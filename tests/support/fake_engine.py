@@ -143,7 +143,7 @@ class FakeEngine:
     def do_orphan(self, marker):
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            time.sleep(3600)  # longer than any test waits
             os._exit(0)
         Path(marker).write_text(str(child))
         os._exit(7)

@@ -26,7 +26,7 @@ class Client:
     def ask(self, method, path, body=None, **settings):
         headers = {**self.headers, **settings.pop("headers", {})}
         url = path if path.startswith("http") else self.url + path
-        return requests.request(method, url, json=body, headers=headers, timeout=120, **settings)
+        return requests.request(method, url, json=body, headers=headers, timeout=300, **settings)
 
     def ask_raw(self, method, path):
         """Ask for a path as it stands: requests would take the dots out."""
