@@ -24,23 +24,26 @@ MOST_CHUNKS = 1_000_000  # of a date; more would take minutes and gigabytes befo
 class Lattice:
     """The geometry of all windows, in pixels.
 
-    Margins are as wide as the network's receptive field needs; the core is large
-    to pay for them: 1536 with 128 costs (1792 / 1536)^2 = 1.36 times the pixels.
+    Margins beside an area are as wide as the network's receptive field needs; the core is large
+    to pay for those at the seams between windows, which are narrower: a tile of 10980 px costs
+    1.2 times its pixels, with seams of 128 px it would be 1.4 (docs/decisions/0001-windows.md).
     """
 
     core: int = 1536  # labelled pixels per side; whole 10, 20 and 60 m pixels
-    margin: int = 128  # read and discarded on every side
+    margin: int = 128  # read and discarded beside an area
+    seam: int = 64  # the same where windows meet; at most `margin`
     whole: int = 2048  # an axis up to this long is not cut: cheaper than two windows
     stride: int = 32  # the network's coarsest step: windows begin and end on its multiples
     mirror: int = 32  # pixels mirrored at least at the edges of an array, where margins end
 
     def __post_init__(self) -> None:
         """Check that windows can begin and end on the network's grid."""
-        sizes = (self.core, self.margin, self.mirror)
+        sizes = (self.core, self.margin, self.seam, self.mirror)
         if self.core <= 0 or min(sizes) < 0 or any(size % self.stride for size in sizes):
             raise InputError(
-                f"core, margin and mirror must be multiples of the stride {self.stride}, "
-                f"got {self.core}, {self.margin} and {self.mirror}: choose the next multiple"
+                f"core, margin, seam and mirror must be multiples of the stride {self.stride}, got "
+                f"{self.core}, {self.margin}, {self.seam} and {self.mirror}: choose the next "
+                "multiple"
             )
 
 
@@ -97,7 +100,7 @@ class Span:
 
     start: int  # first pixel labelled
     stop: int  # one past the last pixel labelled
-    read_start: int  # first pixel read, `margin` before where there is any; below 0 beside the area
+    read_start: int  # first pixel read, `seam` before, or `margin`; below 0 beside the area
     read_stop: int
     pad_before: int  # mirrored pixels put before those read, to begin on the network's grid
     pad_after: int
@@ -177,10 +180,10 @@ def plan_axis(
         cuts = [0, *range(first, length, lattice.core), length]
     # Where a whole margin is there, nothing is mirrored.
     before, after = (lattice.margin + 1 if 0 < lattice.margin <= n else n for n in beside)
-    spans = []
+    spans, seam = [], min(lattice.seam, lattice.margin)
     for start, stop in pairwise(cuts):
-        read_start = max(-before, start - lattice.margin)
-        read_stop = min(length + after, stop + lattice.margin)
+        read_start = max(-before, start - (seam if start else lattice.margin))
+        read_stop = min(length + after, stop + (seam if stop < length else lattice.margin))
         spans.append(
             Span(
                 start=start,

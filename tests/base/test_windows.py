@@ -62,6 +62,22 @@ def test_an_empty_axis_is_refused():
 
 
 def test_a_lattice_off_the_networks_grid_is_refused():
-    with pytest.raises(InputError, match="multiples of the stride 32, got 1500, 128 and 32"):
+    with pytest.raises(InputError, match="multiples of the stride 32, got 1500, 128, 64 and 32"):
         Lattice(core=1500)
     assert LATTICE.core % 6 == 0  # whole 20 m and 60 m pixels
+
+
+def test_margins_of_a_tile_cost_a_fifth():
+    """Over all places on the lattice; what the network sees is counted, mirrored edges too."""
+    factors = [
+        sum(span.size for span in plan_axis(10980, origin=origin)) / 10980
+        for origin in range(0, LATTICE.core, 97)
+    ]
+    assert np.mean(factors) ** 2 <= 1.2
+    assert max(factors) ** 2 <= 1.23
+
+
+def test_seams_are_narrower_than_what_is_read_beside_an_area():
+    first, *_, last = plan_axis(5000, beside=(500, 500))
+    assert (first.read_start, last.read_stop) == (-128, 5128)
+    assert first.read_stop - first.stop == last.start - last.read_start == 64

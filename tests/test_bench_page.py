@@ -1,0 +1,71 @@
+"""What `make bench` measured gets into the page: each table between its marks, others untouched."""
+
+import json
+
+import pytest
+from support.scripts import ROOT, load_script
+
+PAGE = (ROOT / "docs" / "performance.md").read_text("utf-8")
+ROWS = [
+    {"table": "machine", "row": "A processor", "cores": "2 threads", "load": 0.1,
+     "when": "2026-11-29 05:15 UTC", "versions": {"torch": "2.13"}},
+    {"table": "peers", "row": "ours", "pixels": "9 x 9", "speed": 7.25},
+    {"table": "peers", "row": "theirs", "pixels": "9 x 9", "speed": 0.5, "ratio": 14.5,
+     "target": 10},
+    {"table": "peers", "row": "absent one", "reason": "not installed"},
+    {"table": "doors", "row": "predict_array", "pixels": "9 x 9", "speed": 7.0, "share": 0.97},
+    {"table": "series", "row": "12 x 9 x 9", "first": 1.5, "again": 1.25, "peak": 1.1,
+     "share": 0.9},
+    {"table": "product", "row": "9 x 9", "cold": 40.0, "halved": 0.375,
+     "warm": {"decode": 20.0, "safe": 32.0, "safe at 20 m": 12.0, "cogs": 15.0,
+              "cogs at 20 m": 5.0},
+     "peaks": {"safe": 1.5, "cogs": 1.6}},
+    {"table": "field", "row": "all 13", "dates": 30, "seconds": 0.25, "pictures": 0.14,
+     "requests": 60, "megabytes": 3.5, "same": 1.0},
+    {"table": "bands", "row": "four", "dates": 10, "seconds": 0.125, "pictures": 0.3,
+     "requests": 20, "megabytes": 1.5, "same": 0.95},
+    {"table": "engines", "row": "torch", "speed": 7.0, "ratio": 1.0, "same": 1.0},
+]  # fmt: skip
+
+
+@pytest.fixture
+def tool():
+    return load_script("docs/tools/performance.py")
+
+
+def test_each_table_is_written_between_its_marks(tool):
+    filled = tool.fill(PAGE, ROWS)
+    for line in (
+        "| theirs | 9 x 9 | 0.5 | 14.5 times faster | 10 |",
+        "| absent one |  | not measured: not installed |  |  |",
+        "| predict_array | 9 x 9 | 7.00 | 97% |",
+        "| 12 x 9 x 9 | 1.50 s | 1.25 s | 90% | 1.10 GB |",
+        "| four | 1.50 MB | 20 | 0.12 s | 30% | 95.00% |",
+    ):
+        assert line in filled
+    (product,) = (line for line in filled.splitlines() if line.startswith("| 9 x 9 | 20.0 s"))
+    assert "| 1.60 |" in product  # 32 s of 20 s
+    assert "| 0.38 |" in product or "| 0.37 |" in product
+    assert tool.fill(filled, ROWS) == filled
+    assert filled.count("<!-- end of bench -->") == len(tool.TABLES) == PAGE.count("<!-- bench:")
+
+
+def test_what_was_not_measured_stays(tool):
+    only = [row for row in ROWS if row["table"] == "doors"]
+    before, after = (
+        {line for line in page.splitlines() if line.startswith("|")}
+        for page in (PAGE, tool.fill(PAGE, only))
+    )
+    assert after - before == {
+        "| door | pixels | Mpx/s | of network only |",
+        "| predict_array | 9 x 9 | 7.00 | 97% |",
+    }
+
+
+def test_figures_of_a_busy_machine_are_refused(tool, tmp_path, monkeypatch):
+    path = tmp_path / "bench.jsonl"
+    path.write_text("\n".join(json.dumps(row | {"load": 3.0}) for row in ROWS))
+    monkeypatch.setattr("sys.argv", ["performance.py", str(path)])
+    with pytest.raises(SystemExit, match=r"idle machine .* load of 3\.0"):
+        tool.main()
+    assert (ROOT / "docs" / "performance.md").read_text("utf-8") == PAGE
