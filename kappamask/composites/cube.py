@@ -255,18 +255,24 @@ def check_stack(cube: xr.DataArray, labels: xr.DataArray) -> tuple[xr.DataArray,
         )
     refuse_snow(labels)
     check_meanings(labels)
-    times = cube["time"].values
-    if times.dtype.kind != "M" or np.isnat(times).any():
-        raise InputError(
-            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
-            f"{times[:3]}: set cube['time'] to the sensing times"
-        )
+    times = check_times(cube, "cube")
     check_same(cube, labels, SAME, dims=("time", "y", "x"))
     cube, labels = cube.transpose("time", "band", "y", "x"), labels.transpose("time", "y", "x")
     order = np.argsort(times, kind="stable")
     if (order != np.arange(times.size)).any():
         cube, labels = cube.isel(time=order), labels.isel(time=order)
     return cube, labels
+
+
+def check_times(array: xr.DataArray, name: str) -> np.ndarray:
+    """Refuse times that are no dates; give them."""
+    times = array["time"].values
+    if times.dtype.kind != "M" or np.isnat(times).any():
+        raise InputError(
+            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
+            f"{times[:3]}: set {name}['time'] to the sensing times"
+        )
+    return times
 
 
 def check_meanings(labels: xr.DataArray) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
@@ -284,13 +283,10 @@ def _describe(variable: xr.DataArray) -> None:
     if name == "observations":
         attrs["standard_name"] = "number_of_observations"
     # Missing is a class and 0 a count: only floating point and dates have a fill value.
-    variable.encoding = {"_FillValue": _fill_value(variable)} | variable.encoding
+    fill = np.array(np.nan, variable.dtype)[()] if variable.dtype.kind == "f" else None
+    variable.encoding = {"_FillValue": fill} | variable.encoding
     if {"y", "x"} <= set(variable.dims):
         variable.encoding["grid_mapping"] = "spatial_ref"
-
-
-def _fill_value(variable: xr.DataArray) -> Any:
-    return np.array(np.nan, variable.dtype)[()] if variable.dtype.kind == "f" else None
 
 
 def _describe_coordinate(coordinate: xr.DataArray) -> None:

@@ -15,7 +15,7 @@ import xarray as xr
 from kappamask.base.bands import BY_NAME, check_level
 from kappamask.base.errors import InputError
 from kappamask.outputs.cog import Layer, Placement, read_blocks
-from kappamask.outputs.label_cube import north_up
+from kappamask.outputs.label_cube import face_north, north_up
 from kappamask.outputs.records import (
     Outline,
     Progress,
@@ -67,7 +67,6 @@ class CompositeRecord(Record):
     end: np.datetime64  # the last moment that belongs to it
     names: tuple[str, ...]  # of the bands
     recipe: dict[str, Any]  # method, period, buffers, ranking, as `composite` says them
-    outline: Outline | None = None  # what was cut out; None: all of the rectangle
 
     @property
     def short_name(self) -> str:
@@ -325,12 +324,7 @@ def check_composite(image: Any) -> xr.Dataset:
             f"composite files hold reflectance of the bands {', '.join(BY_NAME)} but AOT and WVP, "
             f"got {', '.join(other)}: leave them out with cube.sel(band=...)"
         )
-    flips = {
-        dim: slice(None, None, -1)
-        for dim, falls in (("x", False), ("y", True))
-        if (image[dim].values[0] > image[dim].values[-1]) != falls and image.sizes[dim] > 1
-    }
-    return image.isel(flips)
+    return face_north(image)
 
 
 def make_records(

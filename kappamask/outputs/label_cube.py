@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
@@ -12,7 +12,10 @@ from rioxarray.exceptions import OneDimensionalRaster
 
 from kappamask.base.bands import check_level
 from kappamask.base.errors import InputError
+from kappamask.composites.cube import check_times
 from kappamask.predict.cube import lattice_origin, refuse_snow
+
+Pixels = TypeVar("Pixels", xr.DataArray, xr.Dataset)
 
 
 def check_labels(labels: Any) -> xr.DataArray:
@@ -48,12 +51,7 @@ def check_labels(labels: Any) -> xr.DataArray:
             f"labels must hold at least one date and pixel, got shape {labels.shape}: "
             "check the area and the dates"
         )
-    times = labels["time"].values
-    if times.dtype.kind != "M" or np.isnat(times).any():
-        raise InputError(
-            f"time must hold dates (datetime64 in UTC, none missing), got {times.dtype} "
-            f"{times[:3]}: set labels['time'] to the sensing times"
-        )
+    check_times(labels, "labels")
     check_level(labels.attrs.get("level"))
     refuse_snow(labels)
     if labels.rio.crs is None:
@@ -64,14 +62,17 @@ def check_labels(labels: Any) -> xr.DataArray:
 def north_up(labels: xr.DataArray) -> xr.DataArray:
     """Turn a plane of pixels north up and x to the east; say so in ``.rio.transform()``."""
     lattice_origin(labels)  # refuses coordinates that are absent or uneven
-    x, y = labels["x"].values, labels["y"].values
-    if x[0] > x[-1]:
-        labels = labels.isel(x=slice(None, None, -1))
-    if y[0] < y[-1]:
-        labels = labels.isel(y=slice(None, None, -1))
+    labels = face_north(labels)
     dx, dy = _pixel_size(labels)
-    left, top = float(x.min()) - dx / 2, float(y.max()) + dy / 2
+    left, top = float(labels["x"].min()) - dx / 2, float(labels["y"].max()) + dy / 2
     return labels.rio.write_transform(Affine(dx, 0.0, left, 0.0, -dy, top))  # type: ignore[no-any-return]
+
+
+def face_north(data: Pixels) -> Pixels:
+    """Turn rows and columns so that y falls and x rises."""
+    falls = {dim: data[dim].values[0] > data[dim].values[-1] for dim in ("x", "y")}
+    turned = {"x": falls["x"], "y": not falls["y"] and data.sizes["y"] > 1}
+    return data.isel({dim: slice(None, None, -1) for dim, turn in turned.items() if turn})
 
 
 def _pixel_size(labels: xr.DataArray) -> tuple[float, float]:

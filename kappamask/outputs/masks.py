@@ -51,7 +51,6 @@ class MaskRecord(Record):
     suffix: str = ""  # of the name, where another mask has the same one without
     snow: bool = False  # whether its pixels come with snow
     keep_snow: bool = False  # in a file of its own
-    outline: Outline | None = None  # what was cut out; None: all of the rectangle
     refined_by: tuple[str, ...] = ()  # days of the dates that were asked, where any were
 
     @property

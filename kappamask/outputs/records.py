@@ -11,7 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import chain, count, islice
@@ -88,6 +88,8 @@ class Record(ABC):
     model: str | None
     model_sha256: str | None
     sources: tuple[Scene, ...]
+    # What was cut out of the rectangle; None for all of it.
+    outline: Outline | None = field(default=None, kw_only=True)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -107,11 +109,6 @@ class Record(ABC):
         hash of its grid and outline: two fields in one folder keep their files.
         """
         return "_".join([self.short_name, *_place_words(self.placement, self.tile, self.outline)])
-
-    @property
-    def outline(self) -> Outline | None:
-        """What was cut out of the rectangle; None for all of it."""
-        return None
 
     @property
     @abstractmethod
