@@ -300,17 +300,12 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
     told = {"level": "L2A", "scale": 10000, "offset": 0, "model": "default", **context}
     refined = bool(context.get("refine"))
     window = REFINED_PX if refined else WINDOW_PX
-    size: list[dict[str, Any]] = [
-        {"dimension": dim, "value": window, "unit": "px"} for dim in ("x", "y")
-    ]
+    size = _pixels(window)
     result = datacube.apply_neighborhood(
         process=UDF(udf_code(), RUNTIME, version=version, context={"from_parameter": "context"}),
         # Without a size in t, a window comes with all its dates.
         size=size if refined else [*size, {"dimension": "t", "value": "P1D"}],
-        overlap=[
-            {"dimension": "x", "value": OVERLAP_PX, "unit": "px"},
-            {"dimension": "y", "value": OVERLAP_PX, "unit": "px"},
-        ],
+        overlap=_pixels(OVERLAP_PX),
         context={**told, "output": output},
     )
     metadata = datacube.metadata
@@ -318,6 +313,10 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
         labels = list(OUTPUT_BANDS[output])
         metadata = metadata.rename_labels(metadata.band_dimension.name, target=labels)
     return DataCube(result.result_node(), connection=datacube.connection, metadata=metadata)
+
+
+def _pixels(count: int) -> list[dict[str, Any]]:
+    return [{"dimension": dim, "value": count, "unit": "px"} for dim in ("x", "y")]
 
 
 def _held_bands(connection: openeo.Connection | None, level: str) -> list[str]:
@@ -350,10 +349,8 @@ def _rank(clouds: DataCube, period: Any) -> DataCube:
     nearness = clouds.apply_kernel(cloud_kernel().tolist())
     if period is None:
         return nearness.apply_dimension(dimension="t", process=is_not_lowest)
-    size = [{"dimension": dim, "value": 1, "unit": "px"} for dim in ("x", "y")]
-    return nearness.apply_neighborhood(
-        is_not_lowest, size=[*size, {"dimension": "t", "value": period}], overlap=[]
-    )
+    size = [*_pixels(1), {"dimension": "t", "value": period}]
+    return nearness.apply_neighborhood(is_not_lowest, size=size, overlap=[])
 
 
 # --- what a user of graphs needs besides ----------------------------------------------------

@@ -8,25 +8,31 @@ everything stays lazy until a file is written.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kappamask.openeo.engine import (
-    arrays,
-    holdings,
-    library,
-    load,
-    processes,
-    save,
-    scene_classes,
-)
-from kappamask.openeo.engine.arguments import Process
+from jsonschema import Draft7Validator
+
+from kappamask.openeo.engine import arrays, holdings, library, load, processes, save
 from kappamask.openeo.engine.evaluate import Evaluator
-from kappamask.openeo.engine.flat_graph import Graph, GraphError, result_node
-from kappamask.openeo.engine.validate import find_faults
+from kappamask.openeo.engine.flat_graph import (
+    REFERENCES,
+    ArgumentError,
+    Graph,
+    GraphError,
+    check_shape,
+    error_at,
+    find_misnamed,
+    objects,
+    order,
+    references,
+    result_node,
+    schemas_of,
+)
+from kappamask.openeo.engine.library import Process
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 
 # Never offered: they fetch addresses or run things that are not the client's own code.
 LEFT_OUT = ("load_url", "load_geojson", "export_workspace", "apply_neighborhood_intertwin")
+# Of JSON schemas: all of a user-defined process' that is held against arguments.
+TYPES = {"array", "boolean", "integer", "null", "number", "object", "string"}
 
 
 class LocalEngine:
@@ -100,13 +108,35 @@ class LocalEngine:
 
     def collections(self) -> list[dict[str, Any]]:
         """Describe the collections as STAC documents with `cube:dimensions` and bands."""
-        return holdings.describe_collections(self.catalog)
+        found = holdings.find_holdings(self.catalog)
+        return [
+            holdings.describe_collection(name, level, found[level])
+            for name, level in load.COLLECTIONS.items()
+            if level in found
+        ]
 
     def validate(
         self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
     ) -> list[dict[str, str]]:
-        """List what is wrong with a graph, as ``code`` and ``message``; nothing is loaded."""
-        return find_faults(self._evaluator, flat_graph, parameters or {})
+        """List what is wrong with a graph; nothing is loaded.
+
+        Parameters
+        ----------
+        flat_graph
+            What was sent as a flat graph.
+        parameters
+            Names of the parameters that will have values.
+
+        Returns
+        -------
+        list of dict
+            ``code`` (of the openEO API's error list where one fits) and ``message`` of each
+            fault, in the order of the nodes; empty if the graph can run.
+        """
+        return [
+            {"code": error.code, "message": str(error)}
+            for error in _faults(self._evaluator, flat_graph, set(parameters or ()), "")
+        ]
 
     def run(
         self, flat_graph: Graph, *, parameters: Mapping[str, Any] | None = None
@@ -159,8 +189,6 @@ def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
         **arrays.ARRAY_PROCESSES,
         **processes.OWN,
         "load_collection": load.load_collection,
-        "mask_scl_dilation": scene_classes.mask_scl_dilation,
-        "to_scl_dilation_mask": scene_classes.to_scl_dilation_mask,
         "load_stac": load.load_stac,
         "save_result": save.save_result,
     }
@@ -173,3 +201,95 @@ def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
         for name, implementation in {**library.implementations(), **ours}.items()
         if name in specs and name not in LEFT_OUT
     }
+
+
+# --- what is wrong with a graph, before anything is loaded ---------------------------------------
+
+
+def _faults(evaluator: Evaluator, graph: Any, known: set[str], path: str) -> Iterator[GraphError]:
+    try:
+        check_shape(graph)
+        order(graph, result_node(graph), *graph)
+    except GraphError as error:
+        yield error
+        return
+    for name, node in graph.items():
+        children: list[tuple[Graph, set[str]]] = []
+        for fault in _faults_of(evaluator, node, known, children):
+            yield error_at(path + name, node["process_id"], fault)
+        for child, offered in children:
+            yield from _faults(evaluator, child, known | offered, f"{path}{name}/")
+
+
+def _faults_of(
+    evaluator: Evaluator,
+    node: Mapping[str, Any],
+    known: set[str],
+    children: list[tuple[Graph, set[str]]],
+) -> Iterator[GraphError]:
+    """Find what is wrong with one node; collects its child graphs and what these are offered."""
+    try:
+        process = evaluator.find(node)
+    except GraphError as error:
+        yield error
+        return
+    is_ours = isinstance(process, Process)
+    told = (process.spec if isinstance(process, Process) else process).get("parameters")
+    parameters = [
+        one if is_ours else {**one, "schema": [_plain_schema(each) for each in schemas_of(one)]}
+        for one in (told if isinstance(told, list) else ())
+    ]
+    arguments = node.get("arguments", {})
+    yield from find_misnamed(arguments, parameters)
+    for parameter in parameters:
+        name, schemas = parameter["name"], schemas_of(parameter)
+        if name not in arguments:
+            continue
+        value = arguments[name]
+        for referred in references(value, "from_parameter"):
+            if referred not in known:
+                cause = f"parameter {referred!r} has no value"
+                yield GraphError(cause, code="ProcessParameterMissing")
+        if is_constant(value) and not any(Draft7Validator(s).is_valid(value) for s in schemas):
+            shown = str(value)[:80]
+            yield ArgumentError(
+                f"argument {name!r} is of another kind than the process takes, got {shown!r}"
+            )
+        offered = {inner["name"] for schema in schemas for inner in _callback_parameters(schema)}
+        found = (each["process_graph"] for each in objects(value) if "process_graph" in each)
+        children += [(child, offered) for child in found]
+    if node["process_id"] == "load_collection" and isinstance(arguments.get("id"), str):
+        bands = arguments.get("bands")
+        told = bands if isinstance(bands, list) and is_constant(bands) else None
+        try:
+            load.check_bands(told, load.level_of(arguments["id"]))
+        except GraphError as error:
+            yield error
+
+
+def _plain_schema(schema: Any) -> dict[str, Any]:
+    """Leave of a user-defined process' schema what can be checked without harm: the types.
+
+    The whole of it may fetch addresses ($ref), take forever (pattern), or be no schema.
+    """
+    if not isinstance(schema, dict):
+        return {}
+    types, inner = schema.get("type"), schema.get("parameters")
+    types = types if isinstance(types, list) else [types]
+    listed = [one for one in types if isinstance(one, str)]
+    plain = {"type": listed} if listed and TYPES.issuperset(listed) else {}
+    offered = [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+    named = [{"name": one["name"]} for one in offered if isinstance(one.get("name"), str)]
+    return {**plain, "parameters": named}
+
+
+def is_constant(value: Any) -> bool:
+    """Tell whether a value holds no reference and no child graph."""
+    return not any((REFERENCES | {"process_graph"}) & each.keys() for each in objects(value))
+
+
+def _callback_parameters(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Parameters of a child graph; those of load_collection stand one level deeper."""
+    inner = schema.get("additionalProperties")
+    deeper = inner.get("parameters", []) if isinstance(inner, dict) else []
+    return [*schema.get("parameters", []), *deeper]

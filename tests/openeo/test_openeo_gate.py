@@ -137,7 +137,7 @@ def test_links_to_results_work_by_themselves_until_they_expire(guarded, monkeypa
     now = time.time()
     assert now < datetime.fromisoformat(results["expires"]).timestamp() < now + 25 * 3600
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 25 * 3600)
-    monkeypatch.setattr("kappamask.openeo.server.links.time", later)
+    monkeypatch.setattr("kappamask.openeo.server.gate.time", later)
     assert fault(guarded.ask("get", href)) == (410, "ResultLinkExpired")
     monkeypatch.undo()
     assert owner.ask("delete", f"/jobs/{job}").ok

@@ -52,9 +52,14 @@ def as_labels(labels: Any) -> np.ndarray:
     return np.array([*labels], object if mixed else None)
 
 
+def labels_of(data: Any, dim_labels: Any) -> Any:
+    """Give the labels of an array, its own or those of the dimension; None: it has none."""
+    return data["labels"].to_numpy() if isinstance(data, xr.DataArray) else dim_labels
+
+
 def array_find_label(data: Any, label: Any, *, dim_labels: Any = None) -> Any:
     """Find the index of a label; NaN where there is none, for which the library says 999999."""
-    held = data["labels"].to_numpy() if isinstance(data, xr.DataArray) else dim_labels
+    held = labels_of(data, dim_labels)
     return np.nan if held is None else array_find(held, label)
 
 
@@ -77,12 +82,12 @@ def array_element(  # the openEO process has four
     values, along = (data.to_numpy() if isinstance(data, xr.DataArray) else data), axis or 0
     values = np.asarray(values) if isinstance(values, list) else values
     if label is not None:
-        held = data["labels"].to_numpy() if isinstance(data, xr.DataArray) else dim_labels
+        held = labels_of(data, dim_labels)
         if held is None:
             raise GraphError(
                 "needs a labeled array for a label: use an index", code="ArrayNotLabeled"
             )
-        wanted = np.datetime64(str(label).removesuffix("Z")) if _is_time(held) else label
+        wanted = np.datetime64(str(label).removesuffix("Z")) if is_time(held) else label
         (found,) = np.nonzero(np.asarray(held) == wanted)
         index = int(found[0]) if found.size else -1
     if 0 <= int(index or 0) < values.shape[along]:
@@ -95,10 +100,6 @@ def array_element(  # the openEO process has four
     kept = values.shape[:along] + values.shape[along + 1 :]
     whole = da.full if isinstance(values, da.Array) else np.full
     return whole(kept, np.nan)[()]
-
-
-def _is_time(labels: Any) -> bool:
-    return bool(np.issubdtype(np.asarray(labels).dtype, np.datetime64))
 
 
 def array_append(
@@ -214,7 +215,7 @@ def array_apply(  # the special arguments are extra
 
 def array_interpolate_linear(data: Any, *, axis: int | None = None, dim_labels: Any = None) -> Any:
     """Fill no data between two values, by the distance of the labels; the library computes it."""
-    labels = data["labels"].to_numpy() if isinstance(data, xr.DataArray) else dim_labels
+    labels = labels_of(data, dim_labels)
     values = data.data if isinstance(data, xr.DataArray) else data
     values = values if isinstance(values, da.Array) else np.asarray(values, float)
     size = 0 if 0 in np.shape(values) else np.shape(values)[axis or 0]
@@ -269,7 +270,7 @@ def comparing(name: str, function: Function, *, of_numbers: bool) -> Function:
         x, y = _as_times(x, y)
         if of_numbers and not all(_may_order(value) for value in (x, y)):
             return np.nan if is_null(x) or is_null(y) else False
-        if not of_numbers and not _is_time_value(x):
+        if not of_numbers and not is_time(x):
             return plain(x, y, **others)
         return np.where(_is_missing(x) | _is_missing(y), np.nan, function(x, y))
 
@@ -288,13 +289,14 @@ def _may_order(value: Any) -> bool:
     return not isinstance(value, list | dict)
 
 
-def _is_time_value(value: Any) -> bool:
+def is_time(value: Any) -> bool:
+    """Tell whether a value, or what an array holds, is a time."""
     return bool(np.issubdtype(getattr(value, "dtype", np.float64), np.datetime64))
 
 
 def _as_times(*values: Any) -> list[Any]:
     """Read texts as times where another value is a time."""
-    if not any(map(_is_time_value, values)):
+    if not any(map(is_time, values)):
         return list(values)
     return [np.datetime64(v.removesuffix("Z")) if isinstance(v, str) else v for v in values]
 
@@ -331,14 +333,11 @@ def power(base: Any, p: Any) -> Any:
 # --- texts -----------------------------------------------------------------------------------
 
 
-def of_text(name: str) -> Function:
+def of_text(plain: Function) -> Function:
     """Make a process of a text that takes no data and labels of time, where the library fails."""
-    plain = LIBRARY[name]
 
     def process(data: Any, pattern: str, case_sensitive: bool = True) -> Any:
-        if is_null(data):
-            return np.nan
-        return plain(text_of(data), pattern, case_sensitive)
+        return np.nan if is_null(data) else plain(text_of(data), pattern, case_sensitive)
 
     return process
 
@@ -351,7 +350,7 @@ def text_of(value: Any) -> Any:
     >>> text_of(np.datetime64("2022-06-17", "ns")), text_of("B02")
     ('2022-06-17T00:00:00Z', 'B02')
     """
-    return f"{np.datetime_as_string(value, unit='s')}Z" if _is_time_value(value) else value
+    return f"{np.datetime_as_string(value, unit='s')}Z" if is_time(value) else value
 
 
 def text_concat(data: list[Any], separator: Any = "") -> str:
@@ -362,11 +361,8 @@ def text_concat(data: list[Any], separator: Any = "") -> str:
     return told.pop().join(told)
 
 
-def text_find(data: Any, pattern: str, case_sensitive: bool = True) -> Any:
+def find_text(text: str, wanted: str, case_sensitive: bool) -> Any:
     """Find where a text begins in another, NaN if nowhere; the library lacks this process."""
-    if is_null(data):
-        return np.nan
-    text, wanted = str(text_of(data)), pattern
     found = text.find(wanted) if case_sensitive else text.lower().find(wanted.lower())
     return np.nan if found < 0 else found
 
@@ -380,27 +376,17 @@ def date_between(x: Any, min: str, max: str, exclude_max: bool = False) -> Any: 
 ARRAY_PROCESSES: Mapping[str, Function] = {
     **REDUCERS,
     **COMPARISONS,
-    **{name: of_text(name) for name in ("text_begins", "text_contains", "text_ends")},
-    "array_append": array_append,
-    "array_apply": array_apply,
-    "array_concat": array_concat,
-    "array_contains": array_contains,
-    "array_create": array_create,
-    "array_create_labeled": array_create_labeled,
-    "array_element": array_element,
-    "array_find": array_find,
-    "array_find_label": array_find_label,
-    "array_interpolate_linear": array_interpolate_linear,
-    "array_modify": array_modify,
-    "between": between,
-    "date_between": date_between,
+    **{
+        process.__name__: process
+        for process in (
+            *(array_append, array_apply, array_concat, array_contains, array_create),
+            *(array_create_labeled, array_element, array_find, array_find_label),
+            *(array_interpolate_linear, array_modify, between, date_between),
+            *(is_nan, is_nodata, is_valid, mod, power, text_concat),
+        )
+    },
+    **{name: of_text(LIBRARY[name]) for name in ("text_begins", "text_contains", "text_ends")},
     "e": lambda: np.e,
     "if": choose,
-    "is_nan": is_nan,
-    "is_nodata": is_nodata,
-    "is_valid": is_valid,
-    "mod": mod,
-    "power": power,
-    "text_concat": text_concat,
-    "text_find": text_find,
+    "text_find": of_text(find_text),
 }

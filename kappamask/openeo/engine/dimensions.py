@@ -7,15 +7,15 @@ by their last day, and finds no label of time. So all of these are made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from kappamask.base.errors import UnknownNameError
 from kappamask.composites.periods import PERIODS, period_edges
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.arrays import as_labels, text_of
@@ -144,7 +144,7 @@ def filter_bands(data: xr.DataArray, bands: Sequence[str] | None = None) -> xr.D
         found = [n for n, name in enumerate(names) if name == band]
         found = found or [n for n, name in enumerate(common) if name == band]
         if not found:
-            raise ArgumentError(f"unknown band {band!r}: the cube has {', '.join(map(str, names))}")
+            raise UnknownNameError.of("band", str(band), [*map(str, names)])
         index += found
     return data.isel(bands=list(dict.fromkeys(index)))
 
@@ -165,7 +165,6 @@ def rename_labels(
                 code="LabelsNotEnumerated",
             )
         target = list(target or source or ())
-        source = labels[: len(target)].tolist()
         if len(target) > labels.size:
             raise GraphError(f"has {labels.size} labels, got {len(target)}", code="LabelMismatch")
         return data.assign_coords(
@@ -272,11 +271,11 @@ def group_by_period(times: np.ndarray, period: str) -> tuple[np.ndarray, list[np
 
     Raises
     ------
-    GraphError
+    UnknownNameError
         If openEO has no such period.
     """
     if period not in PERIODS:
-        raise ArgumentError(f"unknown period {period!r}: expected one of {', '.join(PERIODS)}")
+        raise UnknownNameError.of("period", str(period), [*PERIODS])
     starts = period_edges(times.min(), times.max(), period)[:-1].astype(times.dtype)
     which = np.searchsorted(starts, times, side="right") - 1
     return starts, [np.flatnonzero(which == index) for index in range(starts.size)]
@@ -315,8 +314,7 @@ def aggregate_temporal_period(
     dim, times = find_times(data, dimension)
     starts, groups = group_by_period(times, period)
     labels = [period_label(start, period) for start in starts]
-    reduce = partial(reduce_dimension, reducer=reducer, dimension=dim, context=context)
-    return reduce_groups(data, dim, groups, labels, starts, reduce)
+    return reduce_groups(data, groups, {dim: labels, STARTS: (dim, starts)}, reducer, context)
 
 
 def aggregate_temporal(
@@ -331,13 +329,13 @@ def aggregate_temporal(
     dim, times = find_times(data, dimension)
     groups = [np.flatnonzero(is_within(times, interval)) for interval in intervals]
     firsts = [start for start, _ in intervals]
-    starts = None
     if not labels and None in firsts:
         raise ArgumentError("intervals without a start need labels")
-    if not labels and not any(str(first)[2:3] == ":" for first in firsts):
-        moments = [read_instant(str(first)).replace(tzinfo=None) for first in firsts]
-        starts = np.array(moments, times.dtype)
     names = list(labels or map(str, firsts))
+    coords: dict[str, Any] = {dim: names}
+    if not labels and not any(name[2:3] == ":" for name in names):
+        moments = [read_instant(name).replace(tzinfo=None) for name in names]
+        coords[STARTS] = (dim, np.array(moments, times.dtype))
     if len(names) != len(groups):
         raise ArgumentError(f"needs one label per interval, got {len(names)} and {len(groups)}")
     if len(set(names)) < len(names):
@@ -345,31 +343,29 @@ def aggregate_temporal(
             f"needs labels that differ, got {names}: give labels",
             code="DistinctDimensionLabelsRequired",
         )
-    reduce = partial(reduce_dimension, reducer=reducer, dimension=dim, context=context)
-    return reduce_groups(data, dim, groups, names, starts, reduce)
+    return reduce_groups(data, groups, coords, reducer, context)
 
 
 def reduce_groups(
     data: xr.DataArray,
-    dim: str,
     groups: Sequence[np.ndarray],
-    labels: Sequence[Any],
-    starts: np.ndarray | None,
-    reduce: Callable[[xr.DataArray], xr.DataArray],
+    coords: Mapping[str, Any],
+    reducer: Callable[..., Any],
+    context: Any,
 ) -> xr.DataArray:
-    """Reduce each group of labels along `dim`; an empty group gives NaN."""
+    """Reduce each group of labels along the first of the new coordinates; an empty one to NaN."""
+    dim = next(iter(coords))
     plain = data.drop_vars(STARTS, errors="ignore")
     reduced = {
-        index: reduce(plain.isel({dim: group})) for index, group in enumerate(groups) if group.size
+        index: reduce_dimension(plain.isel({dim: group}), reducer, dim, context)
+        for index, group in enumerate(groups)
+        if group.size
     }
     like = next(iter(reduced.values()), plain.isel({dim: slice(1)}).max(dim))
     empty = xr.full_like(like, np.nan, dtype=np.float32)
     parts = [reduced.get(index, empty) for index in range(len(groups))]
     joined = xr.concat(parts, dim=dim, coords="minimal", compat="override")
-    joined = joined.assign_coords({dim: list(labels)})
-    if starts is not None:
-        joined = joined.assign_coords({STARTS: (dim, starts)})
-    return joined.transpose(*data.dims)
+    return joined.assign_coords(coords).transpose(*data.dims)
 
 
 DIMENSION_PROCESSES = (

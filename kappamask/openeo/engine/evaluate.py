@@ -8,13 +8,13 @@ values of the first one; and it walks every path of a graph, so that time double
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
-from kappamask.openeo.engine.arguments import BoundingBox, Process
 from kappamask.openeo.engine.flat_graph import (
     Graph,
     GraphError,
@@ -24,7 +24,9 @@ from kappamask.openeo.engine.flat_graph import (
     order,
     references,
     result_node,
+    schemas_of,
 )
+from kappamask.openeo.engine.library import BoundingBox, Process
 
 # What implementations pass to their callbacks besides parameters of the process graph.
 SPECIAL = ("axis", "keepdims", "source_transposed_axis", "dim_labels", "context")
@@ -129,11 +131,13 @@ class Evaluator:
             for name, value in node.get("arguments", {}).items()
         }
         if isinstance(process, Process):
-            arguments = typed(arguments, process.spec)
-            return invoke(process.implementation, arguments, special)
+            return invoke(process.implementation, typed(arguments, process.spec), special)
         if path.count("/") > DEEPEST:
             raise GraphError("user-defined processes call each other without end")
-        inner = bind(arguments, process.get("parameters") or [])
+        parameters = process.get("parameters") or []
+        for fault in find_misnamed(arguments, parameters):
+            raise fault
+        inner = {one["name"]: arguments.get(one["name"], one.get("default")) for one in parameters}
         graph = process["process_graph"]
         check_shape(graph)
         return self.run(graph, inner, path=f"{path}/")[result_node(graph)]
@@ -199,19 +203,6 @@ class Callback:
         }
 
 
-def bind(arguments: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Give the parameters of a user-defined process their values.
-
-    Raises
-    ------
-    GraphError
-        If one without default is missing, or an argument is no parameter.
-    """
-    for fault in find_misnamed(arguments, parameters):
-        raise fault
-    return {each["name"]: arguments.get(each["name"], each.get("default")) for each in parameters}
-
-
 def invoke(
     implementation: Callable[..., Any], arguments: dict[str, Any], special: Mapping[str, Any]
 ) -> Any:
@@ -221,7 +212,8 @@ def invoke(
     if "axis" in accepted and isinstance(listed, list):
         if any(np.ndim(item) and not isinstance(item, list) for item in listed):
             # a list of whole arrays, such as [x, y] of an overlap resolver: reduce over the list
-            arguments = {**arguments, "data": stack(listed)}
+            lib = da if any(isinstance(item, da.Array) for item in listed) else np
+            arguments = {**arguments, "data": lib.stack(lib.broadcast_arrays(*listed))}
             special = {"axis": 0}
         elif all(isinstance(item, int | float) for item in listed):
             arguments = {**arguments, "data": np.array(listed)}
@@ -230,30 +222,16 @@ def invoke(
     return implementation(**(offered | given))
 
 
-def stack(listed: list[Any]) -> Any:
-    """Stack numbers and arrays along a new first axis, lazily where one of them is lazy."""
-    import dask.array as da
-
-    if any(isinstance(item, da.Array) for item in listed):
-        shape = np.broadcast_shapes(*(np.shape(item) for item in listed))
-        return da.stack([da.broadcast_to(da.asarray(item), shape) for item in listed])
-    return np.stack(np.broadcast_arrays(*listed))
-
-
-# --- types of arguments --------------------------------------------------------------------
-
-
 def typed(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn JSON into the types that implementations expect, as the process' schema says."""
-    subtypes = {}
-    for parameter in spec.get("parameters", ()):
-        schema = parameter.get("schema", {})
-        schemas = schema if isinstance(schema, list) else [schema]
-        subtypes[parameter["name"]] = {each.get("subtype") for each in schemas}
-    return {name: _typed(value, subtypes.get(name, set())) for name, value in arguments.items()}
-
-
-def _typed(value: Any, subtypes: set[str | None]) -> Any:
-    if isinstance(value, dict) and "bounding-box" in subtypes and "west" in value:
-        return BoundingBox.of(value)
-    return value
+    """Make bounding boxes where the process' schema takes one; other arguments stay JSON."""
+    boxes = {
+        parameter["name"]
+        for parameter in spec.get("parameters", ())
+        if any(schema.get("subtype") == "bounding-box" for schema in schemas_of(parameter))
+    }
+    return {
+        name: BoundingBox.of(value)
+        if name in boxes and isinstance(value, dict) and "west" in value
+        else value
+        for name, value in arguments.items()
+    }

@@ -194,6 +194,12 @@ def check_shape(graph: Any) -> None:
             raise GraphError(error.cause, node=name, process=node["process_id"]) from None
 
 
+def schemas_of(parameter: Mapping[str, Any]) -> list[Any]:
+    """List the schemas of which an argument meets one."""
+    schema = parameter.get("schema", {})
+    return schema if isinstance(schema, list) else [schema]
+
+
 def find_misnamed(
     arguments: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]
 ) -> Iterator[GraphError]:

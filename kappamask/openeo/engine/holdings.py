@@ -80,8 +80,12 @@ def find_holdings(catalog: Any) -> dict[str, Holding]:
     location = str(catalog)
     if location in PROFILES:
         return {
-            level: Holding(_of_profile(PROFILES[location].levels[level].assets, level))
-            for level in PROFILES[location].levels
+            level: Holding(
+                tuple(
+                    n for n in bands_of_collection(level) if n in held.assets or n == SCENE_CLASSES
+                )
+            )
+            for level, held in PROFILES[location].levels.items()
         }
     if not Path(location).is_file():
         return {level: Holding(tuple(bands_of_collection(level))) for level in COLLECTIONS.values()}
@@ -97,20 +101,6 @@ def find_holdings(catalog: Any) -> dict[str, Holding]:
             if is_level:
                 found.setdefault(level, []).append(view)
     return {level: Holding.of(views, level) for level, views in found.items()}
-
-
-def _of_profile(assets: Any, level: str) -> tuple[str, ...]:
-    return tuple(n for n in bands_of_collection(level) if n in assets or n == SCENE_CLASSES)
-
-
-def describe_collections(catalog: Any) -> list[dict[str, Any]]:
-    """Describe the collections that a catalogue holds as STAC documents."""
-    holdings = find_holdings(catalog)
-    return [
-        describe_collection(name, level, holdings[level])
-        for name, level in COLLECTIONS.items()
-        if level in holdings
-    ]
 
 
 def describe_collection(name: str, level: str, held: Holding) -> dict[str, Any]:

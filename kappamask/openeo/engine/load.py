@@ -24,10 +24,10 @@ from kappamask.base.errors import NoItemsError
 from kappamask.base.retry import GUARD
 from kappamask.cubes.classes import KEYS, resolve_classes
 from kappamask.cubes.cube import load_cube
-from kappamask.openeo.engine.arguments import BoundingBox
 from kappamask.openeo.engine.dimensions import read_instant
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.gateway import CheckedAdapter, through_gateway
+from kappamask.openeo.engine.library import BoundingBox
 from kappamask.scenes.area import transformer
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.search import search

@@ -12,9 +12,15 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from scipy import ndimage, signal
 
 from kappamask.openeo.engine import library
-from kappamask.openeo.engine.dimensions import DIMENSION_PROCESSES, find_times, group_by_period
+from kappamask.openeo.engine.dimensions import (
+    DIMENSION_PROCESSES,
+    apply_dimension,
+    find_times,
+    group_by_period,
+)
 from kappamask.openeo.engine.evaluate import Callback
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
 from kappamask.openeo.engine.spatial import SPATIAL_PROCESSES, align_grids, mask_polygon
@@ -23,6 +29,11 @@ from kappamask.openeo.engine.udfs import Call, Frame, Log, check_udf, run_in_win
 LIBRARY = library.implementations()
 PER_DATE = "P1D"
 LARGE = 15  # pixels per side from which a kernel is applied by Fourier transform
+# Scene classes, for Copernicus' own masks.
+KEPT = (2, 4, 5, 6, 7)  # dark, vegetation, bare, water, unclassified
+CLOUDY = (3, 8, 9, 10, 11)  # shadow, cloud of medium and high probability, cirrus, snow
+# Share of a Gaussian kernel that must be hit for a pixel to be masked.
+THRESHOLDS = (0.057, 0.025)
 
 
 def mask(data: xr.DataArray, mask: xr.DataArray, replacement: Any = None) -> xr.DataArray:
@@ -120,53 +131,51 @@ def apply_kernel(
     filled = data if replace_invalid is None else data.fillna(replace_invalid)
     if not isinstance(border, int | float) or not isinstance(data.data, da.Array):
         return LIBRARY["apply_kernel"](filled, weights, factor, border, 0)  # type: ignore[no-any-return]
-    scene = filled.transpose(..., "y", "x")
+    values = filled if filled.dtype.kind == "f" else filled.astype(np.float32)
     reach = [size // 2 for size in weights.shape]
-    dtype = scene.dtype if scene.dtype.kind == "f" else np.dtype(np.float32)
-    work = partial(convolve, weights=weights * factor)
-    convolved = map_around(work, scene.data.astype(dtype), reach, border, dtype)
-    return scene.copy(data=convolved).transpose(*data.dims)
+    return map_around(partial(convolve, weights=weights * factor), values, reach, border)
 
 
 def map_around(
     work: Callable[[np.ndarray], np.ndarray],
-    values: da.Array,
+    cube: xr.DataArray,
     reach: Sequence[int],
     border: float | str,
-    dtype: np.dtype[Any],
-) -> da.Array:
-    """Map a function over blocks of (..., y, x) and what lies around them, lazily.
+) -> xr.DataArray:
+    """Map a function over the blocks of a cube and what lies around them in y and x, lazily.
 
     Dask refuses an image that is smaller than what lies around it: such a one is one block.
 
     Parameters
     ----------
     work
-        Gives an array of the shape of its own.
-    values
-        Numbers (..., y, x).
+        Takes an array (..., y, x); gives one of the same shape and type.
+    cube
+        Of any dimensions, y and x among them.
     reach
         Pixels along y and x that a block sees of its neighbours.
     border
         What lies around the image: a number, or "nearest" for its edge.
-    dtype
-        What `work` gives.
     """
+    scene = cube.transpose(..., "y", "x")
+    values = scene.data if isinstance(scene.data, da.Array) else da.from_array(scene.to_numpy())
     rows, columns = reach
     size = values.shape[-2:]
-    given = {"dtype": dtype, "meta": np.empty((0,) * values.ndim, dtype)}
+    given = {"dtype": values.dtype, "meta": np.empty((0,) * values.ndim, values.dtype)}
     if size[0] >= rows and size[1] >= columns:
         depth = {values.ndim - 2: rows, values.ndim - 1: columns}
-        return da.map_overlap(work, values, depth=depth, boundary=border, **given)
-    width = (*((0, 0),) * (values.ndim - 2), (rows, rows), (columns, columns))
-    edge = {"mode": "edge"} if border == "nearest" else {"constant_values": border}
+        mapped = da.map_overlap(work, values, depth=depth, boundary=border, **given)
+    else:
+        width = (*((0, 0),) * (values.ndim - 2), (rows, rows), (columns, columns))
+        edge = {"mode": "edge"} if border == "nearest" else {"constant_values": border}
 
-    def work_on_all(block: np.ndarray) -> np.ndarray:
-        wide = work(np.pad(block, width, **edge))
-        return wide[..., rows : rows + size[0], columns : columns + size[1]]
+        def work_on_all(block: np.ndarray) -> np.ndarray:
+            wide = work(np.pad(block, width, **edge))
+            return wide[..., rows : rows + size[0], columns : columns + size[1]]
 
-    whole = values.rechunk({values.ndim - 2: -1, values.ndim - 1: -1})
-    return da.map_blocks(work_on_all, whole, **given)
+        whole = values.rechunk({values.ndim - 2: -1, values.ndim - 1: -1})
+        mapped = da.map_blocks(work_on_all, whole, **given)
+    return scene.copy(data=mapped).transpose(*cube.dims)
 
 
 def convolve(values: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
@@ -175,8 +184,6 @@ def convolve(values: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
     A large kernel goes through a Fourier transform. Its noise (1e-15) is rounded away:
     what no pixel reaches is exactly 0 again, so that equal scores stay equal.
     """
-    from scipy import ndimage, signal
-
     if not values.any():
         return np.zeros_like(values)
     kernel = weights.reshape((1,) * (values.ndim - 2) + weights.shape)
@@ -266,23 +273,15 @@ def map_series(
     data: xr.DataArray, process: Callback, dim: str, groups: list[np.ndarray], context: Any
 ) -> xr.DataArray:
     """Apply processes to the values along one dimension, group by group; lazily."""
-    ordered = data.transpose(dim, ...)
     parts = []
     for group in groups:
-        part = ordered.isel({dim: group})
-        values = process(
-            part.data,
-            positional_parameters={"data": 0},
-            named_parameters={"context": context},
-            axis=0,
-            dim_labels=part[dim].values,
-        )
-        if np.shape(values) != part.shape:
+        part = data.isel({dim: group})
+        parts.append(apply_dimension(part, process, dim, context=context))
+        if parts[-1].shape != part.shape:
             raise GraphError(
                 f"needs as many values back as it gives along {dim}, got the shape "
-                f"{np.shape(values)} for {part.shape}: use reduce_dimension or aggregate_temporal"
+                f"{parts[-1].shape} for {part.shape}: use reduce_dimension or aggregate_temporal"
             )
-        parts.append(part.copy(data=values))
     joined = xr.concat(parts, dim=dim, coords="minimal", compat="override")
     inverse = np.argsort(np.concatenate(groups))
     return joined.isel({dim: inverse}).transpose(*data.dims)
@@ -311,11 +310,96 @@ def run_udf(  # the openEO process has five
     return run_in_windows(data, call, Frame())
 
 
+# --- Copernicus' masks of dilated scene classes -------------------------------------------------
+#
+# So that notebooks written for it run unchanged: they are no processes of openEO's specification.
+# They mask snow with the clouds, and much clear ground around both: ours is
+# `kappamask.openeo.graphs.cloud_mask`.
+
+
+def to_scl_dilation_mask(  # noqa: PLR0913, PLR0917  Copernicus' process has seven
+    data: xr.DataArray,
+    scl_band_name: str | None = None,
+    kernel1_size: int = 17,
+    kernel2_size: int = 201,
+    mask1_values: Sequence[int] = KEPT,
+    mask2_values: Sequence[int] = CLOUDY,
+    erosion_kernel_size: int = 0,
+) -> xr.DataArray:
+    """Mask what is not clear by scene classes, dilated: 1 where masked; lazily.
+
+    Parameters
+    ----------
+    data
+        Cube with the band SCL.
+    scl_band_name
+        Its name; None: the only band, or the one that is called SCL.
+    kernel1_size, kernel2_size
+        Pixels of 10 m: of the Gaussian around what is not in `mask1_values`, and of the
+        wider one around `mask2_values`.
+    mask1_values, mask2_values
+        Classes that are clear, and those that reach far.
+    erosion_kernel_size
+        Pixels: what is narrower is no cloud; 0: all is.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dimensions of the data with one band, float32 of 0 and 1.
+    """
+    scl = pick_scl(data, scl_band_name)
+    sizes = kernel1_size, kernel2_size, erosion_kernel_size or 1
+    if any(size < 1 or size % 2 == 0 for size in sizes):
+        raise GraphError(f"needs kernels of odd sizes, got {sizes}", code="KernelDimensionsUneven")
+    reach = max(sizes) // 2 + sizes[2]
+    work = partial(dilate, sizes=sizes, kept=tuple(mask1_values), cloudy=tuple(mask2_values))
+    masked = map_around(work, scl.astype(np.float32), (reach, reach), "nearest")
+    return masked.assign_coords(bands=["to_scl_dilation_mask"])
+
+
+def mask_scl_dilation(
+    data: xr.DataArray, scl_band_name: str | None = "SCL", **options: Any
+) -> xr.DataArray:
+    """Mask a cube by its own scene classes; options as of `to_scl_dilation_mask`."""
+    return mask(data, to_scl_dilation_mask(data, scl_band_name, **options))
+
+
+def pick_scl(data: xr.DataArray, name: str | None) -> xr.DataArray:
+    """Take the band of scene classes, with its dimension."""
+    bands = [str(band) for band in data["bands"].to_numpy()] if "bands" in data.dims else []
+    wanted = name or (bands[0] if len(bands) == 1 else "SCL")
+    if wanted not in bands:
+        raise ArgumentError(f"needs the band {wanted!r}, the cube has {', '.join(bands) or 'none'}")
+    return data.isel(bands=[bands.index(wanted)]).drop_vars("common_name", errors="ignore")
+
+
+def dilate(
+    classes: np.ndarray,
+    *,
+    sizes: tuple[int, int, int],
+    kept: tuple[int, ...],
+    cloudy: tuple[int, ...],
+) -> np.ndarray:
+    """Mask the last two axes of an array of classes; NaN is not clear."""
+    near = ~np.isin(classes, kept)
+    far = np.isin(classes, cloudy)
+    if sizes[2] > 1:
+        square = np.ones((1,) * (classes.ndim - 2) + (sizes[2], sizes[2]), bool)
+        near, far = (ndimage.binary_erosion(hit, square, border_value=1) for hit in (near, far))
+    masked = np.zeros(classes.shape, bool)
+    for hit, size, threshold in zip((near, far), sizes, THRESHOLDS, strict=False):
+        line = np.exp(-0.5 * ((np.arange(size) - size // 2) / (size / 6)) ** 2)
+        weights = np.outer(line, line) / line.sum() ** 2
+        masked |= convolve(hit.astype(np.float32), weights=weights) > threshold
+    return masked.astype(np.float32)
+
+
 OWN: Mapping[str, Callable[..., Any]] = {
     process.__name__: process
     for process in (
         *DIMENSION_PROCESSES,
         *SPATIAL_PROCESSES,
         *(apply, apply_kernel, apply_neighborhood, apply_polygon, inspect, mask, run_udf),
+        *(mask_scl_dilation, to_scl_dilation_mask),
     )
 }

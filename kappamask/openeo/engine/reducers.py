@@ -168,7 +168,7 @@ def along(function: Function, data: Any, axis: int, size: int | None, dtype: Any
     return da.map_blocks(partial(function, axis=axis), whole, dtype=dtype or data.dtype, **layout)
 
 
-def reducer(name: str, function: Function, *, empty: Any = np.nan) -> Function:
+def reducer(name: str, function: Function) -> Function:
     """Make a process of a function of arrays; plain lists go to the library's as before."""
     plain = LIBRARY[name]
 
@@ -181,12 +181,11 @@ def reducer(name: str, function: Function, *, empty: Any = np.nan) -> Function:
         if isinstance(axis, tuple) and len(axis) == 1:
             (axis,) = axis
         if 0 in np.shape(data):
-            return empty
+            return np.nan
         kept = {"keepdims": True} if keepdims else {}  # not all of the library's know the word
         if not ignore_nodata or axis is None or isinstance(axis, tuple) or np.ndim(data) < 2:
             return plain(data, ignore_nodata=ignore_nodata, axis=axis, **kept)
-        work = partial(function, **kept)
-        return along(work, data, axis, 1 if keepdims else None)
+        return along(partial(function, **kept), data, axis, 1 if keepdims else None)
 
     return reduce
 
@@ -195,18 +194,15 @@ def picker(name: str, function: Function, step: int) -> Function:
     """Make `first` or `last`; texts are looked through one by one."""
     of_numbers = reducer(name, function)
 
-    def pick(data: Any, ignore_nodata: bool = True, **special: Any) -> Any:
+    def pick(
+        data: Any, ignore_nodata: bool = True, axis: Any = None, keepdims: bool = False
+    ) -> Any:
         if isinstance(data, list) and any(isinstance(one, str) for one in data):
             kept = [one for one in data[::step] if not (ignore_nodata and is_null(one))]
             return kept[0] if kept else np.nan
-        return of_numbers(data, ignore_nodata, **special)
+        return of_numbers(data, ignore_nodata, axis, keepdims)
 
-    def process(
-        data: Any, ignore_nodata: bool = True, axis: Any = None, keepdims: bool = False
-    ) -> Any:
-        return pick(data, ignore_nodata, axis=axis, keepdims=keepdims)
-
-    return process
+    return pick
 
 
 def logical(*, wanted: bool) -> Function:
@@ -249,28 +245,28 @@ def quantiles(  # the special argument is extra
     if isinstance(wanted, list) and len(wanted) == 1 and wanted[0] > 1:
         (wanted,) = wanted
     asked = np.arange(1, wanted) / wanted if is_one(wanted) else np.asarray(wanted, float)
-    values = data if isinstance(data, da.Array) else np.asarray(data, float)
-    if 0 in values.shape:
-        return np.full(asked.size, np.nan)
-    found = along(
-        partial(quantiles_valid, probabilities=asked),
-        values,
-        axis or 0,
-        asked.size,
-        np.float64,
-    )
-    if ignore_nodata:
-        return found
-    absent = np.isnan(values).any(axis=axis or 0, keepdims=True)
-    return np.where(absent, np.nan, found)
+    work = partial(quantiles_valid, probabilities=asked)
+    return _several(work, data, ignore_nodata, axis, asked.size, np.float64)
 
 
 def extrema(data: Any, ignore_nodata: bool = True, *, axis: int | None = None) -> Any:
     """Give the lowest and the highest value; the library loses the axis."""
+    return _several(extrema_valid, data, ignore_nodata, axis, 2)
+
+
+def _several(
+    function: Function,
+    data: Any,
+    ignore_nodata: bool,
+    axis: int | None,
+    size: int,
+    dtype: Any = None,
+) -> Any:
+    """Reduce to several values: all NaN if there is none, or one is NaN that is not ignored."""
     values = data if isinstance(data, da.Array) else np.asarray(data, float)
     if 0 in values.shape:
-        return np.full(2, np.nan)
-    found = along(extrema_valid, values, axis or 0, 2)
+        return np.full(size, np.nan)
+    found = along(function, values, axis or 0, size, dtype)
     absent = np.isnan(values).any(axis=axis or 0, keepdims=True)
     return found if ignore_nodata else np.where(absent, np.nan, found)
 
@@ -287,8 +283,7 @@ def ranking(*, sort: bool) -> Function:
         if 0 in np.shape(values):
             return values
         work = partial(order_valid, asc=asc, nodata=nodata, sort=sort)
-        size = values.shape[axis or 0]
-        return along(work, values, axis or 0, size, np.float64)
+        return along(work, values, axis or 0, values.shape[axis or 0], np.float64)
 
     return process
 

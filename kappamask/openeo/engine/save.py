@@ -102,13 +102,12 @@ def save_result(
     """
     if folder is None:
         raise GraphError("writes files, but the engine has no folder: LocalEngine(folder=...)")
-    names = {name.lower(): name for name in FORMATS} | {"geotiff": "GTiff"}
-    if format.lower() not in names:
+    names = {name.lower(): one for name, one in FORMATS.items()} | {"geotiff": FORMATS["GTiff"]}
+    if (chosen := names.get(format.lower())) is None:
         raise GraphError(
             f"unknown format {format!r}: expected one of {', '.join(FORMATS)}",
             code="FormatUnsuitable",
         )
-    chosen = FORMATS[names[format.lower()]]
     kind = kind_of(data)
     if kind not in chosen.kinds:
         fitting = [name for name, one in FORMATS.items() if kind in one.kinds]
@@ -117,9 +116,8 @@ def save_result(
             f"{format} holds no {kind} ({told}): use {' or '.join(fitting)}",
             code="FormatUnsuitable",
         )
-    known = {**PARAMETERS, **chosen.parameters}
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    unknown = [key for key in given if key not in known]
+    unknown = [key for key in given if key not in chosen.parameters]
     if unknown and log is not None:
         log("warning", f"save_result: options without effect for {format}: {', '.join(unknown)}")
     prefix = str(given.get("filename_prefix") or "openEO")
@@ -127,7 +125,7 @@ def save_result(
         raise ArgumentError(f"a filename_prefix is letters, digits, - and _, got {prefix!r}")
     with staging(folder, f"{prefix} ({format})") as aside:
         try:
-            written = chosen.write(data, aside / prefix, given)
+            written = chosen.write(data, aside / f"{prefix}{chosen.suffix}", given)
         except KappaMaskError:
             raise
         except (*OF_ARGUMENTS, RuntimeError) as error:
@@ -162,7 +160,7 @@ def write_geotiffs(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -
     """Write one cloud-optimised GeoTIFF per date, beside `path`."""
     del options
     kind = Kind.of(cube)
-    scene, bands, names = split_dates(cube, path.name)
+    scene, bands, names = split_dates(cube, path.stem)
     scene = kind.encode(scene)
     colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in LEGENDS.get(bands, ())}
     dates = list(scene.data) if "t" in scene.dims else [scene.data]
@@ -224,7 +222,7 @@ def write_pngs(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> li
     """Write one picture per date: labels in their colours, else grey or red, green, blue."""
     from PIL import Image
 
-    scene, bands, names = split_dates(cube, path.name)
+    scene, bands, names = split_dates(cube, path.stem)
     if len(bands) not in (1, 3) or scene.sizes["y"] * scene.sizes["x"] > PICTURE:
         raise GraphError(
             f"a picture has 1 or 3 bands and at most {PICTURE} pixels, got {len(bands)} of "
@@ -290,30 +288,24 @@ def to_dataset(cube: xr.DataArray) -> xr.Dataset:
     return dataset
 
 
-def write_netcdf(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+def write_netcdf(cube: xr.DataArray, target: Path) -> None:
     """Write one netCDF 4 file."""
-    del options
     dataset = to_dataset(cube)
     for name in dataset:
         dataset[name].encoding |= {"zlib": True, "complevel": 1}
-    target = path.with_name(f"{path.name}.nc")
     dataset.to_netcdf(target, engine="netcdf4")
-    return [target]
 
 
-def write_zarr(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+def write_zarr(cube: xr.DataArray, target: Path) -> None:
     """Write one Zarr store, zipped: it opens as it is."""
-    del options
     dataset = to_dataset(cube)
     even = {dim: max(sizes) for dim, sizes in dataset.chunksizes.items()}
-    store = path.with_name(f"{path.name}.zarr")
+    store = target.with_suffix("")
     dataset.chunk(even).to_zarr(store, zarr_format=2, consolidated=True)
-    target = store.with_name(f"{store.name}.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(store.rglob("*")):
             if file.is_file():
                 archive.write(file, file.relative_to(store))
-    return [target]
 
 
 # --- all formats ---------------------------------------------------------------------------
@@ -325,8 +317,9 @@ class Format:
 
     title: str
     kinds: tuple[str, ...]  # see `kind_of`
+    suffix: str
     write: Callable[[Any, Path, Mapping[str, Any]], list[Path]]
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # as /file_formats lists them
+    parameters: Mapping[str, Any] = field(default_factory=lambda: PARAMETERS)
 
     def document(self) -> dict[str, Any]:
         """Describe it as the openEO API does."""
@@ -334,32 +327,47 @@ class Format:
         return {
             "title": self.title,
             "gis_data_types": types or ["other"],
-            "parameters": {**PARAMETERS, **self.parameters},
+            "parameters": self.parameters,
         }
+
+
+def whole(
+    write: Callable[[Any, Path], None],
+) -> Callable[[Any, Path, Mapping[str, Any]], list[Path]]:
+    """Make a writer of all dates of one that writes one file."""
+
+    def write_whole(data: Any, path: Path, options: Mapping[str, Any]) -> list[Path]:
+        del options
+        write(data, path)
+        return [path]
+
+    return write_whole
 
 
 def _number(description: str) -> dict[str, Any]:
     return {"type": "number", "description": description}
 
 
-PARAMETERS: Mapping[str, Any] = {
+PARAMETERS: Mapping[str, Any] = {  # as /file_formats lists them
     "filename_prefix": {
         "type": "string",
         "default": "openEO",
         "description": "What the names of the files begin with.",
     }
 }
-STRETCH = {
+STRETCH: Mapping[str, Any] = {
+    **PARAMETERS,
     "min": _number("Value drawn black; without it, 2 % of the pixels are below."),
     "max": _number("Value drawn white; without it, 2 % of the pixels are above."),
 }
+IMAGE = ("raster",)
 FORMATS: Mapping[str, Format] = {
-    "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", ("raster",), write_geotiffs),
-    "COG": Format("Cloud-optimised GeoTIFF, a file per date", ("raster",), write_geotiffs),
-    "netCDF": Format("netCDF 4", ("raster", "vector"), write_netcdf),
-    "Zarr": Format("Zarr 2, zipped", ("raster", "vector"), write_zarr),
-    "PNG": Format("PNG, a picture per date", ("raster",), write_pngs, STRETCH),
-    "JSON": Format("JSON", ("vector", "table", "other"), write_json),
-    "CSV": Format("Comma-separated values", ("vector", "table"), write_csv),
-    "Parquet": Format("GeoParquet", ("vector",), write_parquet),
+    "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", IMAGE, ".tif", write_geotiffs),
+    "COG": Format("Cloud-optimised GeoTIFF, a file per date", IMAGE, ".tif", write_geotiffs),
+    "netCDF": Format("netCDF 4", ("raster", "vector"), ".nc", whole(write_netcdf)),
+    "Zarr": Format("Zarr 2, zipped", ("raster", "vector"), ".zarr.zip", whole(write_zarr)),
+    "PNG": Format("PNG, a picture per date", IMAGE, ".png", write_pngs, STRETCH),
+    "JSON": Format("JSON", ("vector", "table", "other"), ".json", whole(write_json)),
+    "CSV": Format("Comma-separated values", ("vector", "table"), ".csv", whole(write_csv)),
+    "Parquet": Format("GeoParquet", ("vector",), ".parquet", whole(write_parquet)),
 }

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.features import geometry_mask
 
+from kappamask.base.errors import UnknownNameError
 from kappamask.openeo.engine import library
 from kappamask.openeo.engine.dimensions import STARTS
 from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError
@@ -253,7 +254,7 @@ def _geobox(cube: xr.DataArray) -> GeoBox:
 def warp(data: xr.DataArray, box: GeoBox, method: str) -> xr.DataArray:
     """Resample to a grid, lazily; where nothing was seen, NaN."""
     if method not in RESAMPLINGS:
-        raise ArgumentError(f"unknown method {method!r}: expected one of {', '.join(RESAMPLINGS)}")
+        raise UnknownNameError.of("method", str(method), [*RESAMPLINGS])
     values = data if data.dtype.kind == "f" else data.astype(np.float32)
     grid = _geobox(data)
     scene = values.transpose(..., "y", "x").drop_vars(["x", "y", "spatial_ref"], errors="ignore")
@@ -276,8 +277,7 @@ def resample_spatial(
 ) -> xr.DataArray:
     """Resample to another pixel size or CRS; the library ignores the corner to align to."""
     if align not in library.CORNERS:
-        corners = ", ".join(library.CORNERS)
-        raise ArgumentError(f"unknown corner {align!r}: expected one of {corners}")
+        raise UnknownNameError.of("corner", str(align), [*library.CORNERS])
     grid = _geobox(data)
     crs = find_crs(data) if projection is None else CRS.from_user_input(projection)
     steps = np.broadcast_to(np.abs(np.asarray(resolution, float)), 2)

@@ -36,19 +36,15 @@ def to_table(cube: xr.DataArray) -> pd.DataFrame:
     return table.rename(columns={"t": "date", FEATURES: "feature_index"})
 
 
-def write_csv(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+def write_csv(cube: xr.DataArray, target: Path) -> None:
     """Write a table."""
-    del options
-    target = path.with_name(f"{path.name}.csv")
     to_table(cube).drop(columns=WKT, errors="ignore").to_csv(target, index=False)
-    return [target]
 
 
-def write_parquet(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
+def write_parquet(cube: xr.DataArray, target: Path) -> None:
     """Write a table as GeoParquet, with the geometries and the properties of their features."""
     import geopandas
 
-    del options
     table, properties = to_table(cube), cube.attrs.get("properties", [])
     if WKT not in table:
         raise GraphError("needs geometries", code="FormatUnsuitable")
@@ -57,9 +53,7 @@ def write_parquet(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) ->
         if key not in table and all(isinstance(v, str | int | float | bool | None) for v in told):
             table[key] = [told[index] for index in table["feature_index"]]
     shapes = shapely.from_wkt(table.pop(WKT).to_numpy())
-    target = path.with_name(f"{path.name}.parquet")
     geopandas.GeoDataFrame(table, geometry=shapes, crs=4326).to_parquet(target)
-    return [target]
 
 
 def to_json(data: Any) -> Any:
@@ -98,9 +92,6 @@ def _by_date(cube: xr.DataArray) -> Any:
     return dict(zip(labels, held.to_numpy(), strict=True))
 
 
-def write_json(data: Any, path: Path, options: Mapping[str, Any]) -> list[Path]:
+def write_json(data: Any, target: Path) -> None:
     """Write a value."""
-    del options
-    target = path.with_name(f"{path.name}.json")
     target.write_text(json.dumps(to_json(data)), encoding="utf-8")
-    return [target]

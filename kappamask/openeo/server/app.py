@@ -25,8 +25,7 @@ from kappamask.base.errors import InputError, KappaMaskError
 from kappamask.openeo.server import discovery, processing
 from kappamask.openeo.server.backend import Backend
 from kappamask.openeo.server.faults import ApiError, answer
-from kappamask.openeo.server.gate import HEAD_BYTES, Gate, bounded_protocol
-from kappamask.openeo.server.links import Links
+from kappamask.openeo.server.gate import HEAD_BYTES, Bounded, Gate
 from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts, is_loopback
 from kappamask.openeo.server.worker import EngineFactory, prepare_workers
 
@@ -87,8 +86,7 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
     app.include_router(processing.router)
     for kind in (KappaMaskError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
-    app.state.links = Links(settings.limits.link_seconds, needed=settings.token is not None)
-    app.add_middleware(Gate, settings=settings, links=app.state.links)
+    app.add_middleware(Gate, settings=settings, links=backend.links)
     # Pages cannot know the token: with one, any may ask; without, those that are named.
     origins = ["*"] if settings.token is not None else list(settings.origins)
     if origins:
@@ -150,7 +148,7 @@ def make_server(app: FastAPI, limits: Limits | None = None) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=bounded_protocol(limits or Limits()),
+            http=type("Bounded", (Bounded,), {"most": (limits or Limits()).connections}),
             h11_max_incomplete_event_size=HEAD_BYTES,
             ws="none",
             log_level="warning",

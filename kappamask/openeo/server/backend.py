@@ -1,6 +1,6 @@
 """What computes: batch jobs one at a time, synchronous requests beside them.
 
-May import `store`, `worker`, `settings`, `faults` and `base`.
+May import `store`, `worker`, `gate`, `settings`, `faults` and `base`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kappamask.base.errors import WriteError, redact
 from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, of_exception
+from kappamask.openeo.server.gate import Links
 from kappamask.openeo.server.settings import Settings
 from kappamask.openeo.server.store import ACTIVE, Job, Store, is_job_id
 from kappamask.openeo.server.worker import EngineFactory, Log, Task, compute, folder_bytes
@@ -65,6 +66,7 @@ class Backend:
             raise WriteError(
                 f"the work folder must be makable, got {error}: choose another --workdir"
             ) from error
+        self.links = Links(self.limits.link_seconds, needed=settings.token is not None)
         self.store = Store(settings.workdir / "kappamask.sqlite", settings.limits)
         self._changed = threading.Condition()
         self._running: Running | None = None

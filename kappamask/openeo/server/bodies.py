@@ -14,7 +14,6 @@ from starlette.requests import ClientDisconnect
 from kappamask.openeo.engine.flat_graph import check_shape
 from kappamask.openeo.server.backend import Backend
 from kappamask.openeo.server.faults import ApiError
-from kappamask.openeo.server.links import Links
 
 JSON = dict[str, Any]
 
@@ -96,13 +95,7 @@ def _get_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _get_links(request: Request) -> Links:
-    found: Links = request.app.state.links
-    return found
-
-
 Here = Annotated[Backend, Depends(_get_backend)]
-Signer = Annotated[Links, Depends(_get_links)]
 Url = Annotated[str, Depends(_get_url)]
 Body = Annotated[JSON, Depends(read_body)]
 

@@ -1,17 +1,22 @@
 """The gates before every request: who may ask, from where, and how much.
 
-May import `faults`, `links` and `settings`.
+May import `faults` and `settings`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import hmac
+import secrets
+import time
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from h11 import LocalProtocolError
 from starlette.datastructures import Headers
@@ -19,8 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError, answer
-from kappamask.openeo.server.links import Links
-from kappamask.openeo.server.settings import Limits, Settings, is_loopback
+from kappamask.openeo.server.settings import Settings, is_loopback
 
 HEAD_BYTES = 16 * 1024  # of the headers of one request
 HEAD_SECONDS = 20  # from the first byte of a request, or the connection, to the end of its headers
@@ -77,9 +81,68 @@ class Bounded(H11Protocol):
             self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
 
-def bounded_protocol(limits: Limits) -> type[Bounded]:
-    """Give the protocol of connections of which there are so many at most."""
-    return type("Bounded", (Bounded,), {"most": limits.connections})
+@dataclass(frozen=True)
+class Links:
+    """Links to results that work by themselves: signs paths, and knows its own signatures.
+
+    Browsers and other people's programs fetch what a results document names without the token of
+    the server. So the document, whom the server knows to have the token, gets links that stand
+    for it: each opens one path, for reading, until it expires. They go with their job, and with
+    the server: the key is made at its start and stored nowhere.
+    """
+
+    seconds: float  # from the signing to the end
+    needed: bool  # without a token whoever may ask needs none
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def sign(self, href: str, url: str) -> str:
+        """Sign an address below `url`, that of the server.
+
+        Examples
+        --------
+        >>> links = Links(3600, needed=True)
+        >>> href = links.sign("http://h/jobs/1/results/assets/a.tif", "http://h")
+        >>> links.opens("/jobs/1/results/assets/a.tif", href.partition("?")[2])
+        True
+        >>> links.opens("/jobs/1/results/assets/b.tif", href.partition("?")[2])
+        False
+        """
+        if not self.needed:
+            return href
+        # By a clock that nobody sets: one that jumps neither ends a link nor lets it live on.
+        expires = str(int(time.monotonic() + self.seconds))
+        told = {
+            "expires": expires,
+            "signature": self._code(unquote(href.removeprefix(url)), expires),
+        }
+        return f"{href}?{urlencode(told)}"
+
+    def opens(self, path: str, query: str) -> bool:
+        """Tell whether a query holds a signature for a path.
+
+        Raises
+        ------
+        ApiError
+            ResultLinkExpired, if it held one.
+        """
+        given = parse_qs(query)
+        expires, shown = (given.get(name, [""])[0] for name in ("expires", "signature"))
+        if not shown or not hmac.compare_digest(shown.encode(), self._code(path, expires).encode()):
+            return False
+        if int(expires) < time.monotonic():
+            raise ApiError(
+                "ResultLinkExpired",
+                "this link has expired: ask for the results of the job again, which gives new ones",
+            )
+        return True
+
+    def until(self) -> str:
+        """Tell until when what is signed now will work."""
+        end = datetime.fromtimestamp(int(time.time() + self.seconds), UTC)
+        return end.isoformat().replace("+00:00", "Z")
+
+    def _code(self, path: str, expires: str) -> str:
+        return hmac.new(self.key, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
 class Gate:
@@ -133,13 +196,10 @@ class Gate:
             )
         if self.token is None:
             check_local(headers, self.origins)
-        elif scope["path"] not in PUBLIC and not self._has_link(scope):
-            check_credentials(headers.get("authorization"), self.token)
-
-    def _has_link(self, scope: Scope) -> bool:
-        """Tell whether a request reads what its signed link opens."""
-        query = scope["query_string"].decode("latin-1")
-        return scope["method"] in {"GET", "HEAD"} and self.links.opens(scope["path"], query)
+        elif scope["path"] not in PUBLIC:
+            reads, query = scope["method"] in {"GET", "HEAD"}, scope["query_string"]
+            if not (reads and self.links.opens(scope["path"], query.decode("latin-1"))):
+                check_credentials(headers.get("authorization"), self.token)
 
     def _bounded(self, receive: Receive) -> Receive:
         """Read at most the limit and until the deadline; afterwards, wait for the client to go."""

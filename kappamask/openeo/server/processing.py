@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -25,7 +26,6 @@ from kappamask.openeo.server.bodies import (
     Body,
     Here,
     Process,
-    Signer,
     Url,
     check_object,
     check_process,
@@ -213,29 +213,23 @@ def stop_job(job_id: str, here: Here) -> Response:
 
 
 @router.get("/jobs/{job_id}/results")
-def list_results(job: OneJob, here: Here, url: Url, links: Signer) -> Response:
+def list_results(job: OneJob, here: Here, url: Url) -> Response:
     """Describe the files of a finished job as a STAC collection, by links that need no token."""
     if job.status == "error":
         entry = here.store.logs(job.id, level="error")[-1]
         return JSONResponse({"code": "Internal", **entry}, status_code=424)
     place = f"{url}/jobs/{job.id}/results"
-    described = to_collection(job.document(), find_finished(job).files, place)
-    for asset in described["assets"].values():
-        asset["href"] = links.sign(asset["href"], url)
-    for link in described["links"]:
-        if link["rel"] == "canonical":
-            link["href"] = links.sign(link["href"], url)
-    if links.needed:
-        described["expires"] = links.until()
-    return JSONResponse(described)
+    sign = partial(here.links.sign, url=url)
+    described = to_collection(job.document(), find_finished(job).files, place, sign)
+    until = {"expires": here.links.until()} if here.links.needed else {}
+    return JSONResponse({**described, **until})
 
 
 @router.get("/jobs/{job_id}/results/items/{name:path}")
-def describe_result(job: Finished, file: OneFile, url: Url, links: Signer) -> Response:
+def describe_result(job: Finished, file: OneFile, here: Here, url: Url) -> Response:
     """Describe one file as a STAC item, by a link that needs no token."""
-    item = to_item(job.document(), file, f"{url}/jobs/{job.id}/results")
-    for asset in item["assets"].values():
-        asset["href"] = links.sign(asset["href"], url)
+    place, sign = f"{url}/jobs/{job.id}/results", partial(here.links.sign, url=url)
+    item = to_item(job.document(), file, place, sign)
     return JSONResponse(item, media_type="application/geo+json")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -123,38 +123,34 @@ def look_into(path: Path) -> dict[str, Any]:
     """Read place and time of a raster; empty for other files and what cannot be read."""
     if path.suffix.lower() not in {".tif", ".tiff", ".nc"}:
         return {}
-    try:
-        return _look_into_raster(path)
-    except Exception as error:  # noqa: BLE001  a file that lacks a description is still a result
-        LOG.warning("cannot describe %s: %s", path.name, error)
-        return {}
-
-
-def _look_into_raster(path: Path) -> dict[str, Any]:
     import numpy as np
     import rioxarray  # noqa: F401  registers .rio
     import xarray as xr
     from rasterio.warp import transform_bounds
 
-    engine = None if path.suffix.lower() == ".nc" else "rasterio"
-    found: dict[str, Any] = {}
-    with xr.open_dataset(path, decode_coords="all", engine=engine) as opened:
-        content = opened.set_coords([name for name in ("spatial_ref", "crs") if name in opened])
-        tags = [str(band.attrs.get("datetime", "")) for band in content.data_vars.values()]
-        times = find_times(" ".join(tags)) or find_times(path.stem)
-        for name in ("t", "time"):
-            if name in content.coords and np.issubdtype(content[name].dtype, np.datetime64):
-                values = np.sort(content[name].values.ravel())
-                times = [f"{np.datetime_as_string(value, unit='s')}Z" for value in values]
-        if times:
-            found |= {"start": times[0], "end": times[-1]}
-        if {"x", "y"} <= set(content.dims):
-            found["shape"] = [content.sizes["y"], content.sizes["x"]]
-            found["transform"] = list(content.rio.transform())[:6]
-            if (crs := content.rio.crs) is not None:
-                bbox = transform_bounds(crs, "EPSG:4326", *content.rio.bounds())
-                found["bbox"] = [round(value, 7) for value in bbox]
-                found |= {"code": f"EPSG:{epsg}"} if (epsg := crs.to_epsg()) else {}
+    try:
+        engine = None if path.suffix.lower() == ".nc" else "rasterio"
+        found: dict[str, Any] = {}
+        with xr.open_dataset(path, decode_coords="all", engine=engine) as opened:
+            content = opened.set_coords([name for name in ("spatial_ref", "crs") if name in opened])
+            tags = [str(band.attrs.get("datetime", "")) for band in content.data_vars.values()]
+            times = find_times(" ".join(tags)) or find_times(path.stem)
+            for name in ("t", "time"):
+                if name in content.coords and np.issubdtype(content[name].dtype, np.datetime64):
+                    values = np.sort(content[name].values.ravel())
+                    times = [f"{np.datetime_as_string(value, unit='s')}Z" for value in values]
+            if times:
+                found |= {"start": times[0], "end": times[-1]}
+            if {"x", "y"} <= set(content.dims):
+                found["shape"] = [content.sizes["y"], content.sizes["x"]]
+                found["transform"] = list(content.rio.transform())[:6]
+                if (crs := content.rio.crs) is not None:
+                    bbox = transform_bounds(crs, "EPSG:4326", *content.rio.bounds())
+                    found["bbox"] = [round(value, 7) for value in bbox]
+                    found |= {"code": f"EPSG:{epsg}"} if (epsg := crs.to_epsg()) else {}
+    except Exception as error:  # noqa: BLE001  a file that lacks a description is still a result
+        LOG.warning("cannot describe %s: %s", path.name, error)
+        return {}
     return found
 
 
@@ -180,7 +176,12 @@ def find_times(text: str) -> list[str]:
 # --- STAC -----------------------------------------------------------------------------------
 
 
-def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str) -> dict[str, Any]:
+def to_collection(
+    job: dict[str, Any],
+    files: Sequence[dict[str, Any]],
+    url: str,
+    sign: Callable[[str], str] = str,
+) -> dict[str, Any]:
     """Describe the results of a batch job as a STAC collection with all assets.
 
     Parameters
@@ -191,6 +192,8 @@ def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str
         What `collect_files` found.
     url
         Of the results: ``.../jobs/{job_id}/results``.
+    sign
+        Makes links of files, and the canonical one, work without the token.
     """
     boxes = [file["bbox"] for file in files if "bbox" in file] or [[-180, -90, 180, 90]]
     wests, souths, easts, norths = zip(*boxes, strict=True)
@@ -209,16 +212,19 @@ def to_collection(job: dict[str, Any], files: Sequence[dict[str, Any]], url: str
             "temporal": {"interval": [[min(starts), max(ends)]]},
         },
         "openeo:status": "finished",
-        "assets": {file["name"]: _to_asset(file, url) for file in files},
+        "assets": {file["name"]: _to_asset(file, url, sign) for file in files},
         "links": [
-            *(_link(rel, url) for rel in ("self", "canonical")),
+            _link("self", url),
+            _link("canonical", sign(url)),
             *(_link("item", f"{url}/items/{file['name']}") for file in files),
         ],
     }
 
 
-def to_item(job: dict[str, Any], file: dict[str, Any], url: str) -> dict[str, Any]:
-    """Describe one result file as a STAC item."""
+def to_item(
+    job: dict[str, Any], file: dict[str, Any], url: str, sign: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """Describe one result file as a STAC item; arguments as above."""
     start, end = (file.get(key, job["created"]) for key in ("start", "end"))
     span = {} if start == end else {"start_datetime": start, "end_datetime": end}
     item: dict[str, Any] = {
@@ -229,7 +235,7 @@ def to_item(job: dict[str, Any], file: dict[str, Any], url: str) -> dict[str, An
         "collection": job["id"],
         "geometry": None,
         "properties": {"datetime": start if start == end else None, **span},
-        "assets": {file["name"]: _to_asset(file, url)},
+        "assets": {file["name"]: _to_asset(file, url, sign)},
         "links": [
             _link("self", f"{url}/items/{file['name']}"),
             *(_link(rel, url) for rel in ("collection", "parent")),
@@ -247,10 +253,10 @@ def _link(rel: str, href: str) -> dict[str, str]:
     return {"rel": rel, "href": href, "type": f"application/{kind}"}
 
 
-def _to_asset(file: dict[str, Any], url: str) -> dict[str, Any]:
+def _to_asset(file: dict[str, Any], url: str, sign: Callable[[str], str]) -> dict[str, Any]:
     known = [key for key in ("code", "shape", "transform") if key in file]
     return {
-        "href": f"{url}/assets/{file['name']}",
+        "href": sign(f"{url}/assets/{file['name']}"),
         "type": file["type"],
         "title": file["name"],
         "roles": ["data"],

@@ -159,15 +159,6 @@ def is_loopback(host: str) -> bool:
         return False  # a name may resolve to anything
 
 
-def _wipe(name: str) -> None:
-    """Overwrite a variable where the process got it: /proc shows that place until the end."""
-    library = ctypes.CDLL(None)
-    library.getenv.restype = ctypes.c_void_p
-    address = library.getenv(name.encode())
-    if address:
-        ctypes.memset(address, ord("*"), len(ctypes.string_at(address)))
-
-
 def read_token(file: Path | None) -> str | None:
     """Take the token from a file or, without one, from the environment.
 
@@ -179,7 +170,11 @@ def read_token(file: Path | None) -> str | None:
     InputError
         If the file cannot be read or is empty.
     """
-    _wipe(TOKEN_VARIABLE)
+    # Overwritten where the process got it: /proc shows that place until the end.
+    library = ctypes.CDLL(None)
+    library.getenv.restype = ctypes.c_void_p
+    if address := library.getenv(TOKEN_VARIABLE.encode()):
+        ctypes.memset(address, ord("*"), len(ctypes.string_at(address)))
     from_environment = os.environ.pop(TOKEN_VARIABLE, "").strip()
     if file is None:
         return from_environment or None
