@@ -361,8 +361,9 @@ def text_concat(data: list[Any], separator: Any = "") -> str:
     return told.pop().join(told)
 
 
-def find_text(text: str, wanted: str, case_sensitive: bool) -> Any:
+def find_text(data: Any, wanted: str, case_sensitive: bool) -> Any:
     """Find where a text begins in another, NaN if nowhere; the library lacks this process."""
+    text = str(data)
     found = text.find(wanted) if case_sensitive else text.lower().find(wanted.lower())
     return np.nan if found < 0 else found
 

@@ -80,13 +80,6 @@ class ApiError(KappaMaskError):
         """Give the JSON body of the answer."""
         return {"code": self.code, "message": redact(str(self))[:LONGEST]}
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers that belong to the status."""
-        if self.status in {429, 503}:
-            return {"Retry-After": str(RETRY_SECONDS)}
-        return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-
 
 def of_exception(error: BaseException) -> ApiError:
     """Word any exception, of an engine or of the framework, as an openEO error.
@@ -120,4 +113,6 @@ def answer(error: Exception) -> JSONResponse:
     content = {"id": identifier, **fault.document()}
     log = LOG.error if fault.status >= 500 else LOG.info
     log("answered %d %s (%s): %s", fault.status, fault.code, identifier, content["message"])
-    return JSONResponse(content, status_code=fault.status, headers=fault.headers)
+    headers = {"Retry-After": str(RETRY_SECONDS)} if fault.status in {429, 503} else {}
+    headers |= {"WWW-Authenticate": "Bearer"} if fault.status == 401 else {}
+    return JSONResponse(content, status_code=fault.status, headers=headers)

@@ -13,7 +13,7 @@ import tarfile
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -32,10 +32,9 @@ from kappamask.openeo.server.bodies import (
 )
 from kappamask.openeo.server.faults import ApiError
 from kappamask.openeo.server.results import MEDIA_TYPES, find_inside, to_collection, to_item
-from kappamask.openeo.server.store import LEVELS, Job
+from kappamask.openeo.server.store import LEVELS, Job, Level
 
 LOOK_SECONDS = 0.5  # between two looks whether the client still waits
-Level = Literal["debug", "info", "warning", "error"]
 MOST = 10_000  # entries of a page
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 router = APIRouter()

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kappamask.base.errors import InputError, redact
 from kappamask.openeo.server.faults import RETRY_SECONDS, ApiError
 from kappamask.openeo.server.settings import Limits
 
-LEVELS = ("debug", "info", "warning", "error")
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[str, ...] = get_args(Level)
 ACTIVE = ("queued", "running")
 MOST_ATTEMPTS = 2  # of a job whose server was killed meanwhile: it may be what killed it
 _FORMAT = 1  # PRAGMA user_version

@@ -146,7 +146,8 @@ def _listen(process: BaseProcess, receiving: Connection) -> Iterator[bytes]:
     while True:
         # A child that client code left behind may hold the pipe open: look at the process too.
         wait([receiving, process.sentinel], LOOK_SECONDS)
-        has_ended = _has_ended(process)
+        with _CHILDREN:
+            has_ended = not process.is_alive()
         piece = b""
         if receiving.poll():
             piece = os.read(receiving.fileno(), 2**16)
@@ -179,11 +180,6 @@ def _read_message(line: bytes, task: Task, secret: str | None) -> list[Any]:
                     case ["log" | "failed", str(), str()] | ["done", list()]:
                         return said
     return ["nothing"]
-
-
-def _has_ended(process: BaseProcess) -> bool:
-    with _CHILDREN:
-        return not process.is_alive()
 
 
 def _check_size(task: Task) -> None:
