@@ -62,8 +62,6 @@ class BoundingBox:
     south: float
     east: float
     north: float
-    base: float | None = None
-    height: float | None = None
     crs: str = DEGREES
 
     @classmethod

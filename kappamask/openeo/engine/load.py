@@ -169,7 +169,7 @@ def read_area(extent: Any) -> Any:
             )
         return extent
     west, south, east, north = extent.west, extent.south, extent.east, extent.north
-    crs = CRS.from_user_input(extent.crs or 4326)
+    crs = CRS(extent.crs)
     if crs.is_geographic:
         return west, south, east, north
     box = shapely.segmentize(shapely.box(west, south, east, north), (east - west) / 20)
@@ -265,8 +265,6 @@ def build(
 
 def crop(cube: xr.DataArray, extent: Any) -> xr.DataArray:
     """Cut a bounding box in the CRS of the cube exactly: pixels whose centre lies in it."""
-    if not isinstance(extent, BoundingBox) or CRS.from_user_input(extent.crs or 4326) != CRS(
-        cube.rio.crs
-    ):
+    if not isinstance(extent, BoundingBox) or CRS(extent.crs) != CRS(cube.rio.crs):
         return cube
     return cube.sel(x=slice(extent.west, extent.east), y=slice(extent.north, extent.south))
