@@ -6,16 +6,20 @@ import socket
 from contextlib import suppress
 
 import pytest
+from anyio import open_file  # noqa: F401  the server has it imported when a file is first asked for
 from hypothesis import given
 from support.fake_engine import FAKE
 from support.openeo_server import Client, fake_server
 
-from fuzz.budget import cases
+from fuzz.budget import PATIENCE, cases
 from fuzz.wire import streams
 from kappamask.openeo.server.settings import Limits
 
 TOKEN = "0123456789abcdef-fuzz"  # noqa: S105  of a server on loopback
 PUBLIC = b"api_version", b"versions", b"conformsTo"  # keys of what is told without a token
+# It would hide what failed. And hypothesis sets the depth of recursion, which compiling in a thread
+# of the server does not survive: hence the import above.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 STATUS = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
 
 
@@ -31,7 +35,7 @@ def answers(url, parts):
     """Send all parts, say that no more comes, and read until the server closes."""
     host, port = url.removeprefix("http://").split(":")
     told = b""
-    connecting = socket.create_connection((host, int(port)), timeout=10)
+    connecting = socket.create_connection((host, int(port)), timeout=PATIENCE)
     with connecting as connection, suppress(ConnectionError):
         with suppress(OSError):  # it has hung up
             for part in parts:
