@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from kappamask.scenes.raster import Told
 
-LONGEST = 1200  # pixels of a picture: what is larger is drawn by overviews
+LONGEST = 800  # pixels of a picture: what is larger is drawn by overviews, or reduced
 BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB
 DN_BYTES = 2  # of a pixel and band, before compression
 MASK_BYTES = 0.2  # of a pixel of a mask with its overviews, compressed, at the most
@@ -159,7 +159,9 @@ class Date:
         elif bands and item["properties"].get("eo:snow_cover"):  # else need not be read again
             told = scene.sel(band=list(bands)).compute()
             snow = labels.copy(data=find_snow(codes, *told.values)).rename("snow")
-        return quicklook(visible, labels, path, title=title, snow=snow, shares=shares)
+        return quicklook(
+            visible, labels, path, title=title, max_px=LONGEST, snow=snow, shares=shares
+        )
 
 
 def cut_out(pixels: Any, inside: np.ndarray | None) -> Any:

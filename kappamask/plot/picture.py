@@ -175,10 +175,12 @@ def reduce_labels(codes: np.ndarray, *, factor: int) -> np.ndarray:
 
 
 def _block_sum(values: np.ndarray, factor: int) -> np.ndarray:
-    for axis in (0, 1):
-        starts = np.arange(0, values.shape[axis], factor)
-        values = np.add.reduceat(values, starts, axis=axis, dtype=float)
-    return values
+    rows, columns = (-(-size // factor) for size in values.shape)
+    short = rows * factor - values.shape[0], columns * factor - values.shape[1]
+    values, total = np.pad(values, [(0, short[0]), (0, short[1])]), np.zeros((rows, columns))
+    for row, column in np.ndindex(factor, factor):
+        total += values[row::factor, column::factor]
+    return total
 
 
 def label_colors(codes: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image, PngImagePlugin
 
 from kappamask import __version__
 from kappamask.base.errors import InputError
@@ -135,13 +136,14 @@ def quicklook(  # noqa: PLR0913  the contract fixes three
         sheet.write(x, y - 10, name)
         if crs_known:
             sheet.write(x + width, y - 10, "N ↑", ha="right")
+        sheet.paint(x, y, picture)
         axes = sheet.axes(x, y, width, height)
-        extent = (0, across, 0, along)
-        axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
+        axes.set(xlim=(0, across), ylim=(0, along), facecolor="none")
         axes.locator_params(axis="x", nbins=max(1, width // 70))
         axes.locator_params(axis="y", nbins=max(1, height // 50))
         leftmost, lowest = stacked or number == 0, not stacked or number == len(panels) - 1
-        axes.tick_params(labelsize=8, labelleft=leftmost, labelbottom=lowest)
+        axes.tick_params(labelsize=8, left=leftmost, labelleft=leftmost)
+        axes.tick_params(bottom=lowest, labelbottom=lowest)
         axes.set_ylabel(unit if leftmost else "", fontsize=8)
         axes.set_xlabel(unit if lowest else "", fontsize=8)
     sheet.write(LEFT, 16, "\n".join(heading), size=HEADING, va="top")
@@ -222,13 +224,18 @@ class Sheet:
     def __init__(self, width: float, height: float) -> None:
         """Make it empty and white."""
         self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+        self._pictures: list[tuple[int, int, np.ndarray]] = []
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Make room for a drawing."""
         bottom = 1 - (top + height) / self.height
         box = left / self.width, bottom, width / self.width, height / self.height
         return self.figure.add_axes(box)
+
+    def paint(self, left: int, top: int, colors: np.ndarray) -> None:
+        """Put a picture, uint8 (y, x, 3), pixel by pixel below whatever is drawn there."""
+        self._pictures.append((left, top, colors))
 
     def show(
         self, left: float, top: float, width: float, height: float, colors: np.ndarray
@@ -287,12 +294,21 @@ class Sheet:
 
     def save(self, path: str | Path) -> Picture:
         """Write it as PNG, whole or not at all; the same figure gives the same bytes."""
-        path = Picture(path)
-        content, about = io.BytesIO(), {"Software": f"kappamask {__version__}"}
+        path, content = Picture(path), io.BytesIO()
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        drawn = np.asarray(canvas.buffer_rgba())
+        # matplotlib would resample pictures that are made pixel by pixel: most of the time
+        page = np.full((*drawn.shape[:2], 3), 255, np.uint8)
+        for left, top, colors in self._pictures:
+            page[top : top + colors.shape[0], left : left + colors.shape[1]] = colors
+        inked = drawn[..., 3] > 0
+        cover = drawn[inked][:, 3:] / np.float32(255)
+        page[inked] = np.round(drawn[inked][:, :3] * cover + page[inked] * (1 - cover))
+        about = PngImagePlugin.PngInfo()
+        about.add_text("Software", f"kappamask {__version__}")
         # zlib's default takes twice as long for a tenth of the size
-        FigureCanvasAgg(self.figure).print_png(
-            content, metadata=about, pil_kwargs={"compress_level": 3}
-        )
+        Image.fromarray(page).save(content, "PNG", compress_level=3, pnginfo=about)
         with staging(path.parent, path.name) as aside:
             publish(aside, {path: content.getvalue()})
         return path

@@ -173,11 +173,39 @@ def test_the_command_says_where_the_page_is(masks, tmp_path, capsys):
     assert page.is_file()
 
 
-@pytest.mark.parametrize("width", [400, 1920])
-def test_a_browser_shows_picture_and_colours_and_runs_nothing(masks, tmp_path, width):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
+@pytest.fixture
+def browser():
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
         pytest.skip("needs chromium: apt-get install chromium")
+    return found
+
+
+@pytest.mark.parametrize("width", [400, 1280, 1920])
+def test_no_column_is_cut_off(browser, masks, tmp_path, width):
+    """The page within a frame of that width, and what of it lies beyond its frame."""
+    text = write_report(masks, tmp_path / "report.html").read_text()
+    policy = text[text.index("<meta http-equiv") :].partition(">")[0] + ">"
+    look = (
+        "<script>onload = () => parent.postMessage([document.documentElement, "
+        "...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth), '*')"
+        "</script>"
+    )
+    (tmp_path / "looked.html").write_text(text.replace(policy, "") + look)
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        "<script>onmessage = told => document.title = told.data.join()</script>"
+        f'<iframe src="looked.html" style="width:{width}px;height:2000px;border:0"></iframe>'
+    )
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=5000"]
+    done = subprocess.run([*command, outer.as_uri()], check=True, capture_output=True, timeout=300)
+    beyond = done.stdout.decode().partition("<title>")[2].partition("</title>")[0]
+    assert set(beyond.split(",")) == {"0"}
+
+
+@pytest.mark.parametrize("width", [400, 1920])
+def test_a_browser_shows_picture_and_colours_and_runs_nothing(browser, masks, tmp_path, width):
     page, shot = write_report(masks, tmp_path / "page.html"), tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
     flags += [f"--window-size={width},2400", f"--screenshot={shot}"]
