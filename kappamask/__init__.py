@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from kappamask import networks, plot
     from kappamask.composites.cube import composite
     from kappamask.cubes.cube import load_cube
-    from kappamask.cubes.raster import open_raster
-    from kappamask.cubes.safe import open_safe
+    from kappamask.cubes.products import open_raster, open_safe
     from kappamask.networks.model import load_model
     from kappamask.outputs.cf_files import write_netcdf, write_zarr
     from kappamask.outputs.composites import write_composite
@@ -58,8 +57,8 @@ _ROOMS = {
     "composite": "composites.cube",
     "load_cube": "cubes.cube",
     "load_model": "networks.model",
-    "open_raster": "cubes.raster",
-    "open_safe": "cubes.safe",
+    "open_raster": "cubes.products",
+    "open_safe": "cubes.products",
     "predict_array": "predict.array",
     "predict_batch": "predict.array",
     "predict_cube": "predict.cube",

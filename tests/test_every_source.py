@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import dask
 import numpy as np
 import pystac
 import pytest
@@ -27,6 +28,8 @@ import kappamask as km
 from kappamask.base.bands import BY_NAME
 from kappamask.base.errors import InputError, ItemError, ReadError
 from kappamask.cli import main
+from kappamask.cubes.cube import choose_grid
+from kappamask.cubes.native import read_small
 from kappamask.jobs import MaskOptions, mask_products
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.eopf import read_store
@@ -229,6 +232,15 @@ def test_a_store_on_a_server_is_read_when_it_is_asked_for(folder, kind):
             km.open_safe(f"{files.url}/{root.name}")
 
 
+def test_a_picture_of_a_store_takes_every_so_many_pixels(folder):
+    (scene,) = read_store(folder / "esa" / f"{RECIPE.name}.zarr").scenes(bands=["B02", "B05"])
+    small = read_small(scene, ["B02", "B05"], choose_grid([scene], None, resolution=10), 5)
+    assert small.shape == (2, HEIGHT // 5, WIDTH // 5)
+    whole = an_array(folder)[[BANDS.index("B02"), BANDS.index("B05")]]
+    np.testing.assert_array_equal(small[0], whole[0, 2::5, 2::5])
+    assert np.isin(small[1], whole[1][np.isfinite(whole[1])]).mean() > 0.9
+
+
 def test_dn_are_as_they_are_stored_where_the_caller_says_the_offset(folder):
     item = as_item(folder, folder / "esa" / f"{RECIPE.name}.zarr")
     raw = km.load_cube(item, bands=["B02"], resolve=partial(resolve_assets, dn_offset=0))
@@ -349,6 +361,11 @@ def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed):
         cube = km.open_safe(address, bands=BANDS)
         assert not any(path.endswith(".jp2") for path in files.asked)
         np.testing.assert_array_equal(cube.values[0], an_array(folder))
+        files.asked.clear()
+        with dask.config.set(scheduler="synchronous"):
+            km.open_safe(address, bands=["B02"], chunks=32).compute()
+        pixels = [path for path in files.asked if path.endswith(("B02_10m.jp2", ".zip"))]
+        assert len(pixels) < 20  # of 20 chunks: they are one job, and share what was fetched
         with pytest.raises(ReadError, match=r"not there|no parts"):
             km.open_safe(address.replace("/S2A", "/S2B"))
     with pytest.raises(InputError, match="an https or an s3 address, got ftp://host"):
@@ -427,7 +444,7 @@ def test_a_raster_without_a_grid_in_metres_is_masked_where_it_lies(tmp_path, pla
 
 
 def told_of(**words):
-    from kappamask.scenes.raster import Told
+    from kappamask.scenes.products import Told
 
     return Told(**words)
 

@@ -143,11 +143,8 @@ def find_bands(names: Sequence[str], level: str) -> dict[str, int]:
         check_network_bands(list(optical.values()), level)
     except InputError as error:
         raise InputError(f"{error}; the bands are called {', '.join(map(str, names))}") from None
-    return {name: place for place, name in sorted(optical.items(), key=_by_table)}
-
-
-def _by_table(item: tuple[int, str]) -> int:
-    return NAMES.index(item[1])
+    places_by_name = {name: place for place, name in optical.items()}
+    return {name: places_by_name[name] for name in NAMES if name in places_by_name}
 
 
 def check_level(level: str | None) -> str:

@@ -6,16 +6,12 @@ Imports `errors`, `legend` and numpy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND
 
-_SMALLEST_SQUARE = 32  # pixels per side; below, nothing is said of bands without data
-_WHOLE = 0.99  # share of pixels with data
 _ROUNDING = 1e-9  # pixels: 60 m are six steps of 10 m, whatever division makes of it
 
 
@@ -73,58 +69,6 @@ def average_dn(dn: np.ndarray, factor: int) -> np.ndarray:
     count = np.maximum((blocks > 0).sum(axis=(1, 3)), 1).astype(np.uint64)
     mean: np.ndarray = (2 * total + count) // (2 * count)  # floor(total / count + 1/2), exactly
     return mean.astype(np.uint16)
-
-
-def is_lost(
-    valid: np.ndarray,
-    others: Iterable[np.ndarray],
-    *,
-    step: int = 256,
-    whole: tuple[int, int] | None = None,
-) -> bool:
-    """Tell whether a band has no data in some square where all other bands have it.
-
-    Parameters
-    ----------
-    valid
-        (y, x) bool, True where the band has data.
-    others
-        The same of the other bands; as many are looked at as are needed.
-    step
-        Half the side of a square, pixels. Where a scene begins bands end 2 km apart, so that
-        squares are to be larger.
-    whole
-        Rows and columns of what the array is a part of, default the array itself: of a small
-        one squares are two thirds of a side. In a part that holds no square nothing is lost.
-
-    Examples
-    --------
-    >>> whole, cut = np.ones((60, 60), bool), np.ones((60, 60), bool)
-    >>> cut[:, 30:] = False
-    >>> [is_lost(~whole, [whole]), is_lost(~whole, [whole, cut]), is_lost(whole, [whole])]
-    [True, False, False]
-    """
-    step = min(step, *(size // 3 for size in whole or valid.shape))
-    if step < _SMALLEST_SQUARE // 2 or min(valid.shape) < 2 * step:
-        return False
-
-    def cells(of: np.ndarray) -> np.ndarray:
-        rows, columns = (size // step for size in of.shape)
-        return of[: rows * step, : columns * step].reshape(rows, step, columns, step)
-
-    squares = _in_squares(cells(~valid).all(axis=(1, 3)))
-    for other in others:
-        if not squares.any():
-            break
-        squares &= _in_squares(cells(other).mean(axis=(1, 3)) > _WHOLE)
-    return bool(squares.any())
-
-
-def _in_squares(cells: Any) -> np.ndarray:
-    """Tell of each two by two cells whether all of them are selected."""
-    in_rows = cells[1:] & cells[:-1]
-    squares: np.ndarray = in_rows[:, 1:] & in_rows[:, :-1]
-    return squares
 
 
 def dilate(selected: np.ndarray, radius: int) -> np.ndarray:

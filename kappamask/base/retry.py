@@ -8,6 +8,7 @@ for one byte of it: what it says decides whether, and when, the read is tried ag
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -131,9 +132,7 @@ def ask(href: str, *, proxy: str | None = None) -> Reply:
 
     try:
         with requests.Session() as session:
-            if proxy is not None:
-                session.trust_env = False  # proxies of the environment would win
-                session.proxies = {"http": proxy, "https": proxy}
+            set_proxy(session, proxy)
             response = session.get(
                 address,
                 headers={"Range": "bytes=0-0"},
@@ -145,6 +144,22 @@ def ask(href: str, *, proxy: str | None = None) -> Reply:
             return Reply(response.status_code, seconds_asked(asked))
     except (requests.RequestException, OSError):
         return Reply(silent=True)
+
+
+def set_proxy(session: Any, proxy: str | None) -> None:
+    """Have a session of requests go through a proxy; "" is none, None the usual one."""
+    if proxy is not None:
+        session.trust_env = False  # proxies of the environment would win
+        session.proxies = {"http": proxy, "https": proxy}
+
+
+def guard_session(session: Any) -> None:
+    """Have a session of requests check each connection, where strangers name addresses."""
+    if guard := GUARD.get():
+        session.trust_env = False  # proxies of the environment would win
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, guard())
 
 
 def seconds_asked(retry_after: str | None) -> float | None:

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
     asked = chosen(jobs.MaskOptions, options)
     if options.products:
-        from kappamask.scenes.raster import Told
+        from kappamask.scenes.products import Told
 
         level = None if isinstance(options.level, Default) else options.level
         told = Told(None, level, options.scale, options.offset, options.nodata)

@@ -29,8 +29,7 @@ from kappamask.base.windows import (
 )
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.cubes.levels import at_grid
-from kappamask.cubes.native import is_native, read_lazily
-from kappamask.cubes.rasters import check_band
+from kappamask.cubes.native import check_band, is_native, read_lazily
 from kappamask.scenes.area import (
     MAX_PIXELS,
     AreaLike,
@@ -38,7 +37,6 @@ from kappamask.scenes.area import (
     is_bbox,
     parse_area,
     project,
-    project_bounds,
 )
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Bounds, Frame, Scene, overlap, rounded, sun_of
@@ -232,7 +230,7 @@ def choose_grid(
     else:
         if not within:
             check_size(area, resolution=resolution, max_pixels=max_pixels)
-        wanted = project_bounds(parse_area(area), epsg)
+        wanted = project(parse_area(area), epsg).bounds
         if reach and not any(overlap(bounds, wanted) for bounds in reach):
             raise NoItemsError(
                 f"the area lies outside all {len(scenes)} items ({scenes[0].id}...): "

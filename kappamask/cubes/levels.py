@@ -12,7 +12,6 @@ decode. What these hold is held against `average_dn`, the mean of 2 x 2 pixels:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,8 +23,7 @@ from rasterio.windows import Window
 from kappamask.base.pixels import average_dn
 from kappamask.base.windows import Grid
 from kappamask.scenes.formats import PIXELS, open_pixels
-from kappamask.scenes.scene import BandFile, Scene
-from kappamask.scenes.zarr_store import split_array
+from kappamask.scenes.scene import BandFile, Scene, split_array
 
 HALVES = 2  # pixels per side: the first overview, the first level
 
@@ -105,12 +103,12 @@ class Halved:
         return height // HALVES, width // HALVES
 
     @property
-    def block_shapes(self) -> Sequence[tuple[int, int]]:
+    def block_shape(self) -> tuple[int, int]:
         """Rows and columns of the coarser pixels that are decoded at once."""
+        rows, columns = (self.level or self.full).block_shapes[0]
         if self.level is not None:
-            return self.level.block_shapes  # type: ignore[no-any-return]
-        rows, columns = self.full.block_shapes[0]
-        return [(max(rows // HALVES, 1), max(columns // HALVES, 1))]
+            return rows, columns
+        return max(rows // HALVES, 1), max(columns // HALVES, 1)
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """Read DN (y, x) uint16 of the coarser pixels, 0 = no data; whatever the window."""
@@ -118,7 +116,7 @@ class Halved:
             return self._mean(rows, columns)
         dn = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint16)
         spans = rows, columns
-        sizes = tuple(zip(self.block_shapes[0], self.shape, strict=True))
+        sizes = tuple(zip(self.block_shape, self.shape, strict=True))
         for place in product(
             *(touched(span, size) for span, (size, _) in zip(spans, sizes, strict=True))
         ):

@@ -1,4 +1,4 @@
-"""Files of single bands, read with patience: alone onto a grid that they fit, or for an engine.
+"""Files of single bands, read with patience: as their own pixels lie, or for an engine.
 
 A file that is not what its scene says is refused: pixels in the wrong place would be labelled,
 and wrong. Imports `scenes` and `base`.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from threading import Lock, get_ident
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 import rasterio
@@ -23,16 +23,14 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from kappamask.base import retry
-from kappamask.base.bands import get_band
-from kappamask.base.errors import InputError, ReadError
-from kappamask.base.pixels import average_dn, is_lost, repeat_pixels
+from kappamask.base.errors import ReadError
 from kappamask.base.retry import GUARD, is_remote, without_query
-from kappamask.base.windows import Grid
 from kappamask.cubes.levels import Halved, open_overview
-from kappamask.scenes.codestream import check_codestream
-from kappamask.scenes.formats import ALONE, OWN, PIXELS, open_pixels
-from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded
-from kappamask.scenes.zarr_store import ZarrBand, split_array
+from kappamask.scenes.formats import ALONE, OWN, PIXELS, check_codestream, open_pixels
+from kappamask.scenes.scene import BandFile, Bounds, Scene, rounded, split_array
+
+if TYPE_CHECKING:
+    from kappamask.scenes.zarr_store import ZarrBand
 
 T = TypeVar("T")
 # GDAL does not ask again: what is tried again, when and how often, is settled in `base.retry`,
@@ -46,12 +44,12 @@ HTTP_OPTIONS = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
 DTYPES = ("uint8", "uint16", "int16")  # that Sentinel-2 layers are stored in
-LOST_M = 5120.0  # side of a square; where a scene begins, neighbouring bands end 2 km apart
 # What GDAL remembers of a file on a server, it remembers for the whole process. So it is told by
 # which jobs each was opened: what is another job's is read anew.
-_OPENED: OrderedDict[str, set[str]] = OrderedDict()
+_OPENED: OrderedDict[str, deque[str]] = OrderedDict()
 _OPENED_LOCK = Lock()
 _MOST_OPENED = 10_000  # files; of those before them GDAL remembers nothing either
+_MOST_JOBS = 100  # of one file; one before them reads it anew
 
 
 # --- how files are opened ------------------------------------------------------------------
@@ -124,9 +122,10 @@ class Access:
 
     def _is_stale(self, href: str) -> bool:
         with _OPENED_LOCK:
-            jobs = _OPENED.setdefault(href, set())
+            jobs = _OPENED.setdefault(href, deque(maxlen=_MOST_JOBS))
             stale = bool(jobs) and self.job not in jobs
-            jobs.add(self.job)
+            if self.job not in jobs:
+                jobs.append(self.job)
             while len(_OPENED) > _MOST_OPENED:
                 _OPENED.popitem(last=False)
         return stale
@@ -239,18 +238,16 @@ class FileReader:
     """Reads the files of one scene, with GDAL or zarr; opens each when it is first asked for.
 
     Threads may share it: each opens the files for itself, as GDAL wants. Use it in a
-    ``with`` statement, which closes them.
+    ``with`` statement, which closes them. `access` is of the job that it is a part of.
     """
 
-    def __init__(
-        self, files: Mapping[str, BandFile], options: Mapping[str, str] = HTTP_OPTIONS
-    ) -> None:
+    def __init__(self, files: Mapping[str, BandFile], access: Access | None = None) -> None:
         self.files = files
         claims: defaultdict[str, list[tuple[str, BandFile | None]]] = defaultdict(list)
         for band, file in files.items():  # a raster of one's own may hold them all
             claims[file.href].append((f"band {band}", file))
-        self.access = Access(claims, {**ALONE, **options})
-        self._open: dict[tuple[int, str], Any] = {}
+        self.access = replace(access or Access({}, ALONE | HTTP_OPTIONS), claims=claims)
+        self._open: dict[tuple[int, str], _GdalBand | Halved | ZarrBand] = {}
 
     def __enter__(self) -> Self:
         """Open nothing yet."""
@@ -272,16 +269,7 @@ class FileReader:
         ReadError
             If the file is gone, damaged, or not of the size its metadata say.
         """
-        file = self.files[band]
-        dn: np.ndarray = self._patiently(
-            band,
-            lambda raster: (
-                raster.read(rows, columns)
-                if isinstance(raster, ZarrBand | Halved)
-                else _read_dn(raster, Window.from_slices(rows, columns), file)
-            ),
-        )
-        return dn
+        return self._patiently(band, lambda raster: raster.read(rows, columns))
 
     def read_small(
         self, band: str, rows: slice, columns: slice, shape: tuple[int, int]
@@ -290,38 +278,27 @@ class FileReader:
 
         Good for pictures: what mean it is is the format's own affair.
         """
-        file, window = self.files[band], Window.from_slices(rows, columns)
-        dn: np.ndarray = self._patiently(
-            band,
-            lambda raster: (
-                raster.read(rows, columns)[np.ix_(*(
-                    (np.arange(size) + 0.5) * (span.stop - span.start) // size
-                    for size, span in zip(shape, (rows, columns), strict=True)
-                ))]
-                if isinstance(raster, ZarrBand | Halved)
-                else raster.read(
-                    file.index, window=window, out_shape=shape, resampling=Resampling.average
-                )
-            ),
-        )  # fmt: skip
-        return dn
+
+        def read(raster: _GdalBand | Halved | ZarrBand) -> np.ndarray:
+            if isinstance(raster, _GdalBand):
+                return raster.read_small(rows, columns, shape)
+            places = (  # of every so many pixels
+                (2 * np.arange(size) + 1) * (span.stop - span.start) // (2 * size)
+                for size, span in zip(shape, (rows, columns), strict=True)
+            )
+            return raster.read(rows, columns)[np.ix_(*places)]
+
+        return self._patiently(band, read)
 
     def block_shape(self, band: str) -> tuple[int, int]:
         """Tell rows and columns of the blocks that a band is stored in."""
-        index = self.files[band].index - 1
-        rows, columns = self._patiently(
-            band,
-            lambda raster: (
-                raster.block_shape if isinstance(raster, ZarrBand) else raster.block_shapes[index]
-            ),
-        )
-        return int(rows), int(columns)
+        return self._patiently(band, lambda raster: raster.block_shape)
 
-    def _patiently(self, band: str, use: Callable[[Any], Any]) -> Any:
+    def _patiently(self, band: str, use: Callable[[_GdalBand | Halved | ZarrBand], T]) -> T:
         """Open and use a file, again if it lies on a server that may recover."""
         href = self.files[band].href
 
-        def read() -> Any:
+        def read() -> T:
             with rasterio.Env(**self.access.options):
                 return use(self._opened(band))
 
@@ -333,44 +310,54 @@ class FileReader:
 
         return self.access.read(read, href, forget=forget)
 
-    def _opened(self, band: str) -> Any:
-        key = get_ident(), band
+    def _opened(self, band: str) -> _GdalBand | Halved | ZarrBand:
+        key, file = (get_ident(), band), self.files[band]
         if key not in self._open:
-            file = self.files[band]
+            raster: _GdalBand | Halved | ZarrBand
             if split_array(file.href):
-                self._open[key] = self._opened_array(file)
-                return self._open[key]
-            raster = self.access.open(file.href)
-            kind = raster.dtypes[0]
-            fits = file.own or kind == "uint16"
-            if file.halved and raster.shape == (2 * file.height, 2 * file.width):
-                raster = Halved.of(raster, file.href)
-            if raster.shape != (file.height, file.width) or not fits:
+                from kappamask.scenes.zarr_store import ZarrBand
+
+                raster = ZarrBand(file, proxy=self.access.options.get("GDAL_HTTP_PROXY"))
+            else:
+                opened = self.access.open(file.href)
+                raster = _GdalBand(file, opened)
+                if file.halved and opened.shape == (2 * file.height, 2 * file.width):
+                    raster = Halved.of(opened, file.href)
+            if raster.shape != (file.height, file.width):
                 raster.close()
                 raise ReadError(
-                    f"{file.href} must hold {file.height} x {file.width} pixels of uint16, got "
-                    f"{raster.shape[0]} x {raster.shape[1]} of {kind}: download it again"
+                    f"{without_query(file.href)} must hold {file.height} x {file.width} pixels, "
+                    f"got {' x '.join(map(str, raster.shape))}: download it again, or leave its "
+                    "item out"
                 )
             self._open[key] = raster
         return self._open[key]
 
-    def _opened_array(self, file: BandFile) -> ZarrBand:
-        proxy = self.access.options.get("GDAL_HTTP_PROXY")
-        array = ZarrBand(file.href, dn_offset=file.dn_offset, scale=file.scale, proxy=proxy)
-        if array.shape != (file.height, file.width):
+
+class _GdalBand:
+    """One band of an open file, read as `ZarrBand` reads an array."""
+
+    def __init__(self, file: BandFile, raster: Any) -> None:
+        self.file, self.raster, self.close, self.shape = file, raster, raster.close, raster.shape
+        self.block_shape: tuple[int, int] = raster.block_shapes[file.index - 1]
+        if not file.own and raster.dtypes[0] != "uint16":
+            raster.close()
             raise ReadError(
-                f"{without_query(file.href)} must hold {file.height} x {file.width} pixels as its "
-                f"item says, got {array.shape}: leave the item out"
+                f"{file.href} must hold pixels of uint16, got {raster.dtypes[0]}: download it again"
             )
-        return array
 
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read DN; where a file declares another number, or a mask, for no data, that is 0.
 
-def _read_dn(raster: Any, window: Window, file: BandFile) -> np.ndarray:
-    """Read DN; where a file declares another number, or a mask, for no data, that is 0.
-
-    Of one's own raster float32 with NaN there, and where the number stands that the user names.
-    """
-    if file.own:
+        Of one's own raster float32 with NaN there, and where the number stands that the user
+        names.
+        """
+        file, raster, window = self.file, self.raster, Window.from_slices(rows, columns)
+        if not file.own:
+            masks = raster.mask_flag_enums[0]
+            plain = raster.nodata in (None, 0) and MaskFlags.per_dataset not in masks
+            dn: np.ndarray = raster.read(1, window=window, masked=not plain)
+            return dn if plain else np.ma.filled(dn, 0)
         stored = raster.read(file.index, window=window, masked=file.nodata is None)
         empty = np.ma.getmaskarray(stored) if file.nodata is None else stored == file.nodata
         values: np.ndarray = np.ma.getdata(stored).astype(np.float32)
@@ -378,155 +365,13 @@ def _read_dn(raster: Any, window: Window, file: BandFile) -> np.ndarray:
             empty = empty | (values == 0)  # below an offset it was not measured
         values[empty] = np.nan
         return values
-    plain = raster.nodata in (None, 0) and MaskFlags.per_dataset not in raster.mask_flag_enums[0]
-    if plain:
-        return raster.read(1, window=window)  # type: ignore[no-any-return]
-    return raster.read(1, window=window, masked=True).filled(0)  # type: ignore[no-any-return]
 
-
-def check_band(
-    band: str,
-    bands: Iterable[str],
-    valid: Callable[[str], np.ndarray],
-    *,
-    where: str,
-    resolution: float,
-    whole: tuple[int, int],
-) -> None:
-    """Refuse a scene one band of which has no data where all others have it.
-
-    Decoders give zeros for what is damaged, and zeros are "no data".
-
-    Parameters
-    ----------
-    band
-        The one that is looked at.
-    bands
-        All that were read of the scene.
-    valid
-        Gives (y, x) bool of a band, True where it has data; asked for others only if needed.
-    where
-        The item or product, for the message.
-    resolution
-        Metres per pixel.
-    whole
-        Rows and columns of the grid that this is a part of: a strip of a large one is too narrow
-        to tell damage from where a scene begins.
-
-    Raises
-    ------
-    ReadError
-        If a square of `LOST_M` is lost, or as large a one as there is.
-    """
-    others = [other for other in bands if other != band and get_band(other).is_reflectance]
-    step = max(round(LOST_M / resolution / 2), 1)
-    if not (others and get_band(band).is_reflectance):
-        return
-    if is_lost(valid(band), map(valid, others), step=step, whole=whole):
-        raise ReadError(
-            f"bands of one scene have data in the same places, {band} of {where} has none where "
-            "all others have: its file is damaged, download it again or leave the item out"
+    def read_small(self, rows: slice, columns: slice, shape: tuple[int, int]) -> np.ndarray:
+        """Read a window reduced to a shape, by the file's overviews."""
+        dn: np.ndarray = self.raster.read(
+            self.file.index,
+            window=Window.from_slices(rows, columns),
+            out_shape=shape,
+            resampling=Resampling.average,
         )
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One axis of a file against the same axis of a grid.
-
-    Both are counted in fine pixels, the smaller of the two.
-    """
-
-    start: int  # fine pixels from the file's edge to the grid's edge
-    length: int  # pixels of the file
-    repeat: int  # fine pixels per pixel of the file
-    average: int  # fine pixels per pixel of the grid; it or `repeat` is 1
-
-    @classmethod
-    def along(cls, *, distance: float, length: int, gsd: float, resolution: float) -> Fit:
-        """Fit an axis whose grid begins `distance` metres after the file does.
-
-        Raises
-        ------
-        InputError
-            If pixel edges do not meet.
-        """
-        fine = min(gsd, resolution)
-        counts = (distance / fine, gsd / fine, resolution / fine)
-        start, repeat, average = (round(count) for count in counts)
-        if max(abs(count - round(count)) for count in counts) > 1e-6:
-            raise InputError(
-                f"pixels of {gsd:g} m must meet those of {resolution:g} m edge on edge, got a "
-                f"distance of {distance:g} m: load it with load_cube, which warps"
-            )
-        return cls(start, length, repeat, average)
-
-    def native(self, span: slice) -> slice:
-        """Pixels of the file that a span of the grid needs; empty where the file ends."""
-        fine = self._fine(span)
-        start = min(max(fine.start // self.repeat, 0), self.length)
-        return slice(start, max(start, min(-(-fine.stop // self.repeat), self.length)))
-
-    def overlap(self, span: slice) -> tuple[slice, slice, int]:
-        """Where a span of the grid lies in what `native` reads, in fine pixels.
-
-        Gives the slice of those read, the slice of those wanted, and how many are wanted.
-        """
-        fine, native = self._fine(span), self.native(span)
-        origin = native.start * self.repeat
-        low, high = max(fine.start, origin), min(fine.stop, native.stop * self.repeat)
-        there = slice(low - origin, high - origin), slice(low - fine.start, high - fine.start)
-        return *there, fine.stop - fine.start
-
-    def _fine(self, span: slice) -> slice:
-        """Fine pixels, counted from the file's edge, of a span of the grid."""
-        return slice(self.start + span.start * self.average, self.start + span.stop * self.average)
-
-
-@dataclass(frozen=True)
-class BandOnGrid:
-    """One band's file and how it lies on a grid."""
-
-    file: BandFile
-    rows: Fit
-    columns: Fit
-
-    @classmethod
-    def fit(cls, file: BandFile, grid: Grid) -> BandOnGrid:
-        """Lay a file on a grid of the same CRS.
-
-        Raises
-        ------
-        InputError
-            If pixel edges do not meet.
-        """
-        sizes = {"gsd": file.gsd, "resolution": grid.resolution}
-        return cls(
-            file,
-            Fit.along(distance=file.top - grid.top, length=file.height, **sizes),
-            Fit.along(distance=grid.left - file.left, length=file.width, **sizes),
-        )
-
-    def read(self, reader: Reader, rows: slice, columns: slice) -> np.ndarray:
-        """Read reflectance (y, x) float32 of a window of the grid, NaN = no data."""
-        native = self.rows.native(rows), self.columns.native(columns)
-        shape = rows.stop - rows.start, columns.stop - columns.start
-        if any(span.start == span.stop for span in native):
-            return np.full(shape, np.nan, np.float32)
-        dn = reader.read(self.file.band, *native)
-        if self.rows.average > 1:
-            dn = average_dn(self._cut(dn, rows, columns, fill=0), self.rows.average)
-            return self.file.to_reflectance(dn)
-        reflectance = repeat_pixels(self.file.to_reflectance(dn), self.rows.repeat)
-        return self._cut(reflectance, rows, columns, fill=np.nan)
-
-    def _cut(self, fine: np.ndarray, rows: slice, columns: slice, *, fill: float) -> np.ndarray:
-        """Cut a window of the grid out of fine pixels; `fill` where the file ends."""
-        (from_rows, to_rows, height), (from_columns, to_columns, width) = (
-            fit.overlap(span) for fit, span in ((self.rows, rows), (self.columns, columns))
-        )
-        inside = fine[from_rows, from_columns]
-        if inside.shape == (height, width):
-            return inside
-        cut = np.full((height, width), fill, fine.dtype)
-        cut[to_rows, to_columns] = inside
-        return cut
+        return dn

@@ -34,7 +34,7 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import Label
-from kappamask.cubes.safe import open_safe
+from kappamask.cubes.products import open_safe
 from kappamask.evaluate.scoring import BOTH, FOUR, POINTS, VALID, Dataset
 from kappamask.train.chips import Chip, stack
 from kappamask.train.cloudsen12 import CloudSen12, read_patch

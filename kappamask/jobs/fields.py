@@ -22,7 +22,7 @@ from kappamask.jobs.loop import Date, MaskOptions, Report
 from kappamask.jobs.masks import dates_of, mask_items
 from kappamask.outputs.cog import Strips
 from kappamask.outputs.records import Progress, try_each
-from kappamask.scenes.area import AreaLike, project_bounds
+from kappamask.scenes.area import AreaLike, project
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.fields import Field, read_fields, split_regions
 from kappamask.scenes.scene import Scene
@@ -271,7 +271,7 @@ def _cut_pieces(fields: Sequence[Field], date: Date) -> Any:
     crs: Any = placement.crs  # of items there is one
     epsg = int(crs.to_epsg())
     for one in fields:
-        west, south, east, north = project_bounds(one.geometry, epsg)
+        west, south, east, north = project(one.geometry, epsg).bounds
         first = max(0, int((top - north) // step)), max(0, int((west - left) // step))
         last = min(rows, int(-((south - top) // step))), min(columns, int(-((left - east) // step)))
         grid = Grid(epsg, step, left + first[1] * step, top - first[0] * step,

@@ -36,7 +36,7 @@ from kappamask.scenes.scene import overlap
 if TYPE_CHECKING:
     import xarray as xr
 
-    from kappamask.scenes.raster import Told
+    from kappamask.scenes.products import Told
 
 LONGEST = 800  # pixels of a picture: what is larger is drawn by overviews, or reduced
 BY_BAND = 4096**2  # pixels of a scene that is drawn band by band: three bands of it are 200 MB

@@ -27,7 +27,7 @@ from kappamask.cubes.cube import (
     hold_date,
     load_cube,
 )
-from kappamask.cubes.rasters import BandOnGrid
+from kappamask.cubes.native import BandOnGrid
 from kappamask.jobs.loop import Date, MaskOptions, Report, run
 from kappamask.jobs.stream import stream_labels
 from kappamask.networks.model import load_model

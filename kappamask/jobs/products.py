@@ -24,8 +24,7 @@ from kappamask.outputs.records import Progress, name_failed, try_each
 from kappamask.plot.picture import TRUE_COLOR
 from kappamask.scenes.area import AreaLike
 from kappamask.scenes.catalogs import resolve_assets
-from kappamask.scenes.products import find_products, is_raster, read_product
-from kappamask.scenes.raster import Told, read_raster
+from kappamask.scenes.products import Told, find_products, is_raster, read_product, read_raster
 from kappamask.scenes.scene import Scene
 from kappamask.scenes.sources import listed, scene_of
 

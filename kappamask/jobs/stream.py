@@ -18,7 +18,8 @@ import numpy as np
 from kappamask.base.errors import InputError
 from kappamask.base.windows import NO_MARGINS, Grid, Margins, Window, plan_windows
 from kappamask.cubes.levels import at_grid, shared, touched
-from kappamask.cubes.rasters import BandOnGrid, FileReader, Reader, check_band
+from kappamask.cubes.native import BandOnGrid, check_band
+from kappamask.cubes.rasters import FileReader, Reader
 from kappamask.networks.runners import available_threads
 from kappamask.outputs.cog import Strips
 from kappamask.outputs.records import Progress
@@ -250,7 +251,7 @@ def cell_shape(block: tuple[int, int], band: BandOnGrid) -> tuple[int, int]:
     Examples
     --------
     >>> from kappamask.scenes.scene import BandFile
-    >>> from kappamask.cubes.rasters import BandOnGrid
+    >>> from kappamask.cubes.native import BandOnGrid
     >>> file = BandFile(band="B02", href="B02.jp2", gsd=10, dn_offset=0, scale=1e-4)
     >>> cell_shape((1024, 1024), BandOnGrid(file, None, None))
     (1024, 1024)

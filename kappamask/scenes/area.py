@@ -236,28 +236,6 @@ def _cut(polygon: BaseGeometry) -> BaseGeometry:
     return halves if halves.area else polygon  # a belt around the globe after all
 
 
-def project_bounds(geometry: BaseGeometry, epsg: int) -> tuple[float, float, float, float]:
-    """Bounding rectangle, in a projected CRS, of a geometry in degrees.
-
-    Returns
-    -------
-    tuple of float
-        Left, bottom, right, top in units of the CRS.
-
-    Raises
-    ------
-    InputError
-        If the geometry lies outside the domain of the CRS.
-
-    Examples
-    --------
-    >>> [round(edge) for edge in project_bounds(box(9, 0, 9.001, 0.001), 32632)]
-    [500000, 0, 500111, 111]
-    """
-    left, bottom, right, top = project(geometry, epsg).bounds
-    return left, bottom, right, top
-
-
 @lru_cache
 def transformer(source: int | str, target: int | str) -> Transformer:
     """Give what moves x and y of one CRS to another: an EPSG code, or what pyproj knows as text.

@@ -12,8 +12,7 @@ from typing import Any
 from kappamask.base.bands import BANDS, BY_NAME, LEVELS, NAMES, get_band
 from kappamask.base.errors import CatalogError, InputError, ItemError, UnknownNameError
 from kappamask.scenes.items import View, is_address, view_of
-from kappamask.scenes.scene import BandFile
-from kappamask.scenes.zarr_store import RAISED, split_array
+from kappamask.scenes.scene import RAISED, BandFile, split_array
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
 FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")

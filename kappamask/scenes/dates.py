@@ -95,7 +95,7 @@ def _span(moment: Any) -> tuple[datetime | None, datetime | None]:
             return _in_utc(moment), _in_utc(moment) + length
         text = str(moment).strip()  # of a datetime.date: YYYY-MM-DD
         if re.fullmatch(r"\d{4}(-\d{2}){0,2}|\d{8}", text):
-            return _calendar_span(*(int(text[at]) for at in _parts(text)))
+            return _calendar_span(text.replace("-", ""))
         if re.fullmatch(r"\d{4}-?W\d{2}(-?[1-7])?", text):
             first = datetime.fromisoformat(text).replace(tzinfo=UTC)
             whole = len(text.replace("-", "")) == len("2024W22")
@@ -110,14 +110,8 @@ def _span(moment: Any) -> tuple[datetime | None, datetime | None]:
         raise InputError(f"{FORMS}, got {moment!r}: {error}") from None
 
 
-def _parts(text: str) -> list[slice]:
-    """Say where year, month and day stand, as far as they are given."""
-    if len(text) == len("20240601"):
-        return [slice(0, 4), slice(4, 6), slice(6, 8)]
-    return [slice(0, 4), slice(5, 7), slice(8, 10)][: 1 + text.count("-")]
-
-
-def _calendar_span(year: int, month: int = 0, day: int = 0) -> tuple[datetime, datetime]:
+def _calendar_span(digits: str) -> tuple[datetime, datetime]:
+    year, month, day = (int(part or 0) for part in (digits[:4], digits[4:6], digits[6:]))
     start = datetime(year, month or 1, day or 1, tzinfo=UTC)
     if day:
         return start, start + timedelta(days=1)

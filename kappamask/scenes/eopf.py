@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,17 @@ import numpy as np
 from kappamask.base.bands import NAMES, canonical_name, get_band
 from kappamask.base.errors import InputError, ItemError, UnknownNameError
 from kappamask.base.retry import is_remote, without_query
+from kappamask.scenes.archives import Archive
 from kappamask.scenes.area import transformer
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.safe import Granule, Held, Product
 from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
-from kappamask.scenes.zarr_store import RAISED, named, open_group
+from kappamask.scenes.scene import RAISED
+from kappamask.scenes.zarr_store import named, open_store
 
 _GROUPS = {10: "r10m", 20: "r20m", 60: "r60m"}
 _STAMP = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?=_|$)")
 _REFLECTANCE = re.compile(r"\b(TOA|BOA)\b")
-
-
-@dataclass(frozen=True)
-class Store:
-    """The arrays of a product, as `safe.Archive` tells of files."""
-
-    location: str  # absolute path of the folder, or its address
-
-    def gdal_path(self, name: str) -> str:
-        """Tell the address of an array."""
-        address, mark, query = self.location.partition("?")
-        return f"{address}/{name}{mark}{query}"
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -68,7 +57,7 @@ def read_store(path: str | os.PathLike[str]) -> Product:
     """
     text = os.fspath(path)
     location = text.rstrip("/") if is_remote(text) else str(Path(text).expanduser().absolute())
-    root = open_group(location)
+    root = open_store(location)
     with named(location):
         arrays = _find_arrays(root)
         if not any(get_band(band).is_reflectance for band, _ in arrays):
@@ -89,16 +78,13 @@ def read_store(path: str | os.PathLike[str]) -> Product:
             baseline=next(iter(view.baselines), None),
             platform=_platform(view),
             time=np.datetime64(view.time.replace(tzinfo=None), "ns"),
-            quantification={
-                "reflectance": 1 / scales[next(b for b in bands if get_band(b).is_reflectance)],
-                **{name: 1 / scale for name, scale in scales.items() if name in ("AOT", "WVP")},
-            },
+            scales=scales,
             offsets={name: offset for name, offset in offsets.items() if name in NAMES},
             footprint=_ring(view.geometry) or _outline(tile),
             images=(),
         )
         names = {held: array.path for held, array in arrays.items()}
-    return Product(Store(location), metadata, (Granule(tile, names, {}),))
+    return Product(Archive(location), metadata, (Granule(tile, names, {}),))
 
 
 def _find_arrays(root: Any) -> dict[Held, Any]:
@@ -231,9 +217,8 @@ def _ring(geometry: Any) -> tuple[tuple[float, float], ...]:
 
 def _outline(tile: TileMetadata) -> tuple[tuple[float, float], ...]:
     """Outline all pixels in degrees, where nothing tells which of them hold data."""
-    gsd, (height, width) = next(iter(tile.shapes.items()))
-    right, bottom = tile.left + width * gsd, tile.top - height * gsd
-    ring = [(tile.left, bottom), (right, bottom), (right, tile.top), (tile.left, tile.top)]
+    left, bottom, right, top = tile.bounds
+    ring = [(left, bottom), (right, bottom), (right, top), (left, top)]
     xs, ys = zip(*ring, ring[0], strict=True)
     longitude, latitude = transformer(tile.epsg, 4326).transform(xs, ys)
     return tuple(zip(map(float, longitude), map(float, latitude), strict=True))

@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import time
 from urllib.parse import quote
 
 import requests
+from fsspec.spec import AbstractBufferedFile
 
 from kappamask.base.errors import ReadError
-from kappamask.base.retry import FILES, GUARD, PASSING, seconds_asked
+from kappamask.base.retry import (
+    FILES,
+    PASSING,
+    guard_session,
+    seconds_asked,
+    set_proxy,
+    without_query,
+)
 from kappamask.scenes.buckets import address_of, find_keys
 
 _METADATA = re.compile(r"(?:.*/)?(?:zarr\.json|\.zarray|\.zgroup|\.zattrs|\.zmetadata)")
 _NOT_THERE = (404, 410)
 # A bucket that may not be listed says so of what is not there.
 _NOT_TOLD = (401, 403)
-PART = 2**18  # bytes that are asked for at once
+PART = 2**18  # bytes that are asked for beyond those wanted
+
+
+def below(location: str, name: str) -> str:
+    """Give the address of a file in a folder, with what signs that at its end.
+
+    Examples
+    --------
+    >>> below("https://host/S2A.SAFE?sig=abc", "manifest.safe")
+    'https://host/S2A.SAFE/manifest.safe?sig=abc'
+    """
+    address, mark, query = location.partition("?")
+    return f"{address}/{name}{mark}{query}"
 
 
 class Server:
-    """The objects below one address, https or s3, asked for with patience."""
+    """The objects below one address, https or s3, asked for with patience.
 
-    def __init__(self, location: str, proxy: str | None) -> None:
-        self.address, _, self.query = location.partition("?")
-        self.session = _session(proxy)
+    `proxy` "" is none, None the usual one.
+    """
+
+    def __init__(self, location: str, proxy: str | None = None) -> None:
+        self.location = location
+        self.session = requests.Session()
+        set_proxy(self.session, proxy)
+        guard_session(self.session)
         self.in_bucket = location.startswith("s3://")
         if self.in_bucket:
-            self.address, self.query = address_of(location), ""
-            self.session.auth = find_keys()
+            self.location, self.session.auth = address_of(location), find_keys()
 
     def ask(self, key: str, span: str | None = None) -> requests.Response | None:
         """Ask for an object, or `span` of it in the words of HTTP; None if there is none.
@@ -40,8 +62,8 @@ class Server:
         ReadError
             If it is refused, or not to be had in the end.
         """
-        url = f"{self.address}/{quote(key) if self.in_bucket else key}"
-        url += f"?{self.query}" if self.query else ""
+        name = quote(key) if self.in_bucket else key
+        url = below(self.location, name) if key else self.location
         said = ""
         for tried in range(1, FILES.tries + 1):
             asked = None
@@ -63,85 +85,42 @@ class Server:
                 said, asked = f"HTTP {status}", seconds_asked(answer.headers.get("Retry-After"))
                 if status not in PASSING:
                     raise ReadError(
-                        f"cannot read {self.address}/{key}: {said}: it is refused; leave its item "
+                        f"cannot read {without_query(url)}: {said}: it is refused; leave its item "
                         "out, or search again where addresses are signed"
                     )
             if tried < FILES.tries:
                 time.sleep(FILES.wait(tried, asked))
         raise ReadError(
-            f"cannot read {self.address}/{key}: {said}, in {FILES.tries} tries: try again later"
+            f"cannot read {without_query(url)}: {said}, in {FILES.tries} tries: try again later"
         )
 
-    def fetch(self, key: str, span: str | None, cut: slice) -> bytes | None:
-        """Get an object, or a part of it; None if there is none.
-
-        `cut` is the same span in Python's words, for a server that sends all of it.
-        """
+    def fetch(self, key: str, part: slice = slice(None)) -> bytes | None:
+        """Get an object, or a part of it; None if there is none."""
+        first, span = part.start or 0, None
+        if first < 0:
+            span = f"bytes={first}"  # so many at the end
+        elif part != slice(None):
+            span = f"bytes={first}-{'' if part.stop is None else part.stop - 1}"
         answer = self.ask(key, span)
         if answer is None:
             return None
         content: bytes = answer.content
-        return content[cut] if answer.status_code == 200 else content
+        return content[part] if answer.status_code == 200 else content  # all of it was sent
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
     """One file on a server, read in parts: an archive is listed without all of it."""
 
     def __init__(self, address: str) -> None:
-        super().__init__()
-        folder, _, self.name = address.partition("?")[0].rpartition("/")
-        query = address.partition("?")[2]
-        self.server = Server(folder + (f"?{query}" if query else ""), None)
-        self.size, self.place = self._measure(), 0
-
-    def _measure(self) -> int:
-        last = self.server.ask(self.name, "bytes=0-0")
+        self.server = Server(address)
+        last = self.server.ask("", "bytes=0-0")
         told = last and re.search(r"/(\d+)$", last.headers.get("Content-Range", ""))
         if not last or not told:
             raise ReadError(
-                f"an archive is read in parts, {self.server.address}/{self.name} is not there or "
-                "its server has no parts: download it first"
+                f"an archive is read in parts, {without_query(address)} is not there or its "
+                "server has no parts: download it first"
             )
-        return int(told[1])
+        super().__init__(None, address, block_size=PART, size=int(told[1]))
 
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that any part of it can be read."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
-        self.place = max(0, start + offset)
-        return self.place
-
-    def tell(self) -> int:
-        """Tell the byte that comes next."""
-        return self.place
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Read the next bytes."""
-        stop = min(self.place + len(buffer), self.size)
-        if stop <= self.place:
-            return 0
-        span, cut = f"bytes={self.place}-{stop - 1}", slice(self.place, stop)
-        content = self.server.fetch(self.name, span, cut) or b""
-        buffer[: len(content)] = content
-        self.place += len(content)
-        return len(content)
-
-
-def _session(proxy: str | None) -> requests.Session:
-    session = requests.Session()
-    if proxy is not None:
-        session.trust_env = False  # proxies of the environment would win
-        session.proxies = {"http": proxy, "https": proxy}
-    if guard := GUARD.get():
-        session.trust_env = False
-        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, guard())
-    return session
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self.server.fetch("", slice(start, end)) or b""

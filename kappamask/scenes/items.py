@@ -196,23 +196,21 @@ class View:
         code = fields.get("proj:code") or fields.get("proj:epsg")
         code = code or _code_of(fields.get("proj:wkt2"))
         told = _EPSG.fullmatch(str(code).strip().upper())
-        if code and (told is None or not _is_known(int(told[1]))):
-            raise ItemError(
-                f"{where}: proj:code is that of a reference system of EPSG ('EPSG:32632'), got "
-                f"{code!r:.60}: correct the item or leave it out"
-            )
         epsg = int(told[1]) if told else None
         shape, transform = fields.get("proj:shape") or None, fields.get("proj:transform") or None
-        if shape is not None and not _is_shape(shape):
-            raise ItemError(
-                f"{where}: proj:shape is rows and columns, whole numbers above 0, got "
-                f"{shape!r:.60}: correct the item or leave it out"
-            )
-        if transform is not None and not _is_transform(transform):
-            raise ItemError(
-                f"{where}: proj:transform is (step, 0, left, 0, -step, top) in metres, with north "
-                f"up, got {transform!r:.80}: correct the item or leave it out"
-            )
+        for got, holds, rule in (
+            (code, _is_known(epsg), "proj:code is that of a reference system of EPSG (EPSG:32632)"),
+            (shape, _is_shape(shape), "proj:shape is rows and columns, whole numbers above 0"),
+            (
+                transform,
+                _is_transform(transform),
+                "proj:transform is (step, 0, left, 0, -step, top) in metres, with north up",
+            ),
+        ):
+            if got and not holds:
+                raise ItemError(
+                    f"{where}: {rule}, got {got!r:.80}: correct the item or leave it out"
+                )
         if shape is None or transform is None:
             return {"epsg": epsg}
         (step, _, left, _, _, top), (height, width) = transform[:6], shape
@@ -342,15 +340,14 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 @cache
-def _is_known(epsg: int) -> bool:
+def _is_known(epsg: int | None) -> bool:
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
     try:
-        CRS.from_epsg(epsg)
+        return epsg is not None and bool(CRS.from_epsg(epsg))
     except CRSError:
         return False
-    return True
 
 
 def _code_of(wkt: Any) -> int | None:

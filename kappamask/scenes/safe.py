@@ -1,34 +1,26 @@
-"""SAFE products to scenes: folders and zip archives, their granules, which file serves a band.
-
-Imports `safe_metadata` and the modules of `scenes` below it, and `base`.
-"""
+"""SAFE products to scenes: their granules, which file serves a band. Imports what lies below."""
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from kappamask.base.bands import NAMES, check_names, get_band
 from kappamask.base.errors import InputError, NoItemsError, ReadError
-from kappamask.base.files import check_regular, spelled
-from kappamask.scenes.area import AreaLike, parse_area
+from kappamask.scenes.archives import Archive, open_archive
+from kappamask.scenes.area import AreaLike, parse_area, project
 from kappamask.scenes.safe_metadata import (
     ProductMetadata,
     TileMetadata,
     parse_product,
     parse_tile,
 )
-from kappamask.scenes.scene import BandFile, Scene
+from kappamask.scenes.scene import BandFile, Scene, overlap
 
 RESOLUTIONS = (10, 20, 60)  # metres; each is a whole multiple of those before it
 Held = tuple[str, int]  # band and pixel size in metres
@@ -38,162 +30,6 @@ _USUAL = re.compile(r"MTD_TL|S2[A-D]_[A-Z]{4}_MTD_L(?:1C|2A)_TL_\w+")
 _IMAGES = (".jp2", ".tif", ".tiff")  # Planetary Computer has its SAFE trees in TIFF
 _IMAGE = re.compile(r".*_(B\d[0-9A]|AOT|WVP)(?:_([126]0)m)?")
 _TILE = re.compile(r"(?:^|_)T(\d{2}[A-Z]{3})(?=_)")
-LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb does not
-# MTD_MSIL1C.xml; before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_2015....xml
-PRODUCT_METADATA = re.compile(r"(?:S2[A-D]_[A-Z]{4}_)?MTD_(?:MSI|SAF)L(1C|2A)(?:_\w+)?\.xml")
-# What zipfile raises of damaged archives; methods it does not know, members that are encrypted.
-DAMAGED = (
-    OSError, EOFError, RuntimeError, ValueError, OverflowError, LookupError, struct.error,
-    zlib.error, lzma.LZMAError, zipfile.BadZipFile, zipfile.LargeZipFile,
-)  # fmt: skip
-_HOW = (
-    "give the folder S2?_MSIL1C_... .SAFE, the zip that holds it, or its MTD_MSIL1C.xml "
-    "(L2A: MTD_MSIL2A.xml)"
-)
-
-
-# --- files ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A product's files by their path below its root, "/" between folders."""
-
-    location: Path  # absolute: the folder, or the zip archive
-    inside: str  # of the zip: the folder that is the root, with "/" at its end, or ""
-    names: frozenset[str]
-    metadata: str  # name of the product's own metadata
-
-    def read(self, name: str) -> bytes:
-        """Read a metadata file.
-
-        Raises
-        ------
-        ReadError
-            If it is absent, damaged, or too large to be metadata.
-        """
-        if name not in self.names:
-            raise ReadError(f"{self.location} must hold {name}, which is absent: download it again")
-        content: bytes | None
-        try:
-            if self.location.is_dir():
-                path = self.location / name
-                check_regular(path)
-                content = path.read_bytes() if path.stat().st_size <= LARGEST_XML else None
-            else:
-                with (
-                    zipfile.ZipFile(self.location) as archive,
-                    archive.open(self.inside + name) as file,
-                ):
-                    content = file.read(LARGEST_XML + 1)
-        except DAMAGED as error:
-            raise ReadError(
-                f"cannot read {name} of {self.location}: {error}: download it again"
-            ) from error
-        if content is None or len(content) > LARGEST_XML:
-            raise ReadError(
-                f"metadata are at most {LARGEST_XML >> 20} MB, {name} of {self.location} is "
-                "larger: it is no Sentinel-2 product"
-            )
-        return content
-
-    def gdal_path(self, name: str) -> str:
-        """Tell how GDAL opens a file of the product."""
-        if self.location.is_dir():
-            return str(spelled(self.location) / name)
-        path = str(spelled(self.location))  # in braces, whatever its suffix: GDAL counts those
-        if _are_paired(path):
-            return f"/vsizip/{{{path}}}/{self.inside}{name}"
-        return f"/vsizip/{path}/{self.inside}{name}"
-
-
-def _are_paired(path: str) -> bool:
-    """Tell whether every brace in a path has its other one, as GDAL counts them."""
-    depth = 0
-    for letter in path:
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _open_archive(path: str | os.PathLike[str]) -> Archive:
-    """Find the files of a product, as `read_product` takes it."""
-    location = Path(path).expanduser().absolute()
-    if not location.exists():
-        raise ReadError(f"no SAFE product at {location}: check the path")
-    if location.is_file() and PRODUCT_METADATA.fullmatch(location.name):
-        location = location.parent
-    if not location.is_dir():
-        check_regular(location)
-        if not _are_paired(str(location)) and location.suffix.lower() != ".zip":
-            raise InputError(
-                f"braces in the name of an archive come in pairs, or it ends in .zip, got "
-                f"{location}: rename it"
-            )
-    names = _names_of_folder(location) if location.is_dir() else _names_of_zip(location)
-    inside, metadata, below = find_root(names, str(location))
-    if location.is_dir() and inside:
-        raise InputError(
-            f"a SAFE product holds its metadata at its root, got {inside}{metadata} in {location}: "
-            f"give {location / inside}"
-        )
-    return Archive(location, inside, below, metadata)
-
-
-def find_root(names: Sequence[str], where: str) -> tuple[str, str, frozenset[str]]:
-    """Find the folder of a product among names, its metadata, and the names below it."""
-    found = sorted(
-        (name for name in names if PRODUCT_METADATA.fullmatch(PurePosixPath(name).name)),
-        # the one nearest to the root; Sen2Cor's folder may still hold the L1C's own beside L2A's
-        key=lambda name: (name.count("/"), "L2A" not in PurePosixPath(name).name, name),
-    )
-    if not found:
-        raise InputError(
-            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {where} has neither: {_HOW}"
-        )
-    inside = found[0][: -len(PurePosixPath(found[0]).name)]
-    below = frozenset(name[len(inside) :] for name in names if name.startswith(inside))
-    return inside, found[0][len(inside) :], below
-
-
-def _names_of_folder(folder: Path) -> list[str]:
-    names, root = [], folder.resolve()
-    for at, _, files in os.walk(folder):
-        below = Path(at).relative_to(folder)
-        for file in files:
-            path = Path(at, file)
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-                raise InputError(
-                    f"the files of a product lie in its folder, {path} is a link out of it: put "
-                    "the file in its place"
-                )
-            check_regular(path)
-            names.append((below / file).as_posix())
-    return names
-
-
-def _names_of_zip(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos: list[Any] = archive.infolist()
-    except DAMAGED as error:
-        if path.suffix.lower() != ".zip":
-            raise InputError(f"{path} is no SAFE product: {_HOW}") from None
-        raise ReadError(f"{path} is no whole zip archive ({error}): download it again") from error
-    return check_members(infos, str(path))
-
-
-def check_members(infos: Sequence[Any], path: str) -> list[str]:
-    """List the files of a zip archive, whose names stay below its root."""
-    for info in infos:
-        parts = re.split(r"[/\\]", info.orig_filename)
-        if ".." in parts or parts[0] == "" or ":" in parts[0]:
-            raise InputError(
-                f"names in a zip archive stay below its root, got {info.orig_filename!r} in "
-                f"{path}: it was not made by Copernicus, download the product again"
-            )
-    return [info.filename for info in infos if not info.is_dir()]
 
 
 # --- granules ------------------------------------------------------------------------------
@@ -229,33 +65,11 @@ class Granule:
         ]
 
 
-class Files(Protocol):
-    """What holds the files of a product."""
-
-    @property
-    def location(self) -> Any:
-        """Where the product lies."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Its files by their path below its root."""
-
-    @property
-    def metadata(self) -> str:
-        """Name of the product's own metadata."""
-
-    def read(self, name: str) -> bytes:
-        """Read a metadata file."""
-
-    def gdal_path(self, name: str) -> str:
-        """Tell how a file of the product is opened."""
-
-
 @dataclass(frozen=True)
 class Product:
     """A product, its metadata read."""
 
-    archive: Any  # what tells the addresses of its files: `Files`, or a Zarr store
+    archive: Archive
     metadata: ProductMetadata
     granules: tuple[Granule, ...]  # in order of tile
 
@@ -302,7 +116,11 @@ class Product:
             chosen = [granule for granule in chosen if granule.metadata.tile in wanted]
         if area is not None:
             geometry = parse_area(area)
-            chosen = [granule for granule in chosen if granule.metadata.meets(geometry)]
+            chosen = [
+                granule
+                for granule in chosen
+                if overlap(project(geometry, granule.metadata.epsg).bounds, granule.metadata.bounds)
+            ]
             if not chosen:
                 raise NoItemsError(
                     f"the area {tuple(round(edge, 4) for edge in geometry.bounds)} lies outside "
@@ -359,19 +177,14 @@ class Product:
                     f"{tile.id}: the metadata must tell the size at {gsd} m, found only "
                     f"{sorted(tile.shapes)}: download the product again"
                 )
-            height, width = tile.shapes[gsd]
             files[name] = BandFile(
                 band=name,
                 key=granule.names[name, gsd],
                 href=self.archive.gdal_path(granule.names[name, gsd]),
                 gsd=gsd,
-                epsg=tile.epsg,
-                left=tile.left,
-                top=tile.top,
-                height=height,
-                width=width,
                 dn_offset=offset,
-                scale=metadata.scale_of(name),
+                scale=metadata.scales[name],
+                **tile.place(gsd),
             )
         ring, sun = metadata.footprint, (tile.sun_azimuth, 90 - tile.sun_zenith)
         footprint = {"type": "Polygon", "coordinates": [ring]} if len(ring) > 3 else None
@@ -409,12 +222,8 @@ def read_product(path: str | os.PathLike[str]) -> Product:
     ...
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
-    return read_archive(_open_archive(path))
-
-
-def read_archive(archive: Files) -> Product:
-    """Read the metadata of a product from whatever holds its files; errors as `read_product`."""
-    where = f"{archive.location}: {archive.metadata}"
+    archive = open_archive(path)
+    where = f"{archive.shown}: {archive.metadata}"
     metadata = parse_product(archive.read(archive.metadata), where=where)
     granules = [
         _read_granule(archive, folder, name, metadata.images)
@@ -422,7 +231,7 @@ def read_archive(archive: Files) -> Product:
     ]
     if not granules:
         raise ReadError(
-            f"{archive.location} must hold granules (GRANULE/.../MTD_TL.xml, or another XML file "
+            f"{archive.shown} must hold granules (GRANULE/.../MTD_TL.xml, or another XML file "
             "with a TILE_ID), found none: "
             "download the product again"
         )
@@ -430,7 +239,7 @@ def read_archive(archive: Files) -> Product:
     return Product(archive, metadata, tuple(granules))
 
 
-def _find_granules(archive: Files) -> dict[str, str]:
+def _find_granules(archive: Archive) -> dict[str, str]:
     """Find the metadata of each granule by its folder: the usual names first, then by content."""
     found: dict[str, str] = {}
     names = {name: told for name in sorted(archive.names) if (told := _GRANULE.fullmatch(name))}
@@ -441,9 +250,9 @@ def _find_granules(archive: Files) -> dict[str, str]:
     return found
 
 
-def _read_granule(archive: Files, folder: str, name: str, images: Sequence[str]) -> Granule:
+def _read_granule(archive: Archive, folder: str, name: str, images: Sequence[str]) -> Granule:
     """Read a granule's metadata and find its files."""
-    metadata = parse_tile(archive.read(name), where=f"{archive.location}: {name}")
+    metadata = parse_tile(archive.read(name), where=f"{archive.shown}: {name}")
     prefix = f"GRANULE/{folder}/IMG_DATA/"
     held = sorted(n for n in archive.names if n.startswith(prefix) and n.lower().endswith(_IMAGES))
     listed = [PurePosixPath(image).name for image in images]

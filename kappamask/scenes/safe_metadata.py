@@ -17,12 +17,11 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
-from kappamask.base.bands import BANDS, get_band
+from kappamask.base.bands import AUXILIARY, BANDS, NAMES, get_band
 from kappamask.base.errors import ItemError, ReadError
-from kappamask.scenes.area import project_bounds
 from kappamask.scenes.catalogs import OFFSET_FROM
 from kappamask.scenes.items import view_of
-from kappamask.scenes.scene import overlap
+from kappamask.scenes.scene import Bounds
 
 MOST_ELEMENTS = 1_000_000  # of one file; real metadata have some 10 000
 _IMAGES = ("IMAGE_FILE", "IMAGE_ID", "IMAGE_FILE_2A", "IMAGE_ID_2A")
@@ -45,14 +44,10 @@ class ProductMetadata:
     baseline: str | None  # "02.05"; None where it does not tell
     platform: str | None  # "sentinel-2a"
     time: np.datetime64  # start of sensing, UTC
-    quantification: Mapping[str, float]  # DN per physical value: of reflectance, "AOT", "WVP"
+    scales: Mapping[str, float]  # by band: physical value per DN
     offsets: Mapping[str, int] | None  # by band; None where none are listed
     footprint: tuple[tuple[float, float], ...]  # longitude, latitude of the area with data
     images: tuple[str, ...]  # names of image files that it should hold, without suffix
-
-    def scale_of(self, band: str) -> float:
-        """Tell the physical value per DN of a band."""
-        return 1 / self.quantification["reflectance" if get_band(band).is_reflectance else band]
 
     def offset_of(self, band: str) -> int:
         """Tell what is added to the DN of a band.
@@ -90,12 +85,18 @@ class TileMetadata:
     sun_zenith: float  # degrees, mean of the granule
     sun_azimuth: float
 
-    def meets(self, geometry: Any) -> bool:
-        """Tell whether the granule shows some of a geometry in degrees."""
+    @property
+    def bounds(self) -> Bounds:
+        """Outer edges of its pixels."""
         gsd = min(self.shapes)
         rows, columns = self.shapes[gsd]
-        own = self.left, self.top - rows * gsd, self.left + columns * gsd, self.top
-        return overlap(project_bounds(geometry, self.epsg), own)
+        return self.left, self.top - rows * gsd, self.left + columns * gsd, self.top
+
+    def place(self, gsd: int) -> dict[str, Any]:
+        """Tell where its pixels of a size lie, in the words of `BandFile`."""
+        height, width = self.shapes[gsd]
+        corner = {"epsg": self.epsg, "left": self.left, "top": self.top}
+        return {**corner, "height": height, "width": width}
 
 
 def parse_product(content: bytes, *, where: str) -> ProductMetadata:
@@ -128,7 +129,7 @@ def parse_product(content: bytes, *, where: str) -> ProductMetadata:
         baseline=document.text("PROCESSING_BASELINE", default="") or None,
         platform=f"sentinel-2{platform[1].lower()}" if platform else None,
         time=document.time("PRODUCT_START_TIME", "DATATAKE_SENSING_START"),
-        quantification=_quantification(document, f"L{level[1]}"),
+        scales=_scales(document, f"L{level[1]}"),
         offsets=_offsets(document),
         footprint=_footprint(document),
         images=tuple(
@@ -255,14 +256,14 @@ class Document:
         )
 
 
-def _quantification(document: Document, level: str) -> dict[str, float]:
+def _scales(document: Document, level: str) -> dict[str, float]:
     tags = _QUANTIFICATION if level == "L2A" else ("QUANTIFICATION_VALUE",)
-    values = {"reflectance": document.number(*tags, between=_QUANTITIES)}
-    for name in ("AOT", "WVP"):
-        tags = (f"{name}_QUANTIFICATION_VALUE", f"L2A_{name}_QUANTIFICATION_VALUE")
-        default = get_band(name).dn_scale
-        values[name] = document.number(*tags, default=default, between=_QUANTITIES)
-    return values
+    scales = dict.fromkeys(NAMES, 1 / document.number(*tags, between=_QUANTITIES))
+    for band in AUXILIARY:
+        tags = (f"{band.name}_QUANTIFICATION_VALUE", f"L2A_{band.name}_QUANTIFICATION_VALUE")
+        told = document.number(*tags, default=band.dn_scale, between=_QUANTITIES)
+        scales[band.name] = 1 / told
+    return scales
 
 
 def _shapes(document: Document) -> dict[int, tuple[int, int]]:

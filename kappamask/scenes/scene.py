@@ -5,6 +5,7 @@ Every source makes these values and all that follows uses them; imports `base` a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from kappamask.base.errors import InputError
 from kappamask.base.pixels import to_reflectance
 from kappamask.scenes.area import transformer
 
+RAISED = -1000  # offset under which arrays of stores are read as DN: values below 0 % are kept
+_ARRAY = re.compile(r"(.+?)/((?:measurements/reflectance|quality/atmosphere)/r\d+m/\w+)(\?.*)?")
 NO_TIME = np.datetime64("NaT", "ns")
 PASS_HOURS = 2  # before or after half past ten; far north and south the orbit is at other hours
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top
@@ -202,6 +205,19 @@ def sun_position(time: np.datetime64, longitude: float, latitude: float) -> tupl
         -np.cos(declination) * np.sin(hour), np.cos(north) * along - np.sin(north) * across
     )
     return float(np.degrees(azimuth) % 360), float(np.degrees(np.arcsin(min(up, 1.0))))
+
+
+def split_array(href: str) -> tuple[str, str] | None:
+    """Split the address of an array of an EOPF store into those of the store and in it.
+
+    Examples
+    --------
+    >>> split_array("https://host/S2A.zarr/measurements/reflectance/r10m/b02")
+    ('https://host/S2A.zarr', 'measurements/reflectance/r10m/b02')
+    >>> split_array("/data/B02.tif")
+    """
+    found = _ARRAY.fullmatch(href)
+    return (found[1] + (found[3] or ""), found[2]) if found else None
 
 
 def overlap(one: Bounds, other: Bounds) -> bool:

@@ -131,10 +131,10 @@ def _answers_swapped(opened: Catalogue, query: Query, profile: Profile | None) -
     west, south, east, north = query.area.bounds
     if max(abs(west), abs(east)) > 90 or (west, east) == (south, north):
         return False
-    swapped = shapely.transform(query.area, lambda points: points[:, ::-1])
+    area = shapely.transform(query.area, lambda points: points[:, ::-1])
+    swapped = replace(query, area=area, max_cloud_cover=None)
     with suppress(KappaMaskError):
-        items = islice(opened.items(replace(query, area=swapped, max_cloud_cover=None)), ENOUGH)
-        return bool(_sift(items, replace(query, area=swapped, max_cloud_cover=None), profile)[0])
+        return bool(_sift(islice(opened.items(swapped), ENOUGH), swapped, profile)[0])
     return False
 
 

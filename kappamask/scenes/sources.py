@@ -14,8 +14,7 @@ from kappamask.base.errors import CatalogError, InputError, ItemError, KappaMask
 from kappamask.scenes.area import cut_at_antimeridian, transformer
 from kappamask.scenes.catalogs import profile_of, resolve_assets
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.scene import NO_TIME, BandFile, Scene, rounded
-from kappamask.scenes.zarr_store import split_array
+from kappamask.scenes.scene import NO_TIME, BandFile, Scene, rounded, split_array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,16 +110,9 @@ def _placed_in_store(files: dict[str, BandFile]) -> dict[str, BandFile]:
     tiles = {store: read_store(store).granules[0].metadata for store in sorted(stores)}
     placed = {}
     for band, found in arrays.items():
-        if found and (shape := tiles[found[0]].shapes.get(round(files[band].gsd))):
-            tile, (height, width) = tiles[found[0]], shape
-            placed[band] = replace(
-                files[band],
-                epsg=tile.epsg,
-                left=tile.left,
-                top=tile.top,
-                height=height,
-                width=width,
-            )
+        gsd = round(files[band].gsd)
+        if found and gsd in tiles[found[0]].shapes:
+            placed[band] = replace(files[band], **tiles[found[0]].place(gsd))
     return files | placed
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,14 @@ from requests.exceptions import ChunkedEncodingError
 
 from kappamask.base.errors import CatalogError, KappaMaskError
 from kappamask.base.files import NestedError, is_nested_deeper, read_json
-from kappamask.base.retry import CATALOGUES, GUARD, PASSING, seconds_asked, without_query
+from kappamask.base.retry import (
+    CATALOGUES,
+    GUARD,
+    PASSING,
+    guard_session,
+    seconds_asked,
+    without_query,
+)
 from kappamask.scenes.catalogs import PROFILES, Profile
 from kappamask.scenes.items import DEEPEST
 
@@ -72,12 +78,7 @@ class Catalogue:
     def __init__(self, location: str, profile: Profile | None) -> None:
         self.location, self.profile = location, profile
         self.io, self.guard = _PatientIO(), GUARD.get()
-        if self.guard:
-            session = self.io.session
-            session.trust_env = False  # proxies of the environment would win
-            session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, self.guard())
+        guard_session(self.io.session)
         if Path(location).is_dir():
             self.location = str(Path(location) / "catalog.json")
         self.root = self._read(self.location)

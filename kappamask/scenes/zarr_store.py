@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,56 +12,36 @@ import numpy as np
 
 from kappamask.base.errors import InputError, KappaMaskError, ReadError
 from kappamask.base.retry import is_remote, without_query
+from kappamask.scenes.scene import BandFile, split_array
 
-RAISED = -1000  # offset under which arrays are read as DN: values below 0 % are kept
 MOST_DN = 65535
-_ARRAY = re.compile(r"(.+?)/((?:measurements/reflectance|quality/atmosphere)/r\d+m/\w+)(\?.*)?")
 
 
-def split_array(href: str) -> tuple[str, str] | None:
-    """Split the address of an array of an EOPF store into those of the store and in it.
-
-    Examples
-    --------
-    >>> split_array("https://host/S2A.zarr/measurements/reflectance/r10m/b02")
-    ('https://host/S2A.zarr', 'measurements/reflectance/r10m/b02')
-    >>> split_array("/data/B02.tif")
-    """
-    found = _ARRAY.fullmatch(href)
-    return (found[1] + (found[3] or ""), found[2]) if found else None
-
-
-def open_group(location: str) -> Any:
-    """Open the root of a store to be read.
+def open_store(location: str, array: str = "", *, proxy: str | None = None) -> Any:
+    """Open the root of a store, or an array in it, to be read. `proxy` "" is none.
 
     Raises
     ------
     InputError
         If there is no Zarr store, or zarr 3 is not installed.
     ReadError
-        If it cannot be read.
+        If it cannot be read, or holds no such array.
     """
     _check_zarr()
     import zarr
 
-    with named(location), _quietly():
+    with named(f"{location}/{array}" if array else location), _quietly():
+        store = _store(location, proxy)
         try:
-            return zarr.open_group(_store(location), mode="r")
+            if array:
+                return zarr.open_array(store, path=array, mode="r")
+            return zarr.open_group(store, mode="r")
         except (FileNotFoundError, KeyError):
-            raise InputError(f"no Zarr store lies at {without_query(location)}: check it") from None
-
-
-def open_array(location: str, path: str, *, proxy: str | None = None) -> Any:
-    """Open one array of a store; errors as of `open_group`. `proxy` "" is none."""
-    _check_zarr()
-    import zarr
-
-    with named(f"{location}/{path}"), _quietly():
-        try:
-            return zarr.open_array(_store(location, proxy), path=path, mode="r")
-        except (FileNotFoundError, KeyError):
+            if not array:
+                said = f"no Zarr store lies at {without_query(location)}: check it"
+                raise InputError(said) from None
             raise ReadError(
-                f"{without_query(location)} holds no array {path}: leave its item out, or get "
+                f"{without_query(location)} holds no array {array}: leave its item out, or get "
                 "the product again"
             ) from None
 
@@ -103,7 +82,7 @@ def _check_zarr() -> None:
         )
 
 
-def _store(location: str, proxy: str | None = None) -> Any:
+def _store(location: str, proxy: str | None) -> Any:
     if location.startswith(("http://", "https://", "s3://")):
         from kappamask.scenes.zarr_http import HttpStore
 
@@ -119,32 +98,25 @@ def _store(location: str, proxy: str | None = None) -> Any:
 
 
 class ZarrBand:
-    """One array, read as DN under the offset and scale that its scene tells.
+    """The array of a band, read as DN under the offset and scale that its scene tells.
 
-    Parameters
-    ----------
-    href
-        Address of the array.
-    dn_offset, scale
-        ``(dn + dn_offset) * scale`` is the physical value.
-    proxy
-        "" is none, None the usual one.
+    `proxy` "" is none, None the usual one.
     """
 
-    def __init__(self, href: str, *, dn_offset: float, scale: float, proxy: str | None) -> None:
-        self.href, self.dn_offset, self.scale = href, dn_offset, scale
-        self.array = open_array(*(split_array(href) or (href, "")), proxy=proxy)
+    def __init__(self, file: BandFile, *, proxy: str | None) -> None:
+        self.file = file
+        self.array = open_store(*(split_array(file.href) or (file.href,)), proxy=proxy)
         self.shape: tuple[int, ...] = self.array.shape
         self.fill = self.array.attrs.get("fill_value", self.array.fill_value)
         attrs = self.array.attrs
         self.factor = float(attrs.get("scale_factor", 1.0))
         # Without an offset DN are wanted as they are stored: the caller knows what they mean.
-        self.summand = float(attrs.get("add_offset", 0.0)) if dn_offset else 0.0
+        self.summand = float(attrs.get("add_offset", 0.0)) if file.dn_offset else 0.0
         stored = self.array.dtype.kind
         if len(self.shape) != 2 or stored not in "uf" or (stored == "u" and self.factor == 1):
             raise InputError(
-                f"{without_query(href)} must hold (y, x) DN with scale_factor, or floating point, "
-                f"got {self.shape} of {self.array.dtype}: it is no EOPF product"
+                f"{without_query(file.href)} must hold (y, x) DN with scale_factor, or floating "
+                f"point, got {self.shape} of {self.array.dtype}: it is no EOPF product"
             )
 
     def close(self) -> None:
@@ -158,14 +130,15 @@ class ZarrBand:
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """Read DN (y, x) uint16 of a window, 0 = no data."""
-        with named(self.href):
+        scale, offset = self.file.scale, self.file.dn_offset
+        with named(self.file.href):
             stored = self.array[rows, columns]
         empty = ~np.isfinite(stored) if stored.dtype.kind == "f" else stored == (self.fill or 0)
-        apart = self.summand / self.scale - self.dn_offset
-        if stored.dtype == np.uint16 and np.isclose(self.factor, self.scale) and abs(apart) < 0.5:
+        apart = self.summand / scale - offset
+        if stored.dtype == np.uint16 and np.isclose(self.factor, scale) and abs(apart) < 0.5:
             dn: np.ndarray = stored
             return dn if not self.fill else np.where(empty, np.uint16(0), dn)
         with np.errstate(invalid="ignore"):
             physical = stored.astype(np.float64) * self.factor + self.summand
-            dn = np.clip(np.rint(physical / self.scale - self.dn_offset), 1, MOST_DN)
+            dn = np.clip(np.rint(physical / scale - offset), 1, MOST_DN)
             return np.where(empty, 0, dn).astype(np.uint16)

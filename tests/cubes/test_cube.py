@@ -25,7 +25,7 @@ from kappamask.base.errors import (
 )
 from kappamask.base.windows import Grid, snap_chunks
 from kappamask.sample import SCENES, catalog_path
-from kappamask.scenes.area import project_bounds
+from kappamask.scenes.area import project
 from kappamask.scenes.catalogs import Holding, Profile, resolve_assets
 from kappamask.scenes.search import search
 
@@ -328,7 +328,7 @@ def test_a_grid_covers_its_bounds_and_lies_on_the_items_pixels(left, bottom, wid
 def test_an_area_across_the_antimeridian_is_small_on_its_grid():
     from kappamask.scenes.area import parse_area
 
-    left, _, right, _ = project_bounds(parse_area((179.9, -17, -179.9, -16.9)), 32760)
+    left, _, right, _ = project(parse_area((179.9, -17, -179.9, -16.9)), 32760).bounds
     assert right - left < 40_000
 
 

@@ -16,7 +16,8 @@ from support.safe_products import EPSG, LEFT, TOP, Recipe, write_jp2, write_safe
 
 from kappamask import load_cube, open_safe
 from kappamask.base.errors import InputError, ReadError
-from kappamask.cubes.rasters import Access, FileReader, check_band
+from kappamask.cubes.native import check_band
+from kappamask.cubes.rasters import Access, FileReader
 from kappamask.scenes.formats import open_pixels
 from kappamask.scenes.sources import scene_of
 

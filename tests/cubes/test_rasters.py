@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kappamask.base.errors import InputError
 from kappamask.base.windows import Grid
-from kappamask.cubes.rasters import BandOnGrid
+from kappamask.cubes.native import BandOnGrid
 from kappamask.scenes.scene import BandFile
 
 SIZES = st.sampled_from([10, 20, 60])

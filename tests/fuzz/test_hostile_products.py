@@ -29,7 +29,7 @@ from fuzz.swaps import encode, swap
 from kappamask import open_safe
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import KappaMaskError, ReadError
-from kappamask.cubes.safe import read_product
+from kappamask.scenes.products import read_product
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from kappamask.base.errors import InputError, ReadError
 from kappamask.base.windows import Grid, Lattice, plan_windows
 from kappamask.cli import main
 from kappamask.cubes.cube import choose_grid
-from kappamask.cubes.rasters import BandOnGrid, FileReader
-from kappamask.cubes.safe import read_product
+from kappamask.cubes.native import BandOnGrid
+from kappamask.cubes.rasters import FileReader
 from kappamask.jobs import MaskOptions, mask_files, mask_items, mask_product, stream
 from kappamask.jobs.masks import record_of
 from kappamask.jobs.stream import Cells, stream_labels
@@ -34,6 +34,7 @@ from kappamask.networks.manifest import find_entry
 from kappamask.networks.model import open_model
 from kappamask.outputs.records import write_record
 from kappamask.predict.array import make_task
+from kappamask.scenes.products import read_product
 from kappamask.scenes.scene import BandFile, Scene
 
 LATTICE = Lattice(core=64, margin=32, whole=96)  # several windows in a small scene
