@@ -17,6 +17,7 @@ import rasterio
 import shapely
 import xarray as xr
 from pyproj import Transformer
+from rasterio.env import get_gdal_config
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from support import file_server
@@ -141,6 +142,14 @@ def test_every_source_gives_one_mask_bit_for_bit(folder, source):
     )
     np.testing.assert_array_equal(km.predict_cube(cube).squeeze(), expected)
     assert len(np.unique(expected)) > 2
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+def test_a_thread_keeps_no_options_of_a_catalogue(folder, engine):
+    """Its endpoint of buckets would be that of others."""
+    with dask.config.set(scheduler="synchronous"):
+        km.load_cube([as_item(folder)], bands=["B02", "B05"], engine=engine).compute()
+    assert get_gdal_config("AWS_S3_ENDPOINT") is None
 
 
 def test_one_item_alone_and_a_collection_of_features_are_lists(folder):

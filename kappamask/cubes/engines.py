@@ -107,7 +107,9 @@ def _read_stackstac(
         xy_coords="center",
         properties=False,
         band_coords=False,
-        gdal_env=DEFAULT_GDAL_ENV.updated(always=access.options),
+        # With nothing of its own `open_vrt` is `open`, which cannot be entered twice: a thread
+        # would keep the options of this catalogue for files of others.
+        gdal_env=DEFAULT_GDAL_ENV.updated(always=access.options, open_vrt={"VSI_CACHE": True}),
         errors_as_nodata=(),
         reader=partial(stackstac_reader, access),
     )
