@@ -1,10 +1,10 @@
 """What 20 m costs in labels: `python benchmarks/resolutions.py [--pictures FOLDER]`.
 
 Masks at 10 m, each 2 x 2 pixels brought to 20 m by their mode, beside masks of 20 m pixels: of
-real scenes in ../shared/data, or of the embedded sample where these are not. Both masks are
-labelled with the bands at the pixel size that a user would have them at: bands of 10 m halved,
-bands of 20 m as they are. Agreement counts pixels that both have; per class it is the share of
-the 10 m mask's pixels of a class that get the same at 20 m, and the intersection over the union.
+real scenes in ../shared/data. Chips hold all bands at 10 m, which are halved for the second mask;
+the product is read at 20 m by the resolution levels of its files. Agreement counts pixels that
+both have; per class it is the share of the 10 m mask's pixels of a class that get the same at
+20 m, and the intersection over the union.
 """
 
 from __future__ import annotations

@@ -90,3 +90,12 @@ def test_a_field_is_read_in_one_pass_of_ranges(files, tmp_path, resolution, pict
         assert len(ranges) <= 1 + 3  # the header, then rows of blocks
         if path.endswith("B02.tif"):
             assert sum(stop - start for start, stop in ranges) < len(stored) / 3
+
+
+def test_bands_limit_what_is_read(files, tmp_path):
+    items, area = items_at(files.url)
+    options = MaskOptions(bands=("B02", "B03", "B04", "B08"))
+    report = mask_items(items[:1], area, tmp_path, options=options)
+    assert len(report.masks) == len(report.pictures) == 1
+    asked = {path.rpartition("/")[2] for path, _, _ in files.sent}
+    assert asked == {"B02.tif", "B03.tif", "B04.tif", "B08.tif"}
