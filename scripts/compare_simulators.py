@@ -221,7 +221,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if options.data:
         found = find_surfaces(options.data)
-        surfaces = [surface.chip for surface in found for _ in range(surface.scenes)]
+        surfaces = [surface for surface, scenes in found for _ in range(scenes)]
     else:
         surfaces = sample_surfaces()
     made: dict[str, list[Scene]] = {}

@@ -86,7 +86,12 @@ def keep_out(  # noqa: PLR0913  two cubes, and five ways to ask
     if scl is not None:
         masks["SCL"] = scl.compute(), SAME
     days = np.datetime_as_string(labels["time"].values, unit="D").tolist()
-    chosen = [_place(day, days) for day in held_out] or _clearest(labels)
+    for day in held_out:
+        if day not in days:
+            raise InputError(
+                f"a date to keep out is one of {', '.join(days)}, got {day}: choose it"
+            )
+    chosen = [days.index(day) for day in held_out] or _clearest(labels)
     rows = []
     tasks = [(at, mask, method) for at in chosen for mask in masks for method in methods]
     for done, (at, mask, method) in enumerate(tasks):
@@ -111,12 +116,6 @@ def keep_out(  # noqa: PLR0913  two cubes, and five ways to ask
         if progress is not None:
             progress(f"{days[at]} {mask} {method}", done + 1, len(tasks))
     return rows
-
-
-def _place(day: str, days: Sequence[str]) -> int:
-    if day not in days:
-        raise InputError(f"a date to keep out is one of {', '.join(days)}, got {day}: choose it")
-    return days.index(day)
 
 
 def _clearest(labels: xr.DataArray) -> list[int]:

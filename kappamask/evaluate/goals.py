@@ -51,30 +51,29 @@ def goal_table(
     for place, goal in enumerate(goals):  # of the first mask alone
         if "engine" in goal:
             values[masks[0]][place] = engine.get(goal["engine"])
-        elif "bands" in goal and cut is not None:
-            values[masks[0]][place] = _find_cut(cut, goal)
+        elif "bands" in goal and cut is not None:  # of a mask that is called "4: B02 ..."
+            begin = f"{goal['bands']}: "
+            named = (score.mask for score in cut.scores if score.mask.startswith(begin))
+            values[masks[0]][place] = find_value(cut, goal, next(named, ""))
     shown = [mask for mask in masks if any(value is not None for value in values[mask])]
     rows = []
     for place, goal in enumerate(goals):
         first = values[masks[0]][place]
         if first is not None:
-            line = "≥" if "least" in goal else "≤"
-            bound = goal.get("least", goal.get("most"))
-            asked = NOTHING if bound is None else f"{line} {_show(bound)}"
+            asked = reached = NOTHING
+            if "least" in goal:
+                asked = f"≥ {_show(goal['least'])}"
+                reached = "yes" if first >= goal["least"] else "NO"
+            elif "most" in goal:
+                asked = f"≤ {_show(goal['most'])}"
+                reached = "yes" if first <= goal["most"] else "NO"
             others = [values[mask][place] for mask in shown]
             cells = [NOTHING if value is None else _show(value) for value in others]
-            rows.append((goal["what"], asked, _reached(goal, first), *cells))
+            rows.append((goal["what"], asked, reached, *cells))
     note = (
         "Of the first mask. Figures of `test` are scored once, when a network was chosen by `val`."
     )
     return Table("What is asked for", ("of", "asked", "reached", *shown), tuple(rows), note)
-
-
-def _find_cut(cut: Results, goal: Mapping[str, Any]) -> float | None:
-    """Find the figure of a goal that names bands; its mask is called "4: B02 ..."."""
-    begin = f"{goal['bands']}: "
-    mask = next((score.mask for score in cut.scores if score.mask.startswith(begin)), "")
-    return find_value(cut, goal, mask)
 
 
 def find_value(results: Results, goal: Mapping[str, Any], mask: str) -> float | None:
@@ -103,14 +102,6 @@ def find_value(results: Results, goal: Mapping[str, Any], mask: str) -> float | 
     if goal.get("over") == "mean":
         return float(np.mean(found))
     return min(found) if "least" in goal else max(found)
-
-
-def _reached(goal: Mapping[str, Any], value: float) -> str:
-    if "least" in goal:
-        return "yes" if value >= goal["least"] else "NO"
-    if "most" in goal:
-        return "yes" if value <= goal["most"] else "NO"
-    return NOTHING
 
 
 def _show(value: float) -> str:

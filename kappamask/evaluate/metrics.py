@@ -182,17 +182,11 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     times = rng.multinomial(chips, np.full(chips, 1 / chips), size=draws)  # (draw, chip)
     again = statistic(np.tensordot(times, counts, axes=1))  # (draw, ...)
-    low, high = (_quantile(again, share) for share in INTERVAL)
-    return value, low, high
-
-
-def _quantile(values: np.ndarray, share: float) -> np.ndarray:
-    """Quantile along the first axis over what is not NaN; NaN where nothing is."""
-    there = ~np.isnan(values).all(0)
-    result = np.full(values.shape[1:], np.nan)
+    there = ~np.isnan(again).all(0)
+    ends = np.full((2, *value.shape), np.nan)
     if there.any():
-        result[there] = np.nanquantile(values[:, there], share, axis=0)
-    return result
+        ends[:, there] = np.nanquantile(again[:, there], INTERVAL, axis=0)
+    return value, *ends
 
 
 def as_figure(value: float, low: float, high: float) -> Figure:

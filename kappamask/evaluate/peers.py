@@ -1,4 +1,4 @@
-"""What every mask looks like to the scores, and masks read from files; rasterio.
+"""What every mask looks like to the scores, and masks read from files.
 
 `programs` has the masks that are computed. The mappings of codes are those that KappaMask was
 compared by (Domnich et al. 2021; kappazeta/cm-vsm, `vsm/lib/raster`).
@@ -6,7 +6,6 @@ compared by (Domnich et al. 2021; kappazeta/cm-vsm, `vsm/lib/raster`).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +17,8 @@ import numpy as np
 
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import PREDICTED, Label
-from kappamask.scenes.formats import OWN, open_pixels
-from kappamask.train.chips import SCL_NONE, Chip
+from kappamask.scenes.formats import OWN
+from kappamask.train.chips import SCL_NONE, Chip, read_layers
 
 EVERY_CLASS = frozenset(PREDICTED)
 NO_THIN = frozenset({Label.CLEAR, Label.CLOUD_SHADOW, Label.CLOUD})
@@ -155,69 +154,51 @@ class Peer(Protocol):
     def says(self) -> frozenset[Label]:
         """The classes that it can say."""
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Why it cannot label this chip; None if it can."""
-
     def label(self, chip: Chip) -> Answer:
-        """Label one chip."""
+        """Label one chip.
+
+        Raises
+        ------
+        KappaMaskError
+            If it cannot; the message is the reason that the report gives.
+        """
 
 
-def lacking(chip: Chip, *, levels: Sequence[str], bands: Sequence[str]) -> str | None:
-    """Why a mask that needs these levels and bands cannot label a chip; None if it can.
+def check_needs(chip: Chip, *, levels: Sequence[str], bands: Sequence[str]) -> None:
+    """Refuse a chip for a mask that needs these levels and bands.
+
+    Raises
+    ------
+    InputError
+        If the chip is of another level or lacks a band.
 
     Examples
     --------
     >>> chip = Chip("a", np.ones((13, 2, 2), np.uint16), np.ones((2, 2)), "L2A", 10.0, "human")
-    >>> lacking(chip, levels=("L1C",), bands=())
-    'needs L1C, the chip is L2A'
-    >>> lacking(chip, levels=("L2A",), bands=("B02",)) is None
-    True
+    >>> check_needs(chip, levels=("L2A",), bands=("B02",))
+    >>> check_needs(chip, levels=("L1C",), bands=())
+    Traceback (most recent call last):
+    kappamask.base.errors.InputError: needs L1C, the chip is L2A
     """
     if chip.level not in levels:
-        return f"needs {' or '.join(levels)}, the chip is {chip.level}"
-    absent = [name for name in bands if name not in chip.bands]
-    return f"needs {', '.join(absent)}, which the chip lacks" if absent else None
+        raise InputError(f"needs {' or '.join(levels)}, the chip is {chip.level}")
+    if absent := [name for name in bands if name not in chip.bands]:
+        raise InputError(f"needs {', '.join(absent)}, which the chip lacks")
 
 
 @dataclass(frozen=True)
 class SclPeer:
-    """Sen2Cor's scene classification, as it came with the chips.
+    """Sen2Cor's scene classification, as it came with the chips."""
 
-    Read from the band `scl` of `NAME_label.tif` beside a chip, and from `SCL.tif` in the
-    folder of a date of Bolzano.
-    """
-
-    folder: Path  # that holds chips.csv
     name: str = "scl"
     title: str = "Sen2Cor scene classification (SCL), from the product"
     says: frozenset[Label] = EVERY_CLASS
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look whether a classification came with the chip."""
-        raster = self._read(chip)
-        if raster is None or (raster == SCL_NONE).all():
-            return "no scene classification came with the chip"
-        return None
-
     def label(self, chip: Chip) -> Answer:
         """Map the stored classes."""
-        raster = self._read(chip)
-        if raster is None:
-            raise ReadError(f"no scene classification of {chip.name} lies in {self.folder}")
-        return Answer(map_codes(fit(raster, chip, self.name), SCL))
-
-    def _read(self, chip: Chip) -> np.ndarray | None:
-        date = self.folder / "bolzano" / chip.name / "SCL.tif"
-        if date.is_file():
-            return read_raster(date)
-        table = self.folder / "chips.csv"
-        if table.is_file():
-            with table.open() as lines:
-                for path in (self.folder / row["file"] for row in csv.DictReader(lines)):
-                    labels = path.with_name(f"{path.stem}_label.tif")
-                    if path.stem == chip.name and labels.is_file():
-                        return read_raster(labels, band="scl")
-        return None
+        if chip.scl is None or (chip.scl == SCL_NONE).all():
+            raise ReadError("no scene classification came with the chip")
+        return Answer(map_codes(fit(chip.scl, chip, self.name), SCL))
 
 
 # Endings of a program's files, and what their codes mean.
@@ -239,30 +220,24 @@ class RasterPeer:
     says: frozenset[Label]
     forms: Forms = field(compare=False)
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look for the chip's file."""
-        if self.folder is None:
-            return "no folder with its rasters was given (--masks)"
-        if self._find(chip) is None:
-            endings = ", ".join(ending for endings in self.forms for ending in endings)
-            return f"no file NAME of the chip with {endings} in the folder of its rasters"
-        return None
-
     def label(self, chip: Chip) -> Answer:
         """Read and decode the chip's file."""
-        found = self._find(chip)
-        if found is None:
-            raise ReadError(f"no raster of {self.name} for {chip.name} lies in {self.folder}")
-        path, decode = found
-        return Answer(decode(fit(read_raster(path), chip, self.name)))
-
-    def _find(self, chip: Chip) -> tuple[Path, Callable[[np.ndarray], np.ndarray]] | None:
-        for endings, decode in self.forms.items() if self.folder else ():
+        if self.folder is None:
+            raise InputError("no folder with its rasters was given (--masks)")
+        for endings, decode in self.forms.items():
             for ending in endings:
-                path = Path(str(self.folder), f"{chip.name}{ending}")
+                path = self.folder / f"{chip.name}{ending}"
                 if path.is_file():
-                    return path, decode
-        return None
+                    raster, _ = read_layers(
+                        path,
+                        f"the raster {path}",
+                        formats=OWN,
+                        remedy="is it whole, and a raster?",
+                        indexes=1,
+                    )
+                    return Answer(decode(fit(raster, chip, self.name)))
+        known = ", ".join(ending for endings in self.forms for ending in endings)
+        raise ReadError(f"no file NAME of the chip with {known} in the folder of its rasters")
 
 
 def raster_peers(masks: Path | None) -> dict[str, RasterPeer]:
@@ -275,8 +250,9 @@ def raster_peers(masks: Path | None) -> dict[str, RasterPeer]:
     --------
     >>> raster_peers(None)["maja"].says == EVERY_CLASS
     True
-    >>> raster_peers(None)["fmask"].refusal(None)
-    'no folder with its rasters was given (--masks)'
+    >>> raster_peers(None)["fmask"].label(None)
+    Traceback (most recent call last):
+    kappamask.base.errors.InputError: no folder with its rasters was given (--masks)
     """
     fmask: Forms = {("_Fmask4.tif", "_Fmask4.img"): partial(map_codes, table=FMASK)}
     python_fmask: Forms = {(".img", ".tif"): partial(map_codes, table=PYTHON_FMASK)}
@@ -292,32 +268,6 @@ def raster_peers(masks: Path | None) -> dict[str, RasterPeer]:
             ("maja", "MAJA cloud mask (CLM)", EVERY_CLASS, maja),
         )
     }
-
-
-def read_raster(path: Path, *, band: str | None = None) -> np.ndarray:
-    """Read one band, (y, x): the first, or the one that is described as `band`.
-
-    Raises
-    ------
-    ReadError
-        If the file cannot be read or has no such band.
-    """
-    from rasterio.errors import RasterioError
-
-    try:
-        with open_pixels(str(path), OWN) as source:
-            names = [name or "" for name in source.descriptions]
-            if band is not None and band not in names:
-                raise ReadError(
-                    f"a label file holds a band {band!r}, got {', '.join(names)} in {path}: "
-                    "write it again"
-                )
-            raster: np.ndarray = source.read(1 if band is None else names.index(band) + 1)
-    except RasterioError as error:
-        raise ReadError(
-            f"cannot read the raster {path} ({error}): is it whole, and a raster?"
-        ) from error
-    return raster
 
 
 def fit(raster: np.ndarray, chip: Chip, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kappamask.base.legend import Label
-from kappamask.evaluate.metrics import TOP, Reliability
+from kappamask.evaluate.metrics import Reliability
 from kappamask.evaluate.peers import Peer
 from kappamask.evaluate.scores import Answers
 from kappamask.plot.picture import TRUE_COLOR, label_colors, outlined, reduce_labels, true_color
@@ -139,8 +139,3 @@ def reliability_svg(curve: Reliability) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()[stream.getvalue().index("<svg") :]
-
-
-def shown_curves(curves: Sequence[Reliability]) -> list[Reliability]:
-    """Choose the curves worth a plot: of the most probable class, and of each class on `val`."""
-    return [curve for curve in curves if curve.of == TOP or curve.dataset == "val"]

@@ -8,22 +8,24 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from kappamask.base.bands import LEVELS, NEAR_INFRARED
-from kappamask.base.errors import InputError, KappaMaskError, WeightsError
+from kappamask.base.errors import InputError, WeightsError
 from kappamask.base.files import read_toml
-from kappamask.base.legend import PREDICTED, Label
-from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, lacking
+from kappamask.base.legend import Label
+from kappamask.evaluate.peers import EVERY_CLASS, NO_THIN, Answer, check_needs
 from kappamask.networks.manifest import ModelEntry, find_entry, get_entry, read_registry
 from kappamask.networks.model import Model, load_model, open_model
 from kappamask.networks.normalisation import Normalisation
-from kappamask.predict.array import predict_array
+from kappamask.predict.array import most_probable, predict_array
 from kappamask.train.chips import SLOT, Chip
 
 UKIS_BANDS = {"B02": "blue", "B03": "green", "B04": "red"}  # and an infrared, as `NEAR_INFRARED`
@@ -53,53 +55,30 @@ class NetworkPeer:
         known = models.get(self.model)
         return known.title if known else "the shipped network of each level"
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look whether the manifest has the network, for this level and these bands."""
-        needed: tuple[str, ...] = ("B02", "B03", "B04", *self.only)
-        levels: tuple[str, ...] = LEVELS
-        try:
-            if not self.loaded and self.model != "default":
-                entry = get_entry(self.model)
-                needed, levels = needed + entry.bands, entry.levels
-            reason = lacking(chip, levels=levels, bands=needed)
-            if reason is None:
-                self.model_of(chip.level)
-        except WeightsError:  # its message names a folder of this machine, which no report should
-            return f"its weights are damaged or not there: `kappamask models fetch {self.model}`"
-        except KappaMaskError as error:
-            return str(error)
-        return reason
-
     def label(self, chip: Chip) -> Answer:
         """Run the network; its labels are the most probable classes, as everywhere."""
+        needed: tuple[str, ...] = ("B02", "B03", "B04", *self.only)
+        levels: tuple[str, ...] = LEVELS
+        if not self.loaded and self.model != "default":
+            entry = get_entry(self.model)
+            needed, levels = needed + entry.bands, entry.levels
+        check_needs(chip, levels=levels, bands=needed)
+        try:
+            model = self.model_of(chip.level)
+        except WeightsError as error:  # it names a folder of this machine, which no report should
+            raise WeightsError(
+                f"its weights are damaged or not there: `kappamask models fetch {self.model}`"
+            ) from error
         bands = [name for name in self.only or chip.bands if name in chip.bands]
         reflectance = chip.reflectance()[[SLOT[name] for name in bands]]
         shares = predict_array(
-            reflectance, bands, level=chip.level, model=self.model_of(chip.level),
-            output="probabilities",
-        )  # fmt: skip
+            reflectance, bands, level=chip.level, model=model, output="probabilities"
+        )
         return Answer(most_probable(shares), shares)
 
     def model_of(self, level: str) -> Model:
         """Load the network of a level, or give the one that was loaded."""
         return self.loaded.get(level) or load_model(self.model, level)
-
-
-def most_probable(probabilities: np.ndarray) -> np.ndarray:
-    """Labels (y, x) of probabilities (4, y, x); MISSING where they are NaN.
-
-    Examples
-    --------
-    >>> shares = np.array([[0.7, np.nan], [0.1, np.nan], [0.1, np.nan], [0.1, np.nan]])
-    >>> most_probable(shares[:, None]).tolist()
-    [[1, 5]]
-    """
-    there = np.isfinite(probabilities).all(0)
-    best = np.where(there, probabilities, 0).argmax(0)
-    codes: np.ndarray = np.where(
-        there, np.array(PREDICTED, np.uint8)[best], np.uint8(Label.MISSING)
-    )
-    return codes
 
 
 def network_from_file(path: Path) -> NetworkPeer:
@@ -173,11 +152,11 @@ class InstalledPeer:
 
     @cached_property
     def _program(self) -> Any:
-        """What is called; None where the package is not installed."""
+        """What is called."""
         try:
             return self.program or self.find()
-        except ImportError:
-            return None
+        except ImportError as error:
+            raise InputError("not installed: pip install 'kappamask[evaluate]'") from error
 
     def find(self) -> Any:
         """Import the package."""
@@ -187,22 +166,19 @@ class InstalledPeer:
         """Label a chip with it: (y, x) codes."""
         raise NotImplementedError
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look for the package, and for the level and bands that it needs."""
-        if self._program is None:
-            return "not installed: pip install 'kappamask[evaluate]'"
-        return lacking(chip, levels=self.levels, bands=self.bands)
-
     def label(self, chip: Chip) -> Answer:
         """Run it on the whole chip."""
-        if self._program is None:
-            raise InputError(f"{self.name} is not installed: pip install 'kappamask[evaluate]'")
-        return Answer(self.run(self._program, chip))
+        program = self._program
+        check_needs(chip, levels=self.levels, bands=self.bands)
+        return Answer(self.run(program, chip))
 
     @property
     def title(self) -> str:
         """With the version that is installed."""
-        return f"{self.name}{version_of(self.name)}, at the chip's resolution"
+        installed = ""
+        with suppress(PackageNotFoundError):
+            installed = f" {version(self.name)}"
+        return f"{self.name}{installed}, at the chip's resolution"
 
 
 def pixels_of(chip: Chip, bands: Iterable[str]) -> np.ndarray:
@@ -224,11 +200,6 @@ class UkisPeer(InstalledPeer):
     levels = LEVELS
     bands = tuple(UKIS_BANDS)
 
-    def refusal(self, chip: Chip) -> str | None:
-        """Look for an infrared band too: chips of Landsat have B8A alone."""
-        missing = None if set(NEAR_INFRARED) & set(chip.bands) else "needs B08 or B8A"
-        return super().refusal(chip) or missing
-
     def find(self) -> Any:
         """Import its mask."""
         from ukis_csmask.mask import CSmask
@@ -238,7 +209,9 @@ class UkisPeer(InstalledPeer):
     def run(self, program: Any, chip: Chip) -> np.ndarray:
         """Label with six bands where they are there, else with four: (y, x) codes."""
         six = all(name in chip.bands for name in UKIS_SWIR)
-        infrared = next(name for name in NEAR_INFRARED if name in chip.bands)
+        infrared = next((name for name in NEAR_INFRARED if name in chip.bands), None)
+        if infrared is None:  # chips of Landsat have B8A alone
+            raise InputError("needs B08 or B8A")
         names = UKIS_BANDS | {infrared: "nir"} | (UKIS_SWIR if six else {})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input image is smaller")
@@ -271,19 +244,3 @@ class S2cloudlessPeer(InstalledPeer):
         """Label cloud or clear: (y, x) codes."""
         cloudy = program.get_cloud_masks(pixels_of(chip, self.bands)[None])[0]  # (y, x)
         return np.where(cloudy > 0, np.uint8(Label.CLOUD), np.uint8(Label.CLEAR))
-
-
-def version_of(package: str) -> str:
-    """Find the installed version; a space before it, or nothing.
-
-    Examples
-    --------
-    >>> version_of("no-such-package")
-    ''
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f" {version(package)}"
-    except PackageNotFoundError:
-        return ""

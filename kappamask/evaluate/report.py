@@ -16,7 +16,8 @@ from kappamask.base.files import publish, staging
 from kappamask.base.legend import LEGEND
 from kappamask.evaluate import tables
 from kappamask.evaluate.goals import goal_table
-from kappamask.evaluate.pictures import reliability_svg, shown_curves
+from kappamask.evaluate.metrics import TOP
+from kappamask.evaluate.pictures import reliability_svg
 from kappamask.evaluate.run import Evaluation
 from kappamask.evaluate.tables import Table, read_published
 
@@ -110,7 +111,12 @@ def to_html(evaluation: Evaluation) -> str:
         legend=LEGEND,
         tables=main_tables(evaluation),
         details=detail_tables(evaluation),
-        curves=[reliability_svg(c) for c in shown_curves(evaluation.results.reliabilities)],
+        # The curves worth a plot: of the most probable class, and of each class on `val`.
+        curves=[
+            reliability_svg(curve)
+            for curve in evaluation.results.reliabilities
+            if curve.of == TOP or curve.dataset == "val"
+        ],
         plates=plates,
     )
 
@@ -137,15 +143,13 @@ def to_json(evaluation: Evaluation) -> str:
         "confusions": [asdict(confusion) for confusion in results.confusions],
         "skipped": [asdict(skip) for skip in (*results.skipped, *cut.skipped)],
     }
-    lines = [f"{json.dumps(name)}: {_dump(value)}" for name, value in parts.items()]
+    lines = []
+    for name, value in parts.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:  # an entry a line: two runs compare line by line
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        lines.append(f"{json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _dump(value: Any) -> str:
-    """Write lists with one entry a line, so that two runs compare line by line."""
-    if isinstance(value, list) and value:
-        return "[\n" + ",\n".join(json.dumps(entry) for entry in value) + "\n]"
-    return json.dumps(value)
 
 
 def about(evaluation: Evaluation) -> dict[str, Any]:

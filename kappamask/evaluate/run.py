@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from kappamask.evaluate.scenes import (
 from kappamask.evaluate.scores import Answers, Progress, Results, score_all
 from kappamask.evaluate.scoring import Dataset
 from kappamask.train import air, noise, simulate
-from kappamask.train.chips import Chip
 
 PUBLISHED_MODELS = ("kappamask-2021-l2a", "kappamask-2021-l1c")
 PEERS = (
@@ -138,7 +137,7 @@ def evaluate(
     """
     options = options or Options()
     check_data(data)
-    masks = find_masks(data, options)
+    masks = find_masks(options)
     sets = find_sets(data, options)
     answers = Answers()
     measure = partial(
@@ -155,9 +154,7 @@ def evaluate(
         cut=cut,
         cut_sets=cut_sets,
         cut_results=measure(cut, cut_sets),
-        plates=tuple(draw_plates(find_pictures(data, masks, sets, cut), answers))
-        if options.pictures
-        else (),
+        plates=tuple(draw_plates(data, masks, sets, cut, answers)) if options.pictures else (),
         engine=measure_engine(masks[0], {one.name: one.chips for one in sets}.get("simulated", ())),
         simulation=hashlib.sha256(
             "".join(inspect.getsource(module) for module in (simulate, air, noise)).encode()
@@ -180,13 +177,13 @@ def check_data(data: Path) -> None:
         )
 
 
-def find_masks(data: Path, options: Options) -> list[Peer]:
+def find_masks(options: Options) -> list[Peer]:
     """Networks first, then the other masks, each also where it cannot run: the report says why."""
     networks = [NetworkPeer(name_of(model), model) for model in options.models]
     if options.weights is not None:
         networks.insert(0, network_from_file(options.weights))
     others: dict[str, Peer] = {
-        "scl": SclPeer(data),
+        "scl": SclPeer(),
         **raster_peers(options.masks),
         "ukis-csmask": UkisPeer(),
         "s2cloudless": S2cloudlessPeer(),
@@ -225,37 +222,23 @@ def cut_masks(mask: Peer) -> tuple[Peer, ...]:
     return tuple(replace(mask, name=name, only=bands) for name, bands in named.items())
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """What a plate is to show."""
-
-    title: str
-    chips: tuple[Chip, ...]  # one, or a sheet of them
-    masks: tuple[Peer, ...]
-    drawn: bool  # whether labels were drawn that are worth a look
-
-
-def find_pictures(
-    data: Path, masks: Sequence[Peer], sets: Sequence[Dataset], cut: Sequence[Peer]
-) -> Iterator[Picture]:
-    """Choose pictures: showpieces, test chips, clear ground, the simulated scenes."""
+def draw_plates(
+    data: Path,
+    masks: Sequence[Peer],
+    sets: Sequence[Dataset],
+    cut: Sequence[Peer],
+    answers: Answers,
+) -> Iterator[Plate]:
+    """Draw showpieces, test chips, clear ground and simulated scenes, as they were scored."""
     for chip in show_scenes(data):
-        yield Picture(f"{chip.name}: thin cloud and shadow", (chip,), tuple(masks), drawn=False)
+        yield plate(f"{chip.name}: thin cloud and shadow", chip, masks, answers, drawn=False)
         if len(chip.bands) > len(BAND_SETS[0]) and cut:
-            yield Picture(f"{chip.name} with fewer bands", (chip,), tuple(cut), drawn=False)
+            yield plate(f"{chip.name} with fewer bands", chip, cut, answers, drawn=False)
     for dataset in sets:
         if dataset.each and dataset.pictured:
-            drawn = dataset.name != "bright"
             for chip in dataset.chips:
-                yield Picture(chip.name, (chip,), tuple(masks), drawn=drawn)
-        if dataset.name == "simulated":
-            yield Picture(dataset.title, tuple(dataset.chips), tuple(masks), drawn=True)
-
-
-def draw_plates(pictures: Iterable[Picture], answers: Answers) -> Iterator[Plate]:
-    """Draw them, with what was scored where it was."""
-    for one in pictures:
-        if len(one.chips) == 1:
-            yield plate(one.title, one.chips[0], one.masks, answers, drawn=one.drawn)
-        else:
-            yield sheet(one.title, one.chips, one.masks, answers)
+                yield plate(chip.name, chip, masks, answers, drawn=dataset.name != "bright")
+        if dataset.name == "simulated" and len(dataset.chips) == 1:
+            yield plate(dataset.title, dataset.chips[0], masks, answers, drawn=True)
+        elif dataset.name == "simulated":
+            yield sheet(dataset.title, dataset.chips, masks, answers)

@@ -6,7 +6,7 @@ What is not there (a folder without Bolzano, say) gives an empty set, which the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from kappamask.train.chips import (
     read_bands,
     read_bolzano_date,
     read_chips,
+    read_layers,
 )
 from kappamask.train.series import judge
 from kappamask.train.simulate import simulate
@@ -49,14 +50,6 @@ DRAWN = (
     ("c38", "cloud drawn, shadow not (38-Cloud)", (CLOUD,)),
 )
 ALGORITHMIC = frozenset({"scl", "ukis-csmask"})  # what the labels of `val` were made from
-
-
-@dataclass(frozen=True)
-class Surface:
-    """A clear piece of ground to put clouds on, (13, SIZE, SIZE) DN."""
-
-    chip: Chip
-    scenes: int  # how many are made of it
 
 
 def people_sets(folder: Path) -> list[Dataset]:
@@ -108,22 +101,24 @@ def val_set(folder: Path) -> Dataset:
 
 
 def series_set(folder: Path) -> Dataset:
-    """Make the set of `val` places with many dates, each date labelled by the others."""
-    judged = (chip for chip in judge(read_chips(folder, "val")) if chip.verdict is not None)
+    """Make the set of `val` places with many dates, each date labelled by the others.
+
+    Verdicts that are no label, but doubt, are not scored.
+    """
+    chips = []
+    for chip in judge(read_chips(folder, "val")):
+        if chip.verdict is not None:
+            sure = np.isin(chip.verdict, PREDICTED)
+            label = np.where(sure, chip.verdict, np.uint8(Label.UNDEFINED))
+            chips.append(replace(chip, label=label))
     return Dataset(
         "val_series",
         "Val: dates labelled by the other dates of their place",
         "by albedo and darkness against the same ground on clear dates (kappamask.train.series)",
-        tuple(replace(chip, label=to_labels(chip)) for chip in judged),
+        tuple(chips),
         (FOUR, CLOUD),
         calibrated=True,
     )
-
-
-def to_labels(chip: Chip) -> np.ndarray:
-    """Keep of a verdict what is a label: (y, x) uint8, 0 where there is doubt."""
-    verdict = np.zeros_like(chip.label) if chip.verdict is None else chip.verdict
-    return np.where(np.isin(verdict, PREDICTED), verdict, Label.UNDEFINED).astype(np.uint8)
 
 
 def bright_set(folder: Path) -> Dataset:
@@ -142,8 +137,11 @@ def read_date(folder: Path, name: str) -> Chip | None:
     date = folder / "bolzano" / name
     if not (date / "B02.tif").is_file():
         return None
-    dn = read_bolzano_date(date)
-    return Chip(name, dn, np.full(dn.shape[1:], Label.CLEAR, np.uint8), "L2A", 10.0, "clear")
+    dn, scl = read_bolzano_date(date), date / "SCL.tif"
+    chip = Chip(name, dn, np.full(dn.shape[1:], Label.CLEAR, np.uint8), "L2A", 10.0, "clear")
+    if not scl.is_file():
+        return chip
+    return replace(chip, scl=read_layers(scl, f"the raster {scl}", indexes=1)[0])
 
 
 # --- whole scenes ----------------------------------------------------------------------------
@@ -183,10 +181,10 @@ def simulated_set(folder: Path, *, limit: int | None = None) -> Dataset:
         At most so many scenes.
     """
     chips: list[Chip] = []
-    for surface in find_surfaces(folder):
-        for number in range(surface.scenes):
+    for surface, scenes in find_surfaces(folder):
+        for number in range(scenes):
             if limit is None or len(chips) < limit:
-                chips.append(cloud_over(surface.chip, seed=len(chips), number=number))
+                chips.append(cloud_over(surface, seed=len(chips), number=number))
     return Dataset(
         "simulated",
         "Simulated clouds on clear ground not trained on",
@@ -198,25 +196,30 @@ def simulated_set(folder: Path, *, limit: int | None = None) -> Dataset:
     )
 
 
-def find_surfaces(folder: Path) -> list[Surface]:
-    """Clear ground for simulation: 13 bands at L1C, ten at L1C and L2A."""
+def find_surfaces(folder: Path) -> list[tuple[Chip, int]]:
+    """Clear ground for simulation, and how many scenes are made of each piece (13, SIZE, SIZE).
+
+    13 bands at L1C, ten at L1C and L2A.
+    """
     germany = read_germany()
-    surfaces = [Surface(cut(germany, row, column), 3) for row, column in GERMANY_CLEAR]
+    surfaces = [(cut(germany, row, column), 3) for row, column in GERMANY_CLEAR]
     val = read_chips(folder, "val") if (folder / "chips.csv").is_file() else []
     surfaces += [
-        Surface(cut(chip, row, column), 1)
+        (cut(chip, row, column), 1)
         for chip in val
         if chip.name == WRIGHT
         for row, column in WRIGHT_CLEAR
     ]
-    small = [chip for chip in val if _is_small_and_clear(chip)]
+    small = [
+        chip
+        for chip in val
+        if chip.level == "L2A"
+        and set(TEN_BANDS) <= set(chip.bands)
+        and (chip.dn[SLOT["B02"]] > 0).all()
+        and (chip.label == Label.CLEAR).mean() > 0.97
+    ]
     step = max(1, len(small) // SMALL_CLEAR)  # seasons apart: names of chips end with their date
-    return surfaces + [Surface(mirror(chip), 1) for chip in small[::step][:SMALL_CLEAR]]
-
-
-def _is_small_and_clear(chip: Chip) -> bool:
-    whole = set(TEN_BANDS) <= set(chip.bands) and bool((chip.dn[SLOT["B02"]] > 0).all())
-    return chip.level == "L2A" and whole and bool((chip.label == Label.CLEAR).mean() > 0.97)
+    return surfaces + [(mirror(chip), 1) for chip in small[::step][:SMALL_CLEAR]]
 
 
 def cut(chip: Chip, row: int, column: int) -> Chip:

@@ -119,7 +119,7 @@ def tally(
     answers = Answers() if answers is None else answers
     done: list[int] = []
     reasons: Counter[str] = Counter()
-    counts: dict[str, list[tuple[np.ndarray, ...]]] = {one.name: [] for one in dataset.scorings}
+    counts: dict[str, list[list[np.ndarray]]] = {one.name: [] for one in dataset.scorings}
     bins: list[np.ndarray] = []
     for position, chip in enumerate(dataset.chips):
         answer = _label(mask, chip) if dataset.streamed else answers.ask(mask, chip)
@@ -128,7 +128,13 @@ def tally(
         else:
             done.append(position)
             for scoring in dataset.scorings:
-                counts[scoring.name].append(count_chip(scoring, chip, answer))
+                known, drawn = known_pixels(chip, scoring), scoring.drawn(chip.label)
+                said = scoring.said(answer.codes, resolution=chip.resolution)
+                found = [confuse(drawn[:, known], said[:, known]), count_pixels(drawn, said, known)]
+                if answer.probabilities is not None:
+                    likely = scoring.likely(answer.probabilities, resolution=chip.resolution)
+                    found.append(count_pixels(drawn, likely, known))
+                counts[scoring.name].append(found)
             if dataset.calibrated and answer.probabilities is not None:
                 known = known_pixels(chip, FOUR)
                 bins.append(count_reliability(answer.probabilities, chip.label, known))
@@ -142,8 +148,10 @@ def tally(
     for scoring in dataset.scorings if done else ():
         # A chip without probabilities leaves the whole set without figures at 0.5.
         confusion, argmax, *half = map(np.stack, zip(*counts[scoring.name], strict=False))
-        likely = half[0] if half else None
-        tallies.append(Tally(mask, dataset, scoring, tuple(done), argmax, likely, confusion.sum(0)))
+        at_half = half[0] if half else None
+        tallies.append(
+            Tally(mask, dataset, scoring, tuple(done), argmax, at_half, confusion.sum(0))
+        )
     return tallies, np.stack(bins) if bins else None, skips
 
 
@@ -168,20 +176,9 @@ class Answers:
 
 def _label(mask: Peer, chip: Chip) -> Answer | str:
     try:
-        return mask.refusal(chip) or mask.label(chip)
+        return mask.label(chip)
     except KappaMaskError as error:
         return str(error)
-
-
-def count_chip(scoring: Scoring, chip: Chip, answer: Answer) -> tuple[np.ndarray, ...]:
-    """Count one chip: confusion, counts at argmax and, with probabilities, at 0.5."""
-    known, drawn = known_pixels(chip, scoring), scoring.drawn(chip.label)
-    said = scoring.said(answer.codes, resolution=chip.resolution)
-    found = confuse(drawn[:, known], said[:, known]), count_pixels(drawn, said, known)
-    if answer.probabilities is None:
-        return found
-    likely = scoring.likely(answer.probabilities, resolution=chip.resolution)
-    return *found, count_pixels(drawn, likely, known)
 
 
 def confuse(drawn: np.ndarray, said: np.ndarray) -> np.ndarray:
@@ -273,8 +270,13 @@ def score_all(
                 )
             for one in tallies:
                 scores += scores_of(one, draws=draws, seed=seed)
-                confusions.append(_confusion(one))
-                scores += _chip_by_chip(one) if dataset.each else []
+                classes = tuple(group.name for group in one.scoring.groups)
+                pixels = tuple(map(tuple, one.confusion.tolist()))
+                names = dataset.name, one.scoring.name, mask.name
+                confusions.append(Confusion(*names, classes, pixels, len(one.chips)))
+                for position in one.chips if dataset.each else ():
+                    name = f"{dataset.name}/{dataset.chips[position].name}"
+                    scores += scores_of(one.keep([position], name), draws=0, seed=0)
                 whole = first.setdefault(one.scoring.name, one) if mask is masks[0] else None
                 whole = whole or first.get(one.scoring.name)
                 shared = sorted(set(whole.chips) & set(one.chips)) if whole else []
@@ -282,19 +284,3 @@ def score_all(
                     part = whole.keep(shared)
                     scores += scores_of(part, draws=draws, seed=seed, beside=mask.name)
     return Results(tuple(scores), tuple(confusions), tuple(curves), tuple(skipped))
-
-
-def _confusion(tally: Tally) -> Confusion:
-    classes = tuple(group.name for group in tally.scoring.groups)
-    pixels = tuple(tuple(int(n) for n in row) for row in tally.confusion)
-    names = (tally.dataset.name, tally.scoring.name, tally.mask.name)
-    return Confusion(*names, classes, pixels, len(tally.chips))
-
-
-def _chip_by_chip(tally: Tally) -> list[Score]:
-    scores = []
-    for position in tally.chips:
-        chip = tally.dataset.chips[position]
-        one = tally.keep([position], f"{tally.dataset.name}/{chip.name}")
-        scores += scores_of(one, draws=0, seed=0)
-    return scores

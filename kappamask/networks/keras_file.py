@@ -36,7 +36,16 @@ def read_keras(path: str | Path) -> dict[str, np.ndarray]:
         another network, or if h5py is not installed.
     """
     path = Path(path)
-    _check_signature(path)
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(SIGNATURE))
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read the weights {path} ({error.strerror}): name the .hdf5 file"
+        ) from error
+    refuse_code(path, begin, "only the HDF5 files of the published network are read, get one")
+    if begin != SIGNATURE:
+        raise WeightsError(f"{path} is no HDF5 file, it begins with {begin!r}: get it again")
     h5py = import_h5py()
     try:
         with h5py.File(path, "r") as file:
@@ -60,20 +69,6 @@ def import_h5py() -> Any:
             "pip install 'kappamask[published]'"
         ) from error
     return h5py
-
-
-def _check_signature(path: Path) -> None:
-    """Check that a file begins as HDF5 does."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(len(SIGNATURE))
-    except OSError as error:
-        raise WeightsError(
-            f"cannot read the weights {path} ({error.strerror}): name the .hdf5 file"
-        ) from error
-    refuse_code(path, begin, "only the HDF5 files of the published network are read, get one")
-    if begin != SIGNATURE:
-        raise WeightsError(f"{path} is no HDF5 file, it begins with {begin!r}: get it again")
 
 
 def _read_network(root: Any, path: Path) -> dict[str, np.ndarray]:

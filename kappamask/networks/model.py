@@ -90,21 +90,14 @@ class Model:
             )
         return self.runner.network
 
-    def logits(
-        self, reflectance: Sequence[np.ndarray], bands: Sequence[str], window: Window
-    ) -> Any:
-        """Run the network on one window, on what `Slots.fill` takes.
-
-        Gives (4, y, x) float32 logits of the window's core, in the engine's own type and the
-        order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
-        """
-        (logits,) = self.batch_logits([(reflectance, window)], bands)
-        return logits
-
     def batch_logits(
         self, batch: Sequence[tuple[Sequence[np.ndarray], Window]], bands: Sequence[str]
     ) -> list[Any]:
-        """Run the network once on several windows, all of one size; as `logits` of each."""
+        """Run the network once on several windows, all of one size, each as `Slots.fill` takes it.
+
+        Gives (4, y, x) float32 logits of each window's core, in the engine's own type and the
+        order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
+        """
         check_network_bands(bands, self.level)
         (size,) = {(window.rows.size, window.columns.size) for _, window in batch}
         slots, flags = self.runner.make_slots(len(batch), *size), []

@@ -48,7 +48,15 @@ def build_graph(weights: Mapping[str, np.ndarray], widths: Sequence[int]) -> byt
         x = graph.add("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
         x = graph.unit(graph.unit(x, f"down.{scale}.0"), f"down.{scale}.1")
     for scale in range(depth):
-        x = graph.double(graph.conv(x, f"up.{scale}.lift"))
+        x = graph.conv(x, f"up.{scale}.lift")
+        # Every row and column twice, as `interpolate(scale_factor=2, mode="nearest")`.
+        x = graph.add(
+            "Resize",
+            [x, "", graph.constant("scales", np.array([1, 1, 2, 2]))],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
         x = graph.unit(graph.add("Add", [x, skips.pop()]), f"up.{scale}.mix")
     x = graph.conv(graph.unit(x, "last"), "head")
     graph.add("DepthToSpace", [x], outputs=["logits"], blocksize=SHUFFLE, mode="CRD")
@@ -112,17 +120,6 @@ class _Graph:
         inputs = [self.constant(of, self.take(of)) for of in ("presence.weight", "presence.bias")]
         x = self.add("Gemm", ["flags", *inputs], transB=1)
         return self.add("Unsqueeze", [x, self.constant("axes", np.array([2, 3]), np.int64)])
-
-    def double(self, x: str) -> str:
-        """Repeat every row and column, as `interpolate(scale_factor=2, mode="nearest")`."""
-        scales = self.constant("scales", np.array([1, 1, 2, 2]))
-        return self.add(
-            "Resize",
-            [x, "", scales],
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
 
     def check_widths(self, widths: Sequence[int]) -> None:
         """Check that every weight was used and that the trunk is as wide as said."""

@@ -43,21 +43,9 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (n, c_below, y/2, x/2) and (n, c_here, y, x) to (n, c_here, y, x)."""
         x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        x = functional.relu_(self.lift(pad_same(x)))
+        # As Keras' 'same' pads for a 2 x 2 kernel: a row below, a column to the right.
+        x = functional.relu_(self.lift(functional.pad(x, (0, 1, 0, 1))))
         return cast("Tensor", self.mix(torch.cat([skip, x], 1)))
-
-
-def pad_same(x: Tensor) -> Tensor:
-    """Pad as Keras' 'same' does for a 2 x 2 kernel: one row below, one column to the right.
-
-    (n, c, y, x) -> (n, c, y + 1, x + 1); the kernel's first row lies on the pixel itself.
-
-    Examples
-    --------
-    >>> pad_same(torch.ones(1, 1, 1, 2)).tolist()
-    [[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]
-    """
-    return functional.pad(x, (0, 1, 0, 1))
 
 
 class PublishedUNet(nn.Module):

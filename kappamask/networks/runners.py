@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -355,10 +355,7 @@ def _open_session(content: bytes, threads: int | None) -> Any:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-@cache
-def _own_session(content: bytes) -> Any:
-    """Open a network anew in a forked process, once."""
-    return _open_session(content, 1)
+_own_session = cache(partial(_open_session, threads=1))  # of a forked process, once a network
 
 
 def _read_onnx(weights: WeightsFile) -> bytes:

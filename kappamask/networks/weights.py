@@ -234,6 +234,8 @@ def fetch_weights(
     WriteError
         If the cache folder cannot be written to.
     """
+    from safetensors.numpy import save
+
     from kappamask.networks import keras_file
 
     if entry.shipped:
@@ -248,21 +250,15 @@ def fetch_weights(
             source = _download(entry, origin, aside, progress)
         else:
             source = _find_file(entry, origin.files)
-        publish(aside, _convert(entry, path, keras_file.read_keras(source)))
+        content = save(keras_file.read_keras(source), metadata={"source_sha256": entry.sha256})
+        record = {
+            "model_file": entry.file,
+            "source_sha256": entry.sha256,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        text = json.dumps(record, indent=1) + "\n"
+        publish(aside, {path: content, record_path(path): text.encode()})
     return path
-
-
-def _convert(entry: ModelEntry, path: Path, arrays: dict[str, Any]) -> dict[Path, bytes]:
-    """Turn the published weights into safetensors and their record, by path; the record last."""
-    from safetensors.numpy import save
-
-    content = save(arrays, metadata={"source_sha256": entry.sha256})
-    record = {
-        "model_file": entry.file,
-        "source_sha256": entry.sha256,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    return {path: content, record_path(path): (json.dumps(record, indent=1) + "\n").encode()}
 
 
 def _find_file(entry: ModelEntry, files: Path) -> Path:

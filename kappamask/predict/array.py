@@ -6,7 +6,7 @@ One window is one call of the network; small ones of one size go together.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Literal, get_args
@@ -184,14 +184,9 @@ def predict_array(
     if any(int(first) != first for first in origin):
         raise InputError(f"an origin is a whole row and column, got {origin}: see lattice_origin")
     task = make_task(bands, level=level, model=model, output=output)
-    height, width = reflectance.shape[1:]
-    kept = [list(bands).index(name) for name in task.bands]
-    result = np.empty((*task.leading, height, width), task.dtype)
-    for window in plan_windows(height, width, origin=origin, lattice=task.model.entry.lattice):
-        rows, columns = window.rows, window.columns
-        layers = [reflectance[index, rows.read, columns.read] for index in kept]
-        result[..., rows.core, columns.core] = predict_window(task, layers, window)
-    return result
+    lattice, size = task.model.entry.lattice, reflectance.shape[1:]
+    windows = plan_windows(*size, origin=origin, lattice=lattice)
+    return _label_chips(task, reflectance[None], bands, windows)[0]  # type: ignore[no-any-return]
 
 
 def predict_batch(
@@ -233,13 +228,19 @@ def predict_batch(
     """
     chips = _as_reflectance(chips, bands, dims="(n, band, y, x)")
     task = make_task(bands, level=level, model=model, output=output)
-    kept = [list(bands).index(name) for name in task.bands]
-    result = np.empty((len(chips), *task.leading, *chips.shape[2:]), task.dtype)
     lattice, size = task.model.entry.lattice, chips.shape[2:]
     small = 0 < min(size) <= max(size) <= lattice.whole
-    for window in (
-        [plan_chip(*size, lattice=lattice)] if small else plan_windows(*size, lattice=lattice)
-    ):
+    windows = [plan_chip(*size, lattice=lattice)] if small else plan_windows(*size, lattice=lattice)
+    return _label_chips(task, chips, bands, windows)
+
+
+def _label_chips(
+    task: Task, chips: np.ndarray, bands: Sequence[str], windows: Iterable[Window]
+) -> np.ndarray:
+    """Label checked chips (n, band, y, x), a window of several in one call of the network."""
+    kept = [list(bands).index(name) for name in task.bands]
+    result = np.empty((len(chips), *task.leading, *chips.shape[2:]), task.dtype)
+    for window in windows:
         waiting: dict[tuple[int, int], list[tuple[int, _Input]]] = {}
 
         def label(group: list[tuple[int, _Input]], window: Window = window) -> None:
@@ -272,6 +273,20 @@ def _as_reflectance(values: np.ndarray, bands: Sequence[str], *, dims: str) -> n
         )
     check_reflectance_dtype(values.dtype)
     return values
+
+
+def most_probable(probabilities: np.ndarray) -> np.ndarray:
+    """Labels (...) of probabilities (4, ...), codes of `Label`; MISSING where they are NaN.
+
+    Examples
+    --------
+    >>> shares = np.array([[0.7, np.nan], [0.1, np.nan], [0.1, np.nan], [0.1, np.nan]])
+    >>> most_probable(shares[:, None]).tolist()
+    [[1, 5]]
+    """
+    there = np.isfinite(probabilities[0])
+    best = np.array(PREDICTED, np.uint8)[np.nan_to_num(probabilities).argmax(0)]
+    return np.where(there, best, np.uint8(Label.MISSING))
 
 
 def predict_window(task: Task, layers: Sequence[np.ndarray], window: Window) -> np.ndarray:

@@ -99,25 +99,8 @@ def map_windows(
     return da.Array(layers, token, chunks, dtype=dtype)
 
 
-def cell_indices(shape: tuple[int, ...], stride: tuple[int, int]) -> tuple[Any, Any]:
-    """Say which pixel of each cell `take_cells` takes, and of which cell each pixel is.
-
-    Examples
-    --------
-    >>> coarse, fine = cell_indices((1, 5), (1, 2))
-    >>> np.arange(5)[None][coarse].tolist(), np.array([[7, 8]])[fine].tolist()
-    ([[1, 3]], [[7, 7, 8, 8, 8]])
-    """
-    first = [range(min(s // 2, n - 1), n, s) for n, s in zip(shape, stride, strict=True)]
-    of = [
-        np.minimum(np.arange(n) // s, len(cells) - 1)
-        for n, s, cells in zip(shape, stride, first, strict=True)
-    ]
-    return np.ix_(*first), np.ix_(*of)
-
-
 def take_cells(pixels: da.Array, stride: tuple[int, int]) -> da.Array:
-    """Take one pixel of each cell of `stride` pixels, near its middle: (..., y, x).
+    """Take one pixel of each cell of `stride` pixels, near its middle: (..., y, x), of numpy too.
 
     Not a mean: that would have to know where chunks begin.
     """

@@ -26,7 +26,7 @@ _DIMS = {
 _CANONICAL = {name: dim for dim, names in _DIMS.items() for name in names}
 # Where libraries say what stands for no data. Not in `encoding`: there it is done already.
 _NODATA = ("_FillValue", "nodata", "missing_value")
-_CRS = ("crs_wkt", "spatial_ref", "grid_mapping_name")
+CRS_KEYS = ("crs_wkt", "spatial_ref", "grid_mapping_name")
 
 
 def to_canonical(data: Any, *, scale: float | None = None, offset: float | None = None) -> Any:
@@ -74,7 +74,7 @@ def _join(data: xr.Dataset, scale: float | None, offset: float | None) -> xr.Dat
     references = [
         name
         for name, variable in data.data_vars.items()
-        if not variable.dims and any(key in variable.attrs for key in _CRS)
+        if not variable.dims and any(key in variable.attrs for key in CRS_KEYS)
     ]
     data = _rename(data.set_coords(references))
     layers = {name: _band_or_none(name) for name in data.data_vars}

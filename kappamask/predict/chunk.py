@@ -17,7 +17,13 @@ from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
 from kappamask.base.pixels import dilate
 from kappamask.networks.model import Model
-from kappamask.predict.array import HIGHEST_REFLECTANCE, Output, make_task, predict_array
+from kappamask.predict.array import (
+    HIGHEST_REFLECTANCE,
+    Output,
+    make_task,
+    most_probable,
+    predict_array,
+)
 from kappamask.predict.refine import refine_array
 from kappamask.predict.snow import find_snow
 from kappamask.predict.sunlight import Sun
@@ -310,11 +316,7 @@ def label_dates(  # noqa: PLR0913  as `label_chunk`, and when and how large
     inner = replace(wanted, output="probabilities" if soft else "labels", buffer_px=0)
     given = {"model": model, "digits": digits, "wanted": inner, "origin": origin}
     found = np.stack([label_chunk(date, bands, **given) for date in values])  # type: ignore[arg-type]
-    codes = found[:, 0].astype(np.uint8)
-    if soft:
-        missing = np.isnan(found[:, 0])
-        codes = np.where(missing, Label.MISSING, np.nan_to_num(found).argmax(axis=1) + Label.CLEAR)
-        codes = codes.astype(np.uint8)
+    codes = most_probable(found.swapaxes(0, 1)) if soft else found[:, 0].astype(np.uint8)
     suns = _suns_of(values, bands, step)
     settled = refine_array(codes, np.asarray(times, "M8[ns]"), suns=suns)
     if soft:
@@ -348,16 +350,12 @@ def _suns_of(
     places = [list(bands).index(name) for name in SUN_BANDS]
     angles = values[:, places].reshape(len(values), 2, -1).astype(float)
     angles[angles == 0] = np.nan  # no data, as of other bands
-    known = np.isfinite(angles).any(axis=2).all(axis=1)
-    return [
-        Sun(*_mean_sun(date), step) if there else None
-        for date, there in zip(angles, known, strict=True)
-    ]
-
-
-def _mean_sun(angles: np.ndarray) -> tuple[float, float]:
-    azimuth, zenith = (float(np.nanmedian(one)) for one in angles)
-    return azimuth, 90.0 - zenith
+    suns: list[Sun | None] = []
+    for date in angles:
+        known = np.isfinite(date).any(axis=1).all()
+        azimuth, zenith = np.nanmedian(date, axis=1) if known else (np.nan, np.nan)
+        suns.append(Sun(float(azimuth), 90.0 - float(zenith), step) if known else None)
+    return suns
 
 
 def to_mask(labels: np.ndarray, buffer_px: int = 0) -> np.ndarray:

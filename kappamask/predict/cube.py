@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 
 from kappamask.base.errors import InputError
-from kappamask.base.legend import LEGEND, PREDICTED, SNOW_LEGEND, ClassEntry, Label
+from kappamask.base.legend import LEGEND, PREDICTED, SNOW_LEGEND, Label
 from kappamask.base.windows import INSIDE, NO_MARGINS, SURROUNDINGS, Margins, plan_axis
 from kappamask.networks.model import Model
 from kappamask.predict.array import (
@@ -21,7 +21,7 @@ from kappamask.predict.array import (
     predict_window,
 )
 from kappamask.predict.blocks import map_windows
-from kappamask.predict.canonical import to_canonical
+from kappamask.predict.canonical import CRS_KEYS, to_canonical
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -228,35 +228,32 @@ def check_cube(
 ) -> xr.DataArray:
     """Bring a cube to the canonical one (see `predict_cube`), or say what is missing."""
     found: Any = to_canonical(cube, scale=scale, offset=offset)
-    return _checked(found)
-
-
-def _checked(cube: xr.DataArray) -> xr.DataArray:
-    if not all(hasattr(cube, name) for name in ("dims", "coords", "shape", "dtype")):
+    if not all(hasattr(found, name) for name in ("dims", "coords", "shape", "dtype")):
         raise InputError(
-            f"a cube is an xarray.DataArray or Dataset, got {type(cube).__name__}: use "
+            f"a cube is an xarray.DataArray or Dataset, got {type(found).__name__}: use "
             "predict_array for arrays"
         )
-    extra = set(cube.dims) - {"time", "band", "y", "x"}
-    lacking = {"band", "y", "x"} - set(cube.dims)
+    extra = set(found.dims) - {"time", "band", "y", "x"}
+    lacking = {"band", "y", "x"} - set(found.dims)
     if extra or lacking:
         raise InputError(
-            f"a cube has dims (time, band, y, x), got {cube.dims}: rename or select dimensions"
+            f"a cube has dims (time, band, y, x), got {found.dims}: rename or select dimensions"
         )
-    if 0 in cube.shape:
+    if 0 in found.shape:
         raise InputError(
-            f"a cube needs at least one pixel, band and date, got {dict(cube.sizes)}: "
+            f"a cube needs at least one pixel, band and date, got {dict(found.sizes)}: "
             "check area and dates"
         )
-    if "band" not in cube.coords:
+    if "band" not in found.coords:
         raise InputError("a cube names its bands in cube.coords['band'], got none: assign them")
-    if not _has_crs(cube):
+    if not _has_crs(found):
         raise InputError(
             "a cube needs a coordinate reference system, got none: "
             "set it with cube.rio.write_crs('EPSG:...')"
         )
-    check_reflectance_dtype(cube.dtype)
-    return cube
+    check_reflectance_dtype(found.dtype)
+    checked: xr.DataArray = found
+    return checked
 
 
 def check_same(cube: xr.DataArray, labels: xr.DataArray, rule: str, *, dims: Sequence[str]) -> None:
@@ -282,15 +279,14 @@ def check_same(cube: xr.DataArray, labels: xr.DataArray, rule: str, *, dims: Seq
 
 def refuse_snow(labels: xr.DataArray) -> None:
     """Refuse snow where labels are meant: no code of its own would be clear."""
-    if labels.name == "snow" or labels.attrs.get("flag_meanings") == _meanings(SNOW_LEGEND):
+    if (
+        labels.name == "snow"
+        or labels.attrs.get("flag_meanings") == flags_of("snow")["flag_meanings"]
+    ):
         raise InputError(
             "labels must be codes of kappamask.Label, got codes of snow: pass what predict_cube "
             'gives with output="labels", and select with snow == 100 yourself'
         )
-
-
-def _meanings(entries: Sequence[ClassEntry]) -> str:
-    return " ".join(entry.name for entry in entries)
 
 
 def _has_crs(cube: xr.DataArray) -> bool:
@@ -298,11 +294,10 @@ def _has_crs(cube: xr.DataArray) -> bool:
 
     CF conventions 1.11, section 5.6 (grid mappings).
     """
-    keys = ("crs_wkt", "spatial_ref", "grid_mapping_name")
     return (
         not cube.attrs.get("georeferenced", True)
         or "crs" in cube.attrs
-        or any(key in coordinate.attrs for coordinate in cube.coords.values() for key in keys)
+        or any(key in coordinate.attrs for coordinate in cube.coords.values() for key in CRS_KEYS)
     )
 
 
@@ -384,5 +379,5 @@ def flags_of(name: str) -> dict[str, Any]:
     return {
         "long_name": long_name,
         "flag_values": np.array([entry.label for entry in entries], np.uint8),
-        "flag_meanings": _meanings(entries),
+        "flag_meanings": " ".join(entry.name for entry in entries),
     }

@@ -17,7 +17,8 @@ import numpy as np
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, PREDICTED, Label
-from kappamask.predict.blocks import cell_indices, repeat_cells, take_cells
+from kappamask.predict.array import most_probable
+from kappamask.predict.blocks import repeat_cells, take_cells
 from kappamask.predict.cube import BY, REFINED, check_same
 from kappamask.predict.sunlight import Sun, find_shaded
 
@@ -96,7 +97,7 @@ def refine(labels: xr.DataArray, cube: xr.DataArray | None = None) -> xr.DataArr
     if labels.sizes["time"] < 2:
         return given
     asked = choose_witnesses(labels["time"].values)
-    raw = _lazy(labels)
+    raw = labels.chunk({"time": 1}).data
     codes = _settle(raw, _without_cloudless_shadow(labels, raw), asked)
     days = np.datetime_as_string(labels["time"].values, unit="D")
     told = [" ".join(days[np.sort(others)]) for others in asked]
@@ -142,8 +143,12 @@ def refine_array(
     lit = codes.copy()
     for date, sun in zip(lit, suns or [None] * len(codes), strict=True):
         if sun is not None and sun.known:
-            coarse, fine = cell_indices(date.shape, sun.stride)
-            date[:] = _clear_where_lit(date, find_shaded(date[coarse], sun)[fine])
+            shaded = find_shaded(take_cells(date, sun.stride), sun)
+            cells = (
+                np.minimum(np.arange(size) // step, count - 1)  # pixels behind the last are of that
+                for size, step, count in zip(date.shape, sun.stride, shaded.shape, strict=True)
+            )
+            date[:] = _clear_where_lit(date, shaded[np.ix_(*cells)])
     asked = [others.tolist() for others in choose_witnesses(times)]
     return settle(np.stack([codes, lit]), own=range(len(codes)), asked=asked)
 
@@ -162,15 +167,6 @@ def choose_witnesses(times: np.ndarray) -> list[np.ndarray]:
         np.array([other for other in near if other != index][:WITNESSES])
         for index, near in enumerate(order)
     ]
-
-
-def _lazy(labels: xr.DataArray) -> da.Array:
-    import dask.array as da
-
-    data = labels.data
-    if not isinstance(data, da.Array):
-        data = da.from_array(data, chunks=(1, -1, -1))
-    return data.rechunk({0: 1})
 
 
 # --- the sun ------------------------------------------------------------------------------------
@@ -309,12 +305,8 @@ def _most_likely(probabilities: xr.DataArray) -> xr.DataArray:
             f"{list(probabilities.coords.get('label', ()))}: pass what predict_cube returned"
         )
 
-    def decide(values: np.ndarray) -> np.ndarray:
-        best = np.array(PREDICTED, np.uint8)[np.nan_to_num(values).argmax(-1)]
-        return np.where(np.isnan(values[..., 0]), np.uint8(Label.MISSING), best)
-
     codes: xr.DataArray = xr.apply_ufunc(
-        decide,
+        lambda values: most_probable(np.moveaxis(values, -1, 0)),
         probabilities.chunk({"label": -1}) if probabilities.chunks else probabilities,
         input_core_dims=[["label"]],
         dask="parallelized",

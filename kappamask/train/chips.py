@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-import rasterio.errors
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from kappamask.base.bands import LEVELS, NAMES
+from kappamask.base.bands import LEVELS, NAMES, get_band
 from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import Label
-from kappamask.scenes.formats import open_pixels
+from kappamask.scenes.formats import PIXELS, open_pixels
 from kappamask.train.teacher import remember
 
 SLOT = {name: slot for slot, name in enumerate(NAMES)}
@@ -149,6 +148,37 @@ def read_chips(
     return [read_chip(folder / row["file"], row) for row in spread(rows, limit)]
 
 
+def read_layers(
+    file: Path | str,
+    what: str,
+    *,
+    formats: Sequence[str] = PIXELS,
+    remedy: str = "write it again",
+    **how: Any,
+) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """Read a raster (band, y, x), and what each of its bands is described as.
+
+    Parameters
+    ----------
+    file
+        As `kappamask.scenes.formats.open_pixels` takes it, with `formats`.
+    what, remedy
+        For an error: what cannot be read, and what to do about it.
+    how
+        For `rasterio.io.DatasetReader.read`.
+
+    Raises
+    ------
+    ReadError
+        If the file is damaged or absent.
+    """
+    try:
+        with open_pixels(str(file), formats) as source:
+            return source.read(**how), source.descriptions
+    except RasterioError as error:
+        raise ReadError(f"{what} cannot be read ({error}): {remedy}") from error
+
+
 def read_chip(path: Path, row: dict[str, str]) -> Chip:
     """Read one chip and its label, doubtful labels taken out.
 
@@ -156,18 +186,15 @@ def read_chip(path: Path, row: dict[str, str]) -> Chip:
     too little, and ``relabel``, codes that are taken for others, such as ``3>6 1>0``.
     """
     kind, level = WITHOUT_FILE.get(row["label_kind"], row["label_kind"]), row["level"]
-    label_path = path.with_name(f"{path.stem}_label.tif")
-    try:
-        with open_pixels(str(path)) as image:
-            dn = stack(dict(zip(image.descriptions, image.read(), strict=True)))
-        label, scl = np.zeros(dn.shape[1:], np.uint8), None
-        label[dn.any(0)] = kind == "clear"
-        if row["label_kind"] not in WITHOUT_FILE:
-            with open_pixels(str(label_path)) as labels:
-                label, second = labels.read(1), labels.descriptions[1:2]
-                scl = labels.read(2) if second and second != ("as_drawn",) else None
-    except rasterio.errors.RasterioError as error:
-        raise ReadError(f"chip {path} cannot be read ({error}): write it again") from error
+    image, names = read_layers(path, f"chip {path}")
+    dn = stack(dict(zip(names, image, strict=True)))
+    label, scl = np.zeros(dn.shape[1:], np.uint8), None
+    label[dn.any(0)] = kind == "clear"
+    if row["label_kind"] not in WITHOUT_FILE:
+        label_path = path.with_name(f"{path.stem}_label.tif")
+        layers, names = read_layers(label_path, f"chip {path}")
+        label = layers[0].copy()  # not a view: the other bands would stay in memory
+        scl = layers[1].copy() if len(layers) > 1 and names[1] != "as_drawn" else None
     if label.shape != dn.shape[1:] or not dn.any() or level not in LEVELS:
         raise InputError(
             f"a chip has bands described as B02, B03, ..., a label of its size and a level "
@@ -223,10 +250,10 @@ def read_bands(
     paths: Mapping[str, Path], *, offset: int = 0, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Read one file per band into their slots, see `stack`; to `shape`, pixels are repeated."""
-    layers = {}
-    for name, path in paths.items():
-        with open_pixels(str(path)) as source:
-            layers[name] = source.read(1, out_shape=shape)
+    layers = {
+        name: read_layers(path, f"band {path}", indexes=1, out_shape=shape)[0]
+        for name, path in paths.items()
+    }
     return stack(layers, offset=offset)
 
 
@@ -237,14 +264,10 @@ def read_bolzano_date(folder: Path) -> np.ndarray:
 
 def read_bolzano(folder: Path) -> list[Chip]:
     """Read the labelled dates of the Bolzano scene."""
-    chips = []
-    for label_path in sorted(folder.glob("*/label.tif")):
-        with open_pixels(str(label_path)) as source:
-            label, scl = source.read((1, 2))
-        dn = read_bolzano_date(label_path.parent)
-        chip = Chip(label_path.parent.name, dn, label, "L2A", 10.0, "scl+net", scl)
-        chips.append(distrust(chip))
-    return chips
+    return [
+        _read_own(path, path.parent.name, read_bolzano_date(path.parent), resolution=10.0)
+        for path in sorted(folder.glob("*/label.tif"))
+    ]
 
 
 def read_safe_blocks(folder: Path) -> list[Chip]:
@@ -258,14 +281,17 @@ def read_safe_blocks(folder: Path) -> list[Chip]:
         return []
     dn = read_bands(paths, offset=-1000)
     chips = []
-    for label_path in sorted(folder.glob("labels_T29UNU/*_label.tif")):
-        row, column = (int(digit) * 610 for digit in label_path.stem.split("_")[1])
-        block = np.s_[row : row + 610, column : column + 610]
-        with open_pixels(str(label_path)) as source:
-            label, scl = source.read((1, 2))
-        chip = Chip(label_path.stem, dn[:, *block].copy(), label, "L2A", 60.0, "scl+net", scl)
-        chips.append(distrust(chip))
+    for path in sorted(folder.glob("labels_T29UNU/*_label.tif")):
+        row, column = (int(digit) * 610 for digit in path.stem.split("_")[1])
+        block = dn[:, row : row + 610, column : column + 610].copy()
+        chips.append(_read_own(path, path.stem, block, resolution=60.0))
     return chips
+
+
+def _read_own(path: Path, name: str, dn: np.ndarray, *, resolution: float) -> Chip:
+    """Read labels of the project's own: a program's beside Sen2Cor's classes."""
+    (label, scl), _ = read_layers(path, f"chip {path}", indexes=(1, 2))
+    return distrust(Chip(name, dn, label, "L2A", resolution, "scl+net", scl))
 
 
 def read_strip(folder: Path) -> list[Chip]:
@@ -284,28 +310,26 @@ def read_strip(folder: Path) -> list[Chip]:
     for top in range(0, 5 * STRIP, STRIP):
         layers = {}
         for name, path in paths.items():
-            with open_pixels(str(path)) as source:
-                factor = 10980 // source.width
-                size = STRIP // factor
-                coarse = source.read(1, window=Window(0, top // factor, size, size))
+            factor = get_band(name).gsd // 10
+            window = Window(0, top // factor, STRIP // factor, STRIP // factor)
+            coarse, _ = read_layers(path, f"band {path}", indexes=1, window=window)
             layers[name] = coarse.repeat(factor, 0).repeat(factor, 1)
         undefined = np.full((STRIP, STRIP), Label.UNDEFINED, np.uint8)
         chips.append(Chip(f"t32upv_{top}", stack(layers), undefined, "L1C", 10.0, "net"))
     return chips
 
 
-def ask_teacher(chips: Iterable[Chip], folder: Path) -> list[Chip]:
+def ask_teacher(chips: Iterable[Chip], folder: Path | None) -> list[Chip]:
     """Give chips with algorithmic labels the teacher's evidence, kept in `folder` as files.
 
     Chips that people labelled, or that are clear by construction, need none; at 120 m
-    the teacher sees pixels that it was not made for.
+    the teacher sees pixels that it was not made for. Without a folder nobody is asked.
     """
     taught = []
     for chip in chips:
-        if chip.kind in ALGORITHMIC and chip.resolution <= 60:
+        if folder is not None and chip.kind in ALGORITHMIC and chip.resolution <= 60:
             path = folder / f"{chip.name}.npy"
             evidence = remember(path, chip.dn, level=chip.level, resolution=chip.resolution)
-            taught.append(replace(chip, evidence=evidence))
-        else:
-            taught.append(chip)
+            chip = replace(chip, evidence=evidence)  # noqa: PLW2901
+        taught.append(chip)
     return taught

@@ -28,13 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 
 from kappamask.base.bands import LEVELS, NAMES, canonical_name
 from kappamask.base.errors import InputError, ReadError, UnknownNameError
 from kappamask.base.legend import Label
-from kappamask.scenes.formats import open_pixels
-from kappamask.train.chips import Chip, spread, stack
+from kappamask.train.chips import Chip, read_layers, spread, stack
 
 CODES = {0: Label.CLEAR, 1: Label.CLOUD, 2: Label.SEMI_TRANSPARENT, 3: Label.CLOUD_SHADOW}
 ORDER = {"L1C": NAMES, "L2A": tuple(name for name in NAMES if name != "B10")}
@@ -132,13 +130,9 @@ def read_patch(image: str, label: str, *, name: str, level: str) -> Chip:
     InputError
         If the image lacks bands, or image and label differ in size.
     """
-    try:
-        with open_pixels(str(image)) as source:
-            spelled, layers = source.descriptions, source.read()
-        with open_pixels(str(label)) as source:
-            codes = source.read(1)
-    except rasterio.errors.RasterioError as error:
-        raise ReadError(f"patch {name} cannot be read ({error}): fetch it again") from error
+    what, again = f"patch {name}", "fetch it again"
+    layers, spelled = read_layers(image, what, remedy=again)
+    codes, _ = read_layers(label, what, remedy=again, indexes=1)
     if len(layers) < len(ORDER[level]) or layers.shape[1:] != codes.shape:
         raise InputError(
             f"a {level} patch has {len(ORDER[level])} bands and a label of its size, got "

@@ -7,7 +7,7 @@ a configuration calls it by. Its other fields are options of the ``[[data]]`` ta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,7 +136,7 @@ def read_training(config: Config) -> Groups:
     """
     groups = Groups({}, {})
     for number, source in enumerate(config.data):
-        for chip in _teach(read_split(source, "train"), config.teacher):
+        for chip in ask_teacher(read_split(source, "train"), config.teacher):
             key = f"{number}-{chip.level}-{chip.kind}-{chip.resolution:.0f}m-{len(chip.bands)}"
             key += f"-{chip.label.shape[0]}x{chip.label.shape[1]}"
             groups.chips.setdefault(key, []).append(chip)
@@ -155,11 +155,7 @@ def read_validation(config: Config) -> list[Chip]:
     """
     chips = [chip for source in config.data for chip in read_split(source, "val")]
     _refuse_nothing(chips, "val", config)
-    return _teach(chips, config.teacher)
-
-
-def _teach(chips: Sequence[Chip], teacher: Path | None) -> list[Chip]:
-    return list(chips) if teacher is None else ask_teacher(chips, teacher)
+    return ask_teacher(chips, config.teacher)
 
 
 def _refuse_nothing(found: Any, split: str, config: Config) -> None:
@@ -201,7 +197,12 @@ def keep(chips: Iterable[Chip], folder: Path, *, name: str) -> list[Chip]:
         with staging(folder, name) as aside:
             rows = [_unpack(chip, folder, aside) for chip in chips]
             publish(aside, {index: json.dumps(rows).encode()})  # last: it vouches for the arrays
-    return [_map(row, folder) for row in json.loads(index.read_text("utf-8"))]
+    kept = []
+    for row in json.loads(index.read_text("utf-8")):
+        paths = {layer: folder / f"{row['name']}_{layer}.npy" for layer in row.pop("layers")}
+        layers = {layer: np.load(path, mmap_mode="r") for layer, path in paths.items()}
+        kept.append(Chip(**row, **layers))
+    return kept
 
 
 def _unpack(chip: Chip, folder: Path, aside: Path) -> dict[str, Any]:
@@ -217,11 +218,3 @@ def _unpack(chip: Chip, folder: Path, aside: Path) -> dict[str, Any]:
         "kind": chip.kind,
         "layers": [layer for layer in LAYERS if getattr(chip, layer) is not None],
     }
-
-
-def _map(row: dict[str, Any], folder: Path) -> Chip:
-    layers = {
-        layer: np.load(folder / f"{row['name']}_{layer}.npy", mmap_mode="r")
-        for layer in row.pop("layers")
-    }
-    return Chip(**row, **layers)

@@ -110,7 +110,9 @@ def fit(
             continue
         scores = validate(learner.average.module, normalise, examples, learner.device)
         seconds = time.monotonic() - began
-        rows.append(summary(step, seconds, float(np.mean(losses)), scores))
+        row: dict[str, float] = {"step": step, "seconds": round(seconds)}
+        row["loss"] = round(float(np.mean(losses)), 4)
+        rows.append(row | {key.lower(): round(value, 4) for key, value in scores.items()})
         write_log(out, rows)
         if tell:
             tell("  ".join(f"{key} {value}" for key, value in rows[-1].items()))
@@ -162,9 +164,3 @@ def normalisation_of(groups: Mapping[str, Sequence[Chip]]) -> Normalisation:
         mean.append(round(float(root.mean()), 4))
         std.append(round(float(max(root.std(), 0.02)), 4))
     return Normalisation(tuple(mean), tuple(std))
-
-
-def summary(step: int, seconds: float, loss: float, scores: dict[str, float]) -> dict[str, float]:
-    """Round what is worth a line of the log."""
-    row: dict[str, float] = {"step": step, "seconds": round(seconds), "loss": round(loss, 4)}
-    return row | {key.lower(): round(value, 4) for key, value in scores.items()}

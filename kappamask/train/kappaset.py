@@ -31,13 +31,8 @@ from kappamask.base.legend import Label
 from kappamask.train.chips import Chip, spread, stack
 
 HIGHEST_DN = 65535
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "validation": "val",
-    "test": "test",
-}
+SPLIT_FOLDERS = {name: name for name in ("train", "val", "test")}
+SPLIT_FOLDERS |= {"training": "train", "validation": "val"}
 TENTHS = ("test", "val")  # the first and the second tenth of all places; the rest trains
 _PLACE = re.compile(r"T\d{2}[A-Z]{3}")
 _BASELINE = re.compile(r"_N(\d{2})(\d{2})_")

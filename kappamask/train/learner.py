@@ -43,7 +43,14 @@ class Learner:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = UNet(settings.widths)
         if start_from is not None:
-            load_weights(self.network, start_from)
+            try:
+                self.network.load_state_dict(load_file(start_from))
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise WeightsError(
+                    "a run starts from the safetensors of a network of the same widths, got "
+                    f"{start_from}: {str(error).splitlines()[0]}; set widths in [settings] as its "
+                    "best.toml says"
+                ) from error
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network,
@@ -121,23 +128,6 @@ def keep_share(
     at_first = (1 + int(steps)) / (10 + int(steps))
     move = get_ema_multi_avg_fn(min(share, at_first))  # type: ignore[no-untyped-call]
     move(average, latest, steps)
-
-
-def load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Read weights into a network.
-
-    Raises
-    ------
-    WeightsError
-        If the file cannot be read, or is of a network of other widths.
-    """
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"a run starts from the safetensors of a network of the same widths, got {path}: "
-            f"{str(error).splitlines()[0]}; set widths in [settings] as its best.toml says"
-        ) from error
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
-import rasterio.errors
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from kappamask.base.errors import InputError, ReadError
+from kappamask.base.errors import InputError
 from kappamask.base.legend import Label
-from kappamask.scenes.formats import OWN, open_pixels
+from kappamask.scenes.formats import OWN
+from kappamask.train.chips import read_layers
 
 SUFFIXES = (".tif", ".png")
 SMALLEST, LARGEST = 0.005, 0.95  # share of a mask that is cloud, for it to be of use
@@ -43,13 +41,7 @@ def read_outlines(folder: Path) -> list[Outline]:
     """
     outlines = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                with open_pixels(str(path), OWN) as source:
-                    label = source.read(1)
-        except rasterio.errors.RasterioError as error:
-            raise ReadError(f"mask {path} cannot be read ({error}): write it again") from error
+        label, _ = read_layers(path, f"mask {path}", formats=OWN, indexes=1)
         cloud = (label == Label.CLOUD) | (label == Label.SEMI_TRANSPARENT)
         if SMALLEST < cloud.mean() < LARGEST:
             outlines.append(Outline(cloud, shadow_distance(cloud, label == Label.CLOUD_SHADOW)))

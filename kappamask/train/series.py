@@ -73,30 +73,30 @@ def judge(chips: Sequence[Chip]) -> list[Chip]:
 
 def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
     """Judge each date of one place by the others: (y, x) uint8 each, see `judge`."""
-    slots = [*VISIBLE, *infrared(series[0])]
+    # Where shadow holds hardly any light of the sky: B08 or B8A, and B11.
+    near = [name for name in NEAR_INFRARED if name in series[0].bands][:1]
+    infrared = [*near, *({"B11"} & set(series[0].bands))]
+    slots = [*VISIBLE, *(SLOT[name] for name in infrared)]
     reflectance = np.stack([chip.dn[slots] for chip in series]).astype(np.float32) / 1e4
     reflectance[reflectance <= 0] = np.nan
     days = np.array([chip.date.toordinal() if chip.date else 0 for chip in series])
-    pair = len(series) == 2
+    pair, visible = len(series) == 2, len(VISIBLE)
     usable = np.array([not is_snowy(chip) for chip in series])[:, None, None]
     usable = usable & np.isfinite(reflectance[:, 0])
     said_cloud = np.stack([chip.label == Label.CLOUD for chip in series])
     clear = _inside(np.stack([chip.label == Label.CLEAR for chip in series]) & usable)
     for _ in range(1 if pair else 2):  # the second time with what the first found to be clear
         reference, counts = refer(reflectance, clear, days)
-        veil, light = _compare(reflectance, reference)
+        # Albedo of what lies between, by band, and the share of infrared light that is left, as
+        # the band says that lost least.
+        veil = albedo_over(reflectance[:, :visible], reference[:, :visible])
+        light = (reflectance[:, visible:] / reference[:, visible:]).max(1)
         known = (counts >= (1 if pair else ENOUGH)) & np.isfinite(veil).all(1) & usable
         like = known & (veil.max(1) < CLEAR_TO) & (light > LIT_FROM)
         clear = _inside(like & ~said_cloud) | (clear & ~(known & (veil.min(1) > THIN_FROM)))
     unsure = UNSURE if pair else 0.0
     verdicts = [_decide(*date, unsure=unsure) for date in zip(series, veil, light, strict=True)]
     return [np.where(sure, verdict, 0) for sure, verdict in zip(known, verdicts, strict=True)]
-
-
-def infrared(chip: Chip) -> list[int]:
-    """Slots of the bands where shadow holds hardly any light of the sky: B08 or B8A, and B11."""
-    near = [name for name in NEAR_INFRARED if name in chip.bands][:1]
-    return [SLOT[name] for name in (*near, *({"B11"} & set(chip.bands)))]
 
 
 def is_snowy(chip: Chip) -> bool:
@@ -117,30 +117,16 @@ def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray, *, unsure: float) 
     unveiled = veil < CLEAR_TO
     verdict[~unveiled & ~clear & ~cloud] = DOUBTFUL
     verdict[unveiled & (light > LIT_FROM) & ~cloud] = Label.CLEAR
-    shaded = _without_specks((light < SHADED_TO) & (brightest < NO_BRIGHTER))
+    shaded = (light < SHADED_TO) & (brightest < NO_BRIGHTER)
+    # Areas that are somewhere wider than a few pixels, whole: wet fields are no shadows.
+    core = ndimage.binary_erosion(shaded, iterations=BORDER, border_value=1)
+    shaded = ndimage.binary_propagation(core, mask=shaded)
     verdict[shaded & ~clear] = Label.CLOUD_SHADOW
     verdict[veil > THIN_FROM + unsure] = CLOUDY
     verdict[(veil > THIN_FROM + unsure) & (veil < SEEN_THROUGH)] = Label.SEMI_TRANSPARENT
     verdict[veil > HIDDEN_FROM] = Label.CLOUD
     verdict[(veil > THIN_FROM) & clear] = DOUBTFUL  # a field that was tilled, more often than not
     return verdict
-
-
-def _without_specks(there: np.ndarray) -> np.ndarray:
-    """Areas that are somewhere wider than a few pixels, whole: wet fields are no shadows."""
-    core = ndimage.binary_erosion(there, iterations=BORDER, border_value=1)
-    return np.asarray(ndimage.binary_propagation(core, mask=there))
-
-
-def _compare(reflectance: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Albedo of what lies between, by band, and the share of infrared light that is left.
-
-    (date, 3, y, x) and (date, y, x). The light is what the band says that lost least.
-    """
-    visible = len(VISIBLE)
-    veils = albedo_over(reflectance[:, :visible], reference[:, :visible])
-    light: np.ndarray = (reflectance[:, visible:] / reference[:, visible:]).max(1)
-    return veils, light
 
 
 def _inside(there: np.ndarray) -> np.ndarray:

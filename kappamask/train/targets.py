@@ -57,15 +57,10 @@ def target_of(chip: Chip) -> np.ndarray:
         evidence = np.zeros((3, *chip.label.shape), np.float32)
         evidence[2] = 1
     target = one_hot(chip.label) if evidence is None else _weigh(chip, evidence)
-    if chip.verdict is not None:
-        target = overrule(target, chip.verdict)
+    if chip.verdict is not None:  # replaced where the other dates of the place say something
+        target = np.where(chip.verdict > 0, one_hot(chip.verdict), target)
     trusted = chip.kind == "human" or chip.level != "L1C"
     return target if trusted else _see_cirrus(target, chip)
-
-
-def overrule(target: np.ndarray, verdict: np.ndarray) -> np.ndarray:
-    """Replace what is said of a pixel by what the other dates of its place say, if they say."""
-    return np.where(verdict > 0, one_hot(verdict), target)
 
 
 def settle(target: Any, *, with_b10: bool) -> Any:

@@ -84,7 +84,11 @@ def validate(
     counts = np.zeros((len(KINDS), 5, 3), np.int64)  # kind, share, (hit, drawn, said)
     kept = []
     for example in examples:
-        said = _predict(network, normalise, example, device)
+        height, width = example.x.shape[1:]
+        x = functional.pad(normalise(example.x[None].clone()), (0, -width % 32, 0, -height % 32))
+        with autocast(device):
+            logits: Tensor = network(x.to(device), example.flags[None].to(device))
+        said = logits[0, :, :height, :width].argmax(0).cpu()
         drawn, known = _to_shares(example)
         if example.kind == "ground":
             kept.append(float((said == CLEAR)[known & (drawn == CLEAR)].float().mean()))
@@ -115,14 +119,6 @@ def validate(
             scores |= {f"{kind}_{name}": value for name, value in of_kind.items()}
     means, of_kinds = ([pair[part] for pair in weights] for part in (0, 1))
     return {"mean": float(np.average(means, weights=of_kinds)) if means else 0.0} | scores
-
-
-def _predict(network: nn.Module, normalise: Normalisation, example: Example, device: str) -> Tensor:
-    height, width = example.x.shape[1:]
-    x = functional.pad(normalise(example.x[None].clone()), (0, -width % 32, 0, -height % 32))
-    with autocast(device):
-        logits: Tensor = network(x.to(device), example.flags[None].to(device))
-    return logits[0, :, :height, :width].argmax(0).cpu()
 
 
 def _to_shares(example: Example) -> tuple[Tensor, Tensor]:

@@ -49,10 +49,9 @@ class Threshold:
         self.name, self.refuses, self.breaks = name, refuses, breaks
         self.asked = []
 
-    def refusal(self, chip):
-        return "does not like it" if chip.name in self.refuses else None
-
     def label(self, chip):
+        if chip.name in self.refuses:
+            raise ItemError("does not like it")
         self.asked.append(chip.name)
         if chip.name in self.breaks:
             raise ItemError("broken on the way")
@@ -192,8 +191,8 @@ def test_simulated_scenes_are_the_same_every_time_and_leave_torch_alone():
 def test_clear_ground_is_cut_and_mirrored_to_whole_scenes(tmp_path):
     write_chips(tmp_path)
     surfaces = find_surfaces(tmp_path)
-    assert {surface.chip.dn.shape for surface in surfaces} == {(13, SIZE, SIZE)}
-    assert [surface.chip.level for surface in surfaces] == ["L1C"] * 6 + ["L2A"]  # bare, mirrored
+    assert {surface.dn.shape for surface, _ in surfaces} == {(13, SIZE, SIZE)}
+    assert [surface.level for surface, _ in surfaces] == ["L1C"] * 6 + ["L2A"]  # bare, mirrored
     small = make_chip("a", codes=(1, 4))
     np.testing.assert_array_equal(mirror(small).dn[:, 64:128, :64], small.dn[:, ::-1])
     with pytest.raises(InputError, match="choose another window"):

@@ -38,9 +38,6 @@ class Stripes:
     name = title = "stripes"
     says = frozenset(PREDICTED)
 
-    def refusal(self, _):
-        return None
-
     def label(self, chip):
         quarter = np.arange(chip.label.shape[1]) * 4 // chip.label.shape[1]
         codes = np.array([4, 2, 1, 1], np.uint8)[quarter]
