@@ -8,7 +8,7 @@ which): of those they show what is still wrong, not how they do elsewhere.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from kappamask.base.legend import Label, Snow
 from kappamask.evaluate.scoring import FOUR, THREE, Dataset
 from kappamask.predict.snow import find_snow, snow_bands
-from kappamask.train.chips import SLOT, Chip, read_chip, read_chips
+from kappamask.train.chips import SLOT, Chip, read_chip
 
 # Reflectance in B10: clear scenes stay below, and cirrus above that leaves no doubt (decision
 # 0014; Sen2Cor's cirrus begins at .012). Between them nobody knows.
@@ -69,11 +69,10 @@ def pairs_set(folder: Path) -> Dataset:
     return told_set("clear_pairs", title, TRAINED, chips, ("cloud", "cloud_shadow"))
 
 
-def snow_set(folder: Path, split: str) -> Dataset:
-    """Make the set of people's chips whose clear ground is snow or ice."""
-    table = folder / "people" / "people.csv"
+def snow_set(people: Sequence[Chip], split: str) -> Dataset:
+    """Make the set of people's chips of one split whose clear ground is snow or ice."""
     chips = []
-    for chip in read_chips(table.parent, split, table=table) if table.is_file() else []:
+    for chip in people:
         bands = snow_bands(chip.bands)
         if bands is not None:
             seen = [chip.reflectance()[SLOT[name]] for name in bands]

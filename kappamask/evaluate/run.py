@@ -37,6 +37,7 @@ from kappamask.evaluate.scenes import (
 from kappamask.evaluate.scores import Answers, Progress, Results, score_all
 from kappamask.evaluate.scoring import Dataset
 from kappamask.train import air, noise, simulate
+from kappamask.train.chips import read_chips
 
 PUBLISHED_MODELS = ("kappamask-2021-l2a", "kappamask-2021-l1c")
 PEERS = (
@@ -198,7 +199,9 @@ def find_sets(data: Path, options: Options) -> list[Dataset]:
     sets: list[Dataset] = []
     splits = options.chosen_splits()
     for split in splits:
-        sets += [*drawn_sets(data, split), snow_set(data, split)]
+        table = data / "people" / "people.csv"
+        people = read_chips(table.parent, split, table=table) if table.is_file() else []
+        sets += [*drawn_sets(people, split), snow_set(people, split)]
         if options.cloudsen12 is not None:
             sets += cloudsen12_sets(options.cloudsen12, split)
     if "test" in splits:

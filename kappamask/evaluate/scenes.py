@@ -70,13 +70,11 @@ def people_sets(folder: Path) -> list[Dataset]:
     ]  # fmt: skip
 
 
-def drawn_sets(folder: Path, split: str) -> list[Dataset]:
-    """Make the sets of `DRAWN` from one split of `people/`, where that is there."""
-    table = folder / "people" / "people.csv"
-    chips = read_chips(table.parent, split, table=table) if table.is_file() else []
+def drawn_sets(people: Sequence[Chip], split: str) -> list[Dataset]:
+    """Make the sets of `DRAWN` from one split of `people/`."""
     sets = []
     for prefix, what, scorings in DRAWN:
-        drawn = tuple(chip for chip in chips if chip.name.startswith(f"{prefix}_"))
+        drawn = tuple(chip for chip in people if chip.name.startswith(f"{prefix}_"))
         title = f"{split.capitalize()}: {what}"
         sets.append(
             Dataset(

@@ -24,6 +24,10 @@ from kappamask.evaluate.scoring import SCORINGS, Dataset
 NOTHING = "-"
 CIRCULAR = "†"  # a mask that the labels were made from
 PARTIAL = "*"  # a macro figure over fewer classes than the others'
+NOTES = {
+    CIRCULAR: "the labels were made from this mask: no fair comparison.",
+    PARTIAL: "mean over the classes that this mask has, fewer than the others.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,62 +89,39 @@ def number(value: float, *, percent: bool = False) -> str:
 
 def comparison(results: Results, dataset: Dataset, scoring: str, masks: Sequence[str]) -> Table:
     """Side by side: dice of every class and mean, with the first mask on the same chips."""
-    lookup = Lookup(results.scores)
-    kind = SCORINGS[scoring]
+    lookup, kind = Lookup(results.scores), SCORINGS[scoring]
     columns = (*kind.scored, *((MACRO, MICRO) if len(kind.scored) > 1 else ()))
+
+    def find(mask: str, beside: str = "") -> list[Score | None]:
+        which = {"beside": beside, "metric": dataset.metric}
+        return [lookup.get(dataset.name, scoring, mask, of, **which) for of in columns]
+
     rows, marks = [], set()
     for mask in masks:
-        found = _row(lookup, dataset, scoring, mask, columns)
-        if found is None:
+        found, beside = find(mask), find(masks[0], mask)
+        if not any(found):
             continue
-        beside = _row(lookup, dataset, scoring, masks[0], columns, beside=mask)
-        partial = _classes_said(lookup, dataset.name, scoring, mask) < _classes_said(
-            lookup, dataset.name, scoring, masks[0], beside=mask if beside else ""
-        )
-        circular = mask in dataset.made_from
-        marks |= {mark for mark, holds in ((PARTIAL, partial), (CIRCULAR, circular)) if holds}
-        name = mask + (CIRCULAR if circular else "")
-        if partial and MACRO in columns:
-            found = tuple(
-                text + (PARTIAL if of in (MACRO, MICRO) else "")
-                for text, of in zip(found, (*columns, "", ""), strict=True)
-            )
-        rows.append((name, *found))
-        if beside:
-            rows.append((f"{masks[0]}, same chips as {mask}", *beside))
+        compared = (found, beside if any(beside) else find(masks[0]))
+        said, could = (sum(map(bool, scores[: len(kind.scored)])) for scores in compared)
+        mark = PARTIAL if said < could else ""
+        circular = CIRCULAR if mask in dataset.made_from else ""
+        cells = [
+            show(score) + (mark if of in (MACRO, MICRO) else "")
+            for score, of in zip(found, columns, strict=True)
+        ]
+        rows.append((mask + circular, *cells, *_size(found)))
+        if any(beside):
+            rows.append((f"{masks[0]}, same chips as {mask}", *map(show, beside), *_size(beside)))
+        marks |= {mark, circular}
     head = ("mask", *(_words(of) for of in columns), "chips", "Mpx")
     title = f"{dataset.title}: {dataset.metric} ({kind.title})"
-    return Table(title, head, tuple(rows), _note(dataset, marks))
+    notes = [f"{mark} {note}" for mark, note in NOTES.items() if mark in marks]
+    return Table(title, head, tuple(rows), " ".join([f"Labels: {dataset.labels}.", *notes]))
 
 
-def _row(
-    lookup: Lookup, dataset: Dataset, scoring: str, mask: str, columns: Sequence[str], *,
-    beside: str = "",
-) -> tuple[str, ...] | None:  # fmt: skip
-    which = {"beside": beside, "metric": dataset.metric}
-    scores = [lookup.get(dataset.name, scoring, mask, of, **which) for of in columns]
-    there = next((score for score in scores if score), None)
-    if there is None:
-        return None
-    size = str(there.n_chips), f"{there.n_pixels / 1e6:.3f}"
-    return *(show(score) for score in scores), *size
-
-
-def _classes_said(
-    lookup: Lookup, dataset: str, scoring: str, mask: str, *, beside: str = ""
-) -> int:
-    names = SCORINGS[scoring].scored
-    found = [lookup.get(dataset, scoring, mask, name, beside=beside) for name in names]
-    return sum(score is not None for score in found)
-
-
-def _note(dataset: Dataset, marks: set[str]) -> str:
-    words = [f"Labels: {dataset.labels}."]
-    if CIRCULAR in marks:
-        words.append(f"{CIRCULAR} the labels were made from this mask: no fair comparison.")
-    if PARTIAL in marks:
-        words.append(f"{PARTIAL} mean over the classes that this mask has, fewer than the others.")
-    return " ".join(words)
+def _size(scores: Sequence[Score | None]) -> tuple[str, str]:
+    there = next(score for score in scores if score)
+    return str(there.n_chips), f"{there.n_pixels / 1e6:.3f}"
 
 
 def chip_table(results: Results, dataset: Dataset, masks: Sequence[str]) -> Table:
