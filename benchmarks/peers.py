@@ -91,7 +91,6 @@ def prepare_peer(peer: Any, scene: np.ndarray) -> tuple[Callable[[], object], fl
     """Make a program of `kappamask evaluate` ready, all bands of the scene at 10 m."""
     dn = np.round(np.nan_to_num(scene) * 10000).astype(np.uint16)
     chip = Chip("benchmark", dn, np.zeros(dn.shape[1:], np.uint8), "L1C", 10.0, "none")
-    if reason := peer.refusal(chip):
-        raise LookupError(reason)
+    peer.label(chip)  # loaded before it is timed, or the reason why not
     height, width = dn.shape[1:]
     return lambda: peer.label(chip), height * width, f"{height} x {width}"

@@ -134,14 +134,7 @@ def moved(layer: np.ndarray, shift: tuple[int, int], *, fill: float) -> np.ndarr
     >>> moved(np.array([[1, 2, 3]]), (0, 1), fill=0)
     array([[0, 1, 2]])
     """
-    result = np.full_like(layer, fill)
-    if all(abs(by) < size for by, size in zip(shift, layer.shape, strict=True)):
-        to, source = zip(
-            *(
-                (slice(max(by, 0), size + min(by, 0)), slice(max(-by, 0), size - max(by, 0)))
-                for by, size in zip(shift, layer.shape, strict=True)
-            ),
-            strict=True,
-        )
-        result[to] = layer[source]
-    return result
+    before, after = ([max(sign * by, 0) for by in shift] for sign in (1, -1))
+    padded = np.pad(layer, list(zip(before, after, strict=True)), constant_values=fill)
+    rows, columns = (slice(n, n + size) for n, size in zip(after, layer.shape, strict=True))
+    return padded[rows, columns]
