@@ -243,6 +243,11 @@ def test_what_is_wrong_with_a_folder_of_chips_is_said(tmp_path):
     with pytest.raises(InputError, match="label_kind, resolution_m"):
         read_chips(tmp_path, "train")
     folder = write_chip_folder(tmp_path)
+    torn = folder / "bolzano" / "S2_L2A_20220602" / "label.tif"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"II*")
+    with pytest.raises(ReadError, match="S2_L2A_20220602"):
+        list(ChipFolder(folder).chips("train"))
     write_raster(folder / "c0_label.tif", np.ones((1, 8, 8), np.uint8))
     with pytest.raises(InputError, match="c0"):
         read_chips(folder, "train")
