@@ -5,6 +5,7 @@ The editor with its own client library. Skipped without a browser or the library
 
 import http.server
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -12,17 +13,24 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import openeo
 import pytest
+import rasterio
+from PIL import Image
 from support import synthetic
 from support.fake_engine import process
 from support.openeo_server import fake_server, serving
 from support.process_graphs import load
 
+from kappamask.base.legend import LEGEND, Label
+from kappamask.openeo.graphs import cloud_labels
 from kappamask.openeo.server.settings import Settings
 
 LIBRARIES = Path(__file__).parents[1] / "support" / "processgraphs" / "node_modules"
 SCRIPTS = ("axios/dist/axios.min.js", "@openeo/js-client/openeo.min.js")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+EDITOR = os.environ.get("OPENEO_WEB_EDITOR")
 TOKEN = "0123456789abcdef-the-token"  # noqa: S105  of a server that lives for seconds
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <script src="/axios/dist/axios.min.js"></script>
@@ -195,3 +203,38 @@ def test_a_page_of_anybody_posts_nothing_to_a_server_without_a_token(browser, tm
             assert told["read"] == ([200, 403] if named else ["refused"] * 2)
             assert len(jobs) == named
         pages.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not EDITOR,
+    reason="the openEO Web Editor is in no package: OPENEO_WEB_EDITOR names a build of it (the "
+    "folder dist), NODE_PATH the folder that holds puppeteer-core",
+)
+def test_the_web_editor_logs_in_and_shows_labels_on_its_map(browser, scene, tmp_path):
+    """It opens the job's graph, and its result by the link alone, in the colours of classes."""
+    files = partial(http.server.SimpleHTTPRequestHandler, directory=EDITOR)
+    settings = Settings(str(scene.catalog), tmp_path / "work", port=0, token=TOKEN)
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), files) as pages,
+        serving(settings) as url,
+    ):
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        connection = openeo.connect(url).authenticate_basic("anybody", TOKEN)
+        graph = cloud_labels(load(scene, temporal_extent=["2022-06-10", "2022-06-30"]))
+        job = connection.create_job(graph.save_result("GTiff").flat_graph(), title="Labels")
+        job.start_and_wait(print=lambda _: None, max_poll_interval=0.3)
+        page = f"http://127.0.0.1:{pages.server_address[1]}/?server={url}"
+        script = LIBRARIES.parent / "web_editor.js"
+        words = ["node", script, browser, page, TOKEN, tmp_path / "editor.png"]
+        subprocess.run(words, check=True, capture_output=True, timeout=500)
+        (asset,) = job.get_results().get_assets()
+        with rasterio.open(asset.download(tmp_path / "labels.tif")) as raster:
+            codes = raster.read(1)
+        pages.shutdown()
+    with Image.open(tmp_path / "editor.png") as picture:
+        seen = np.asarray(picture.convert("RGB"))[:, 800:]  # the map
+    for label in (Label.CLEAR, Label.CLOUD_SHADOW, Label.SEMI_TRANSPARENT, Label.CLOUD):
+        share = (codes == label).mean()
+        if share > 0.02:
+            assert (seen == LEGEND[label].rgb).all(axis=-1).sum() > 1000 * share, label.name
