@@ -86,13 +86,13 @@ def make_items(url: str, item: dict[str, Any], dates: int) -> list[dict[str, Any
 
 def run_only(items: Path, bands: str) -> None:
     """Mask the field on all dates; print the seconds that pictures took."""
-    from kappamask.jobs import MaskOptions, masks
+    from kappamask.jobs import MaskOptions, loop, mask_items
 
     there = Transformer.from_crs(EPSG, 4326, always_xy=True)
     left, top = LEFT + CORNER, TOP - CORNER
     west, south, east, north = there.transform_bounds(left, top - SIDE, left + SIDE, top)
     spent = [0.0]
-    draw = masks.draw
+    draw = loop.Date.draw
 
     def timed(*arguments: Any, **options: Any) -> Path:
         began = time.perf_counter()
@@ -100,11 +100,11 @@ def run_only(items: Path, bands: str) -> None:
         spent[0] += time.perf_counter() - began
         return path
 
-    masks.draw = timed
+    loop.Date.draw = timed
     options = MaskOptions(bands=bands.split(",") if bands else None)
     with tempfile.TemporaryDirectory() as folder:
         documents = json.loads(items.read_text())
-        report = masks.mask_items(documents, (west, south, east, north), folder, options=options)
+        report = mask_items(documents, (west, south, east, north), folder, options=options)
     if report.failed:
         raise SystemExit(str(report.failed))
     print(spent[0])
