@@ -30,11 +30,12 @@ from kappamask.cubes.cube import (
 from kappamask.cubes.native import BandOnGrid
 from kappamask.jobs.loop import Date, MaskOptions, Report, run
 from kappamask.jobs.stream import stream_labels
-from kappamask.networks.model import load_model
+from kappamask.networks.model import announce_model
 from kappamask.outputs.cog import Placement
 from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import Outline, Progress
 from kappamask.predict.array import Output, Task, make_task
+from kappamask.predict.cube import check_cube, predict_blocks
 from kappamask.scenes.area import AreaLike, is_bbox, parse_area
 from kappamask.scenes.catalogs import resolve_assets
 from kappamask.scenes.scene import Scene, overlap
@@ -146,10 +147,12 @@ def dates_of(
         return load(scenes, area, options)
 
     @cache
-    def labels() -> da.Array:
-        from kappamask.predict.cube import check_cube, predict_blocks
+    def checked() -> xr.DataArray:
+        return check_cube(cube())
 
-        return predict_blocks(check_cube(cube()), task)
+    @cache
+    def labels() -> da.Array:
+        return predict_blocks(checked(), task)
 
     bounds = [scene.bounds_in(grid.epsg) for scene in scenes]
     near = [
@@ -160,7 +163,7 @@ def dates_of(
     groups = [[near[place] for place in group] for group in group_by_solar_day(near)]
     streams = [_streamable(group, names, grid, options) for group in groups]
     if not all(streams):
-        labels()  # what cannot be loaded is told before the first date; it may leave out more
+        checked()  # what cannot be loaded is told before the first date; it may leave out more
         left = {scene.id: scene for scene in scenes}  # of several of one id the last
         groups = [[left[name] for name in str(ids).split()] for ids in cube().source_items.values]
         streams = [_streamable(group, names, grid, options) for group in groups]
@@ -178,8 +181,6 @@ def dates_of(
 
     def labels_at(time: np.datetime64) -> Any:
         if is_small:
-            from kappamask.predict.cube import predict_blocks
-
             return predict_blocks(held(time), task)[0]
         return labels()[list(cube().time.values).index(time)]
 
@@ -227,7 +228,7 @@ def task_of(bands: Sequence[str], level: str, options: MaskOptions) -> Task:
     output: Output = "snow" if options.snow else "labels"
     model = options.model
     if isinstance(model, str):
-        model = load_model(model, check_level(level), device=options.device)
+        model = announce_model(model, check_level(level), device=options.device)
     return make_task(bands, level=level, model=model, output=output).with_snow()
 
 

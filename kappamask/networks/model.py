@@ -1,14 +1,15 @@
 """A network with its inputs and its normalisation, loaded by name. Imports `base` and this room.
 
-Torch or onnxruntime is imported when a network is loaded, never before.
+Torch or onnxruntime is imported when a network is loaded, never before; by a model that is only
+announced, when it labels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from kappamask.networks.runners import (
     Runner,
     TorchRunner,
     choose_engine,
+    find_engine,
     open_onnx,
     open_torch,
 )
-from kappamask.networks.weights import weights_of
+from kappamask.networks.weights import read_file, weights_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +46,7 @@ class Model:
 
     entry: ModelEntry
     level: str
-    runner: Runner
+    start: Callable[[], Runner]  # gives the same engine whenever it is called
     threads: int | None = None  # what was asked for; None leaves it to the engine
     asked: str = "auto"  # device, as `load_model` takes it
 
@@ -57,6 +59,11 @@ class Model:
         """Pickle as a call of `load_model`."""
         arguments = (self.entry.name, self.level, self.precision, self.engine, self.threads)
         return load_model, (*arguments, self.asked)
+
+    @property
+    def runner(self) -> Runner:
+        """The engine that holds the network, with its weights."""
+        return self.start()
 
     @property
     def engine(self) -> str:
@@ -176,6 +183,31 @@ def load_model(
         return _load(entry.name, level, precision, engine, threads, device)
 
 
+def announce_model(name: str, level: str, *, device: str = "auto") -> Model:
+    """Give what `load_model` gives, with its engine started when the first window is labelled.
+
+    To import torch takes longer than to read the pixels of a small area. What a user may have to
+    mend is told here and not after that: a name, absent or damaged weights, an absent engine; so
+    is an absent GPU, for which torch has to be asked.
+
+    Raises
+    ------
+    UnknownNameError, InputError, WeightsError
+        As `load_model`.
+
+    Examples
+    --------
+    >>> announce_model("default", "L2A").entry.levels
+    ('L2A',)
+    """
+    start = partial(load_model, name, level, device=device)
+    weights = weights_of(find_entry(name, level))
+    if device == "cuda" or find_engine(weights, device=device) != "torch":
+        return start()
+    read_file(weights.path, weights.sha256)
+    return Model(weights.entry, level, cache(lambda: start().runner), asked=device)
+
+
 @cache
 def _load(
     name: str, level: str, precision: str, engine: str, threads: int | None, device: str
@@ -229,4 +261,4 @@ def open_model(
         if engine == "onnx"
         else open_torch(weights, precision=precision, threads=threads, device=device)
     )
-    return Model(entry, level, runner, threads, device)
+    return Model(entry, level, lambda: runner, threads, device)

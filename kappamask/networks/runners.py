@@ -112,10 +112,34 @@ def choose_engine(
     >>> choose_engine(weights_of(find_entry("default", "L2A")), engine="onnx")
     ('onnx', 'fp32')
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    engine = find_engine(weights, engine=engine, device=device)
+    if engine == "onnx" and precision == "bf16":
+        raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
+    measured = weights.entry.precisions
+    if precision not in ("auto", *measured):
+        raise InputError(
+            f"this network computes in {' or '.join(measured)}, got precision {precision!r}, in "
+            "which its labels were not compared: leave it out"
+        )
+    if precision == "auto":
+        bf16 = engine == "torch" and "bf16" in measured and has_bf16(device)
+        precision = "bf16" if bf16 else "fp32"
+    return engine, precision
+
+
+def find_engine(weights: WeightsFile, *, engine: str = "auto", device: str = "auto") -> str:
+    """Choose what computes, as `choose_engine` does; neither engine is imported for that.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine or device, the engine does not have the device, or neither
+        engine can be imported.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if device not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if engine == "auto":
@@ -131,18 +155,7 @@ def choose_engine(
         engine = next(name for name, is_usable in usable.items() if is_usable)
     if engine == "onnx" and device == "cuda":
         raise InputError("onnxruntime computes on the processor here, got device 'cuda': use torch")
-    if engine == "onnx" and precision == "bf16":
-        raise InputError("onnxruntime computes in fp32, got precision 'bf16': use torch, or fp32")
-    measured = weights.entry.precisions
-    if precision not in ("auto", *measured):
-        raise InputError(
-            f"this network computes in {' or '.join(measured)}, got precision {precision!r}, in "
-            "which its labels were not compared: leave it out"
-        )
-    if precision == "auto":
-        bf16 = engine == "torch" and "bf16" in measured and has_bf16(device)
-        precision = "bf16" if bf16 else "fp32"
-    return engine, precision
+    return engine
 
 
 def has_bf16(device: str = "auto") -> bool:

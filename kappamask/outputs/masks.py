@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from xml.sax.saxutils import escape
 
 import numpy as np
-import xarray as xr
 
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, SNOW_LEGEND, ClassEntry, Label, Snow
@@ -27,6 +26,9 @@ from kappamask.outputs.records import (
 from kappamask.predict.cube import BY, check_same
 from kappamask.scenes.scene import sun_of
 from kappamask.scenes.sources import sources_of_dates
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NODATA = int(Label.MISSING)
 # STAC wants a span of time where there is no time: all of the mission's, so far and to come.
@@ -100,11 +102,11 @@ class MaskRecord(Record):
 
     def layers(self, pixels: Any) -> list[Layer]:
         """Say how class codes are stored: with palette, class names and tags."""
-        import dask.array as da
-
         own = {"datetime": self.timestamp}, {"model_sha256": self.model_sha256 or ""}
         planes = [pixels, pixels]
         if not isinstance(pixels, Strips):
+            import dask.array as da
+
             array = da.asarray(pixels)
             planes = [array[:1], array[1:]] if array.ndim == 3 else [array[None]]
         parts = [("mask", "label", LEGEND, NODATA, True)]
@@ -310,7 +312,7 @@ def write_mask(
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, rioxarray, xarray as xr
     >>> labels = xr.DataArray(
     ...     np.ones((1, 2, 3), "uint8"),  # all clear
     ...     dims=("time", "y", "x"),

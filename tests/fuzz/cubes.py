@@ -48,7 +48,7 @@ class PixelRunner:
 
 def pixel_model(level):
     """Give the shipped model another network and small windows."""
-    return Model(replace(find_entry("default", level), lattice=SMALL), level, PixelRunner())
+    return Model(replace(find_entry("default", level), lattice=SMALL), level, PixelRunner)
 
 
 @dataclass(frozen=True)
