@@ -14,8 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--catalog",
         default="earth-search",
-        metavar="NAME|URL|DIR/catalog.json",
-        help="what its collections are read from (default: %(default)s)",
+        metavar="NAME|URL|DIR/catalog.json|DIR",
+        help="what its collections are read from; a folder: of SAFE and EOPF Zarr products "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--workdir",

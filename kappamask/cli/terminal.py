@@ -67,8 +67,9 @@ def add_query(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     parser.add_argument(
         "--catalog",
         default=Default("earth-search"),
-        metavar="NAME|URL|DIR/catalog.json",
-        help="a known catalogue, a STAC API, or a static catalogue (default: %(default)s)",
+        metavar="NAME|URL|DIR/catalog.json|DIR",
+        help="a known catalogue, a STAC API, a static catalogue, or a folder of SAFE and EOPF Zarr "
+        "products (default: %(default)s)",
     )
     parser.add_argument("--level", default=Default("L2A"), choices=["L1C", "L2A"])
     parser.add_argument(

@@ -54,7 +54,7 @@ class LocalEngine:
     ----------
     catalog
         What `SENTINEL2_L2A` and `SENTINEL2_L1C` are read from, as `kappamask.search`
-        takes it: name, URL, or path of a catalog.json.
+        takes it: name, URL, path of a catalog.json, or a folder of SAFE and EOPF products.
     folder
         Where `save_result` writes; made if absent. Needed for that process only.
     log

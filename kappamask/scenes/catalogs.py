@@ -15,6 +15,8 @@ from kappamask.scenes.items import View, is_address, view_of
 from kappamask.scenes.scene import RAISED, BandFile, split_array
 
 OFFSET_FROM = "04.00"  # the first processing baseline whose DN are raised by 1000
+# Of an asset of an item that was made of a product: what the product itself says, per band.
+TOLD_OFFSET = "kappamask:dn_offset"
 FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 
@@ -167,7 +169,7 @@ def get_profile(name: str) -> Profile:
     'https://earth-search.aws.element84.com/v1'
     """
     if name not in PROFILES:
-        choice = [*PROFILES, "a URL", "or the path of a catalog.json"]
+        choice = [*PROFILES, "a URL", "the path of a catalog.json", "or a folder of products"]
         raise UnknownNameError.of("catalogue", name, choice)
     return PROFILES[name]
 
@@ -221,9 +223,10 @@ def resolve_assets(
     which are wrong on many items. It is settled in this order:
 
     1. `dn_offset`, if the caller gives it;
-    2. 0 if the publisher says that it has subtracted the offset
+    2. what the metadata of a product in a folder say (``kappamask:dn_offset`` of the asset);
+    3. 0 if the publisher says that it has subtracted the offset
        (``earthsearch:boa_offset_applied`` is true);
-    3. 0 below processing baseline 04.00, else -1000, for L1C as for L2A.
+    4. 0 below processing baseline 04.00, else -1000, for L1C as for L2A.
 
     In Earth Search's older collection ``sentinel-2-l2a`` the flag is false on some
     items at baseline 04.00 or later (seen in 2022 and 2025), and the pixels of some
@@ -291,8 +294,10 @@ def resolve_assets(
         )
     hrefs = {name: _readable(*view.assets[key]) for name, key in found.items()}
     arrays = {name for name, href in hrefs.items() if split_array(href)}
+    told: dict[str, int] = {}
     if dn_offset is None:  # layers that take no offset need no baseline, arrays tell their own
-        needed = any(name in NAMES for name in found if name not in arrays)
+        told = {name: said for name, key in found.items() if (said := _told(view, key)) is not None}
+        needed = any(name in NAMES for name in found if name not in arrays and name not in told)
         dn_offset = _dn_offset(view, profile) if needed else RAISED if arrays else 0
     resolved = {}
     for name, key in found.items():
@@ -302,7 +307,7 @@ def resolve_assets(
                 f"item {view.id}: asset {key!r} has no href that can be opened, got {href!r:.80}: "
                 f"leave band {name} out"
             )
-        offset = dn_offset if band.is_reflectance else 0
+        offset = told.get(name, dn_offset) if band.is_reflectance else 0
         gsd = view.gsd(key) or float(band.gsd)
         resolved[name] = BandFile(
             band=name, key=key, href=href, dn_offset=offset, scale=1 / band.dn_scale, gsd=gsd
@@ -331,6 +336,16 @@ def _has_keys() -> bool:
     )  # fmt: skip
     file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
     return any(map(os.environ.get, told)) or Path(file).expanduser().is_file()
+
+
+def _told(view: View, key: str) -> int | None:
+    said = view.assets[key][1].get(TOLD_OFFSET)
+    if said is None or (type(said) is int and -10000 <= said <= 0):
+        return said
+    raise ItemError(
+        f"item {view.id}: {TOLD_OFFSET} of asset {key!r} is an integer from -10000 to 0, got "
+        f"{said!r:.40}: correct the item, or pass dn_offset=0 or dn_offset=-1000"
+    )
 
 
 def _dn_offset(view: View, profile: Profile) -> int:

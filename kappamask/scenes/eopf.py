@@ -22,7 +22,6 @@ from kappamask.base.bands import NAMES, canonical_name, get_band
 from kappamask.base.errors import InputError, ItemError, UnknownNameError
 from kappamask.base.retry import is_remote, without_query
 from kappamask.scenes.archives import Archive
-from kappamask.scenes.area import transformer
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.safe import Granule, Held, Product
 from kappamask.scenes.safe_metadata import ProductMetadata, TileMetadata
@@ -30,6 +29,7 @@ from kappamask.scenes.scene import RAISED
 from kappamask.scenes.zarr_store import named, open_store
 
 _GROUPS = {10: "r10m", 20: "r20m", 60: "r60m"}
+CLASSES = "conditions/mask/l2a_classification/r20m/scl"
 _STAMP = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?=_|$)")
 _REFLECTANCE = re.compile(r"\b(TOA|BOA)\b")
 
@@ -80,11 +80,13 @@ def read_store(path: str | os.PathLike[str]) -> Product:
             time=np.datetime64(view.time.replace(tzinfo=None), "ns"),
             scales=scales,
             offsets={name: offset for name, offset in offsets.items() if name in NAMES},
-            footprint=_ring(view.geometry) or _outline(tile),
+            footprint=_ring(view.geometry) or tile.outline,
             images=(),
+            cloud_cover=_cloud_cover(view),
         )
         names = {held: array.path for held, array in arrays.items()}
-    return Product(Archive(location), metadata, (Granule(tile, names, {}),))
+        classes = CLASSES if CLASSES in root else None
+    return Product(Archive(location), metadata, (Granule(tile, names, {}, classes),))
 
 
 def _find_arrays(root: Any) -> dict[Held, Any]:
@@ -139,6 +141,11 @@ def _view(root: Any, location: str, arrays: Mapping[Held, Any]) -> View:
             "give the store the name of the product, S2A_MSIL2A_20251008T100041_....zarr"
         )
     return view
+
+
+def _cloud_cover(view: View) -> float | None:
+    told = view.properties.get("eo:cloud_cover")
+    return float(told) if isinstance(told, int | float) and 0 <= told <= 100 else None
 
 
 def _platform(view: View) -> str | None:
@@ -213,15 +220,6 @@ def _ring(geometry: Any) -> tuple[tuple[float, float], ...]:
         return tuple((float(x), float(y)) for x, y, *_ in outline.exterior.coords)
     except (ShapelyError, AttributeError, LookupError, TypeError, ValueError):
         return ()
-
-
-def _outline(tile: TileMetadata) -> tuple[tuple[float, float], ...]:
-    """Outline all pixels in degrees, where nothing tells which of them hold data."""
-    left, bottom, right, top = tile.bounds
-    ring = [(left, bottom), (right, bottom), (right, top), (left, top)]
-    xs, ys = zip(*ring, ring[0], strict=True)
-    longitude, latitude = transformer(tile.epsg, 4326).transform(xs, ys)
-    return tuple(zip(map(float, longitude), map(float, latitude), strict=True))
 
 
 # --- what the numbers mean ----------------------------------------------------------------------

@@ -29,6 +29,8 @@ _GRANULE = re.compile(r"GRANULE/([^/]+)/([^/]+)\.xml", re.IGNORECASE)
 _USUAL = re.compile(r"MTD_TL|S2[A-D]_[A-Z]{4}_MTD_L(?:1C|2A)_TL_\w+")
 _IMAGES = (".jp2", ".tif", ".tiff")  # Planetary Computer has its SAFE trees in TIFF
 _IMAGE = re.compile(r".*_(B\d[0-9A]|AOT|WVP)(?:_([126]0)m)?")
+_CLASSES = re.compile(r"_SCL_20m\.\w+$")
+CLASSES_GSD = 20  # metres
 _TILE = re.compile(r"(?:^|_)T(\d{2}[A-Z]{3})(?=_)")
 
 
@@ -42,6 +44,7 @@ class Granule:
     metadata: TileMetadata
     names: Mapping[Held, str]  # of files that are there
     listed: Mapping[Held, str]  # of files that should be
+    classes: str | None = None  # the file of the scene classification (SCL) at 20 m
 
     def pick(self, band: str, resolution: int) -> int | None:
         """Choose among the files of a band for a cube of `resolution`; None if none will do.
@@ -257,7 +260,8 @@ def _read_granule(archive: Archive, folder: str, name: str, images: Sequence[str
     held = sorted(n for n in archive.names if n.startswith(prefix) and n.lower().endswith(_IMAGES))
     listed = [PurePosixPath(image).name for image in images]
     listed = [image for image in listed if _tile_in(image) in (metadata.tile, None)]
-    return Granule(metadata, _index_images(held), _index_images(listed))
+    classes = next((n for n in held if _CLASSES.search(n)), None)
+    return Granule(metadata, _index_images(held), _index_images(listed), classes)
 
 
 def _tile_in(name: str) -> str | None:

@@ -19,6 +19,7 @@ from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
 from kappamask.base.bands import AUXILIARY, BANDS, NAMES, get_band
 from kappamask.base.errors import ItemError, ReadError
+from kappamask.scenes.area import transformer
 from kappamask.scenes.catalogs import OFFSET_FROM
 from kappamask.scenes.items import view_of
 from kappamask.scenes.scene import Bounds
@@ -48,6 +49,7 @@ class ProductMetadata:
     offsets: Mapping[str, int] | None  # by band; None where none are listed
     footprint: tuple[tuple[float, float], ...]  # longitude, latitude of the area with data
     images: tuple[str, ...]  # names of image files that it should hold, without suffix
+    cloud_cover: float | None = None  # percent; None where it does not tell
 
     def offset_of(self, band: str) -> int:
         """Tell what is added to the DN of a band.
@@ -92,6 +94,15 @@ class TileMetadata:
         rows, columns = self.shapes[gsd]
         return self.left, self.top - rows * gsd, self.left + columns * gsd, self.top
 
+    @property
+    def outline(self) -> tuple[tuple[float, float], ...]:
+        """Ring around all pixels, longitude and latitude, whichever of them hold data."""
+        left, bottom, right, top = self.bounds
+        ring = [(left, bottom), (right, bottom), (right, top), (left, top)]
+        xs, ys = zip(*ring, ring[0], strict=True)
+        longitude, latitude = transformer(self.epsg, 4326).transform(xs, ys)
+        return tuple(zip(map(float, longitude), map(float, latitude), strict=True))
+
     def place(self, gsd: int) -> dict[str, Any]:
         """Tell where its pixels of a size lie, in the words of `BandFile`."""
         height, width = self.shapes[gsd]
@@ -135,6 +146,7 @@ def parse_product(content: bytes, *, where: str) -> ProductMetadata:
         images=tuple(
             (image.text or "").strip() for tag in _IMAGES for image in document.elements(tag)
         ),
+        cloud_cover=_cloud_cover(document),
     )
 
 
@@ -303,6 +315,14 @@ def _offsets(document: Document) -> dict[str, int] | None:
                 )
             offsets[tag, band.name] = offset
     return {name: offset for (_, name), offset in offsets.items()} or None
+
+
+def _cloud_cover(document: Document) -> float | None:
+    """Read the share of clouds: a search may ask for it, no pixel depends on it."""
+    try:
+        return document.number("Cloud_Coverage_Assessment", between=(0, 100))
+    except ItemError:
+        return None
 
 
 def _footprint(document: Document) -> tuple[tuple[float, float], ...]:

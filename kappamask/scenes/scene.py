@@ -18,7 +18,8 @@ from kappamask.base.pixels import to_reflectance
 from kappamask.scenes.area import transformer
 
 RAISED = -1000  # offset under which arrays of stores are read as DN: values below 0 % are kept
-_ARRAY = re.compile(r"(.+?)/((?:measurements/reflectance|quality/atmosphere)/r\d+m/\w+)(\?.*)?")
+_GROUPS = "measurements/reflectance|quality/atmosphere|conditions/mask/l2a_classification"
+_ARRAY = re.compile(rf"(.+?)/((?:{_GROUPS})/r\d+m/\w+)(\?.*)?")
 NO_TIME = np.datetime64("NaT", "ns")
 PASS_HOURS = 2  # before or after half past ten; far north and south the orbit is at other hours
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top

@@ -24,6 +24,7 @@ from kappamask.base.errors import InputError, ItemError, KappaMaskError, NoItems
 from kappamask.scenes.area import AreaLike, cut_at_antimeridian, parse_area, tile_geometry
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import DatesLike, parse_dates
+from kappamask.scenes.folder import ProductFolder, open_catalogue
 from kappamask.scenes.items import View, view_of
 from kappamask.scenes.stac import Catalogue, Query
 
@@ -65,7 +66,8 @@ def search(  # noqa: PLR0913  the public contract fixes the first six
         ``"../2024-06-30"``, or a pair of dates, in UTC; see `kappamask.scenes.dates.parse_dates`.
     catalog
         Name of a profile (`kappamask.scenes.catalogs.PROFILES`), a `Profile`, the URL of a
-        STAC API or of a static catalogue, or the path of a static ``catalog.json``.
+        STAC API or of a static catalogue, the path of a static ``catalog.json``, or a folder
+        of SAFE and EOPF Zarr products.
     level
         ``"L2A"`` or ``"L1C"``.
     tile
@@ -108,7 +110,7 @@ def search(  # noqa: PLR0913  the public contract fixes the first six
     query = Query(shown, parse_dates(dates), check_level(level), max_cloud_cover, wanted)
     location, profile = _locate(catalog, level)
     sign = profile.find_signer() if profile else None
-    opened = Catalogue(location, profile)
+    opened = open_catalogue(location, profile)
     kept, told = _sift(opened.items(query), query, profile)
     if not kept and opened.has_filter and max_cloud_cover is not None:
         # The server has left cloudy items out: look at them to say how cloudy they are.
@@ -126,7 +128,9 @@ def search(  # noqa: PLR0913  the public contract fixes the first six
     return [sign(item) for item in items] if sign else items
 
 
-def _answers_swapped(opened: Catalogue, query: Query, profile: Profile | None) -> bool:
+def _answers_swapped(
+    opened: Catalogue | ProductFolder, query: Query, profile: Profile | None
+) -> bool:
     """Tell whether a search that found nothing finds something with latitude first."""
     west, south, east, north = query.area.bounds
     if max(abs(west), abs(east)) > 90 or (west, east) == (south, north):

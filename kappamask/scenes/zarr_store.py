@@ -112,8 +112,9 @@ class ZarrBand:
         self.factor = float(attrs.get("scale_factor", 1.0))
         # Without an offset DN are wanted as they are stored: the caller knows what they mean.
         self.summand = float(attrs.get("add_offset", 0.0)) if file.dn_offset else 0.0
-        stored = self.array.dtype.kind
-        if len(self.shape) != 2 or stored not in "uf" or (stored == "u" and self.factor == 1):
+        stored = self.array.dtype
+        plain = stored.kind == "u" and self.factor == 1 and stored != np.uint8  # that: classes
+        if len(self.shape) != 2 or stored.kind not in "uf" or plain:
             raise InputError(
                 f"{without_query(file.href)} must hold (y, x) DN with scale_factor, or floating "
                 f"point, got {self.shape} of {self.array.dtype}: it is no EOPF product"

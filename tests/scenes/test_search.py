@@ -158,7 +158,7 @@ def test_arguments_out_of_their_range_are_refused_before_anything_is_asked(argum
 
 
 def test_an_unknown_catalogue_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"'earthsearch': .*earth-search, .*, a URL, or"):
+    with pytest.raises(UnknownNameError, match=r"'earthsearch': .*earth-search, .*, a URL, the "):
         search(FIELD, JUNE, catalog="earthsearch")
     with pytest.raises(CatalogError, match=r"no catalogue file at .*absent/catalog\.json"):
         search(FIELD, JUNE, catalog=tmp_path / "absent" / "catalog.json")

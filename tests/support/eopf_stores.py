@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from kappamask.base.bands import BY_NAME
-from support.safe_products import Recipe, held, make_dn
+from support.safe_products import Recipe, held, make_classes, make_dn
 
 NAN = base64.b64encode(struct.pack("<d", np.nan)).decode()
 CHUNK = 64
@@ -43,6 +43,10 @@ def write_store(folder: Path, recipe: Recipe, kind: str = "esa", *, sharded: boo
                 _write_dn(root, name, dn, attrs, recipe, reflectance)
             else:
                 _write_float(root, name, dn, attrs, sharded, 1 / BY_NAME[band].dn_scale)
+        if recipe.scl:
+            grid = {"proj:epsg": epsg, "proj:transform": [20.0, 0.0, left, 0.0, -20.0, top]}
+            name = "conditions/mask/l2a_classification/r20m/scl"
+            root.create_array(name, data=make_classes(recipe, tile), attributes=grid)
         angles = np.array([35.5, 165.25])
         root.create_array("conditions/geometry/mean_sun_angles", data=angles)
         zarr.consolidate_metadata(path)

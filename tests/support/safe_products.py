@@ -40,6 +40,8 @@ class Recipe:
     seed: int = 0
     shape: tuple[int, int] = (HEIGHT, WIDTH)
     block: int = 64  # JP2 tile
+    scl: bool = False  # with the scene classification
+    clouds: float | None = None  # percent, as the metadata tell
 
     @property
     def name(self) -> str:
@@ -55,6 +57,12 @@ def make_dn(recipe: Recipe, tile: str, band: str, gsd: int) -> np.ndarray:
     dn = rng.integers(1, 6000, [size * 10 // gsd for size in recipe.shape], dtype=np.uint16)
     dn[: len(dn) // 3, : dn.shape[1] // 4] = 0
     return dn
+
+
+def make_classes(recipe: Recipe, tile: str) -> np.ndarray:
+    """Classes of Sen2Cor at 20 m, (y, x) uint8."""
+    rng = np.random.default_rng([recipe.seed, sorted(recipe.tiles).index(tile), 20])
+    return rng.integers(0, 12, [size // 2 for size in recipe.shape], dtype=np.uint8)
 
 
 def held(recipe: Recipe) -> list[tuple[str, int]]:
@@ -86,6 +94,10 @@ def write_safe(folder: Path, recipe: Recipe = Recipe()) -> Path:
             path.parent.mkdir(exist_ok=True)
             write_jp2(path, dn, epsg, from_origin(left, top, gsd, gsd), block=recipe.block)
             listed.append(path.relative_to(product).with_suffix("").as_posix())
+        if recipe.scl:
+            path = granule / "IMG_DATA" / image_name(recipe, tile, "SCL", 20)
+            grid = from_origin(left, top, 20, 20)
+            write_jp2(path, make_classes(recipe, tile), epsg, grid, block=recipe.block)
     if recipe.old:
         listed = [Path(name).name for name in listed]
     name = f"MTD_MSI{recipe.level}.xml"
@@ -164,6 +176,10 @@ def product_xml(recipe: Recipe, listed: list[str]) -> str:
     baseline = (
         f"<PROCESSING_BASELINE>{recipe.baseline}</PROCESSING_BASELINE>" if recipe.baseline else ""
     )
+    clouds = ""
+    if recipe.clouds is not None:
+        told = f"<Cloud_Coverage_Assessment>{recipe.clouds}</Cloud_Coverage_Assessment>"
+        clouds = f"<n1:Quality_Indicators_Info>{told}</n1:Quality_Indicators_Info>"
     return f"""<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <n1:Level-{level}_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/User_Product.xsd">
 <n1:General_Info><Product_Info>
@@ -174,7 +190,7 @@ def product_xml(recipe: Recipe, listed: list[str]) -> str:
 <Product_Organisation><Granule_List><Granule>{images}</Granule></Granule_List></Product_Organisation>
 </Product_Info>
 <Product_Image_Characteristics>{quantification}{offsets}</Product_Image_Characteristics>
-</n1:General_Info>
+</n1:General_Info>{clouds}
 <n1:Geometric_Info><Product_Footprint><Product_Footprint><Global_Footprint>
 <EXT_POS_LIST>49.64 10.38 49.64 10.42 49.62 10.42 49.64 10.38 </EXT_POS_LIST>
 </Global_Footprint></Product_Footprint></Product_Footprint></n1:Geometric_Info>

@@ -20,8 +20,9 @@ from kappamask.openeo.engine.load import (
 )
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
 from kappamask.scenes.dates import parse_dates
+from kappamask.scenes.folder import open_catalogue
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.stac import Catalogue, Query
+from kappamask.scenes.stac import Query
 
 DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
@@ -74,8 +75,8 @@ def _bands_of(view: View) -> Iterable[str]:
 def find_holdings(catalog: Any) -> dict[str, Holding]:
     """Tell what a catalogue holds, by level.
 
-    A catalogue of files is read through. Of a server's it is what its profile says: all of
-    Sentinel-2, as servers do not tell which bands all their items have.
+    A catalogue of files, or a folder of products, is read through. Of a server's it is what its
+    profile says: all of Sentinel-2, as servers do not tell which bands all their items have.
     """
     location = str(catalog)
     if location in PROFILES:
@@ -87,9 +88,9 @@ def find_holdings(catalog: Any) -> dict[str, Holding]:
             )
             for level, held in PROFILES[location].levels.items()
         }
-    if not Path(location).is_file():
+    if not Path(location).exists():
         return {level: Holding(tuple(bands_of_collection(level))) for level in COLLECTIONS.values()}
-    opened, whole = Catalogue(location, None), shapely.box(-180, -90, 180, 90)
+    opened, whole = open_catalogue(location, None), shapely.box(-180, -90, 180, 90)
     found: dict[str, list[View]] = {}
     for level in COLLECTIONS.values():
         for item in opened.items(Query(whole, parse_dates("2015/.."), level, None)):

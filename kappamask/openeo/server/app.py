@@ -28,6 +28,7 @@ from kappamask.openeo.server.faults import ApiError, answer
 from kappamask.openeo.server.gate import HEAD_BYTES, Bounded, Gate
 from kappamask.openeo.server.settings import Limits, Settings, allowed_hosts, is_loopback
 from kappamask.openeo.server.worker import EngineFactory, prepare_workers
+from kappamask.scenes.catalogs import PROFILES
 
 if TYPE_CHECKING:
     from kappamask.openeo.local import LocalEngine
@@ -67,7 +68,8 @@ def create_app(settings: Settings, engine_factory: EngineFactory | None = None) 
         engine_factory = partial(make_engine, load_stac_hosts=allowed_hosts(settings))
     # Code of clients may leave the folder that its process started in.
     catalog, workdir = Path(settings.catalog), settings.workdir.resolve()
-    name = str(catalog.resolve()) if catalog.is_file() else settings.catalog
+    is_path = settings.catalog not in PROFILES and catalog.exists()
+    name = str(catalog.resolve()) if is_path else settings.catalog
     settings = replace(settings, workdir=workdir, catalog=name)
     # Its libraries take seconds to load: before the first request.
     engine_factory(catalog=settings.catalog, folder=None, log=None, udps=None)

@@ -54,7 +54,7 @@ class Settings:
     Parameters
     ----------
     catalog
-        As `kappamask.search` takes it: name, URL or path of a catalog.json.
+        As `kappamask.search` takes it: name, URL, path of a catalog.json, folder of products.
     workdir
         Holds the database and the results, and nothing else of the user's.
     host, port
@@ -98,8 +98,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Check the rule above, and that there is such a catalogue."""
         is_url = self.catalog.startswith(("https://", "http://"))
-        if not is_url and self.catalog not in PROFILES and not Path(self.catalog).is_file():
-            choice = [*PROFILES, "a URL", "or the path of a catalog.json"]
+        if not is_url and self.catalog not in PROFILES and not Path(self.catalog).exists():
+            choice = [*PROFILES, "a URL", "the path of a catalog.json", "or a folder of products"]
             raise UnknownNameError.of("catalogue", self.catalog, choice)
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise InputError(
