@@ -29,7 +29,7 @@ from kappamask.base.windows import (
 )
 from kappamask.cubes.engines import ENGINES, read_dn
 from kappamask.cubes.levels import at_grid
-from kappamask.cubes.native import check_band, is_native, read_lazily
+from kappamask.cubes.native import check_band, fits, is_native, read_lazily
 from kappamask.scenes.area import (
     MAX_PIXELS,
     AreaLike,
@@ -78,7 +78,8 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     resolution
         Metres per pixel. Finer than a band's own: its pixels are repeated exactly;
         coarser than 10: they are averaged, from 20 on out of the files' own overviews or
-        resolution levels where these lie edge on edge with the cube (`kappamask.cubes.levels`).
+        resolution levels where these lie edge on edge with the cube (`kappamask.cubes.levels`);
+        levels only if all bands of the item do.
     bands
         Canonical names, in the order wanted; None: every reflectance band that an
         item holds.
@@ -143,7 +144,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     # What lies beside the area alone would make dates of its own.
     near = [index for index, scene in enumerate(scenes) if _meets(scene, grid)]
     layers = _read_scenes(
-        {index: at_grid(scenes[index], grid) for index in near},
+        {index: _at_grid(scenes[index], grid) for index in near},
         names,
         grid.widened(margins),
         chunks=margins.widen(snap_chunks(grid, chunks)),
@@ -158,6 +159,18 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     grouped = [[scenes[index] for index in group] for group in groups]
     cube = build_cube(da.stack(dates), grouped, names, grid, margins=margins)
     return cut_cube(cube, area, grid)
+
+
+def _at_grid(scene: Scene, grid: Grid) -> Scene:
+    """View a scene at coarser pixels, unless an engine then could not warp what has to be warped.
+
+    Levels of JPEG 2000 are read without an engine, and the other bands of the scene with them:
+    those of 60 m do not divide pixels of 80 m.
+    """
+    coarse = at_grid(scene, grid)
+    if is_native(coarse) and not is_native(scene) and not fits(coarse, grid):
+        return scene
+    return coarse
 
 
 def _read_scenes(

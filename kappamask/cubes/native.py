@@ -218,6 +218,16 @@ def is_native(scene: Scene) -> bool:
     )
 
 
+def fits(scene: Scene, grid: Grid) -> bool:
+    """Tell whether pixels of all of its files meet those of a grid edge on edge."""
+    try:
+        for file in scene.files.values():
+            BandOnGrid.fit(file, grid)
+    except InputError:
+        return False
+    return all(file.height and file.epsg == grid.epsg for file in scene.files.values())
+
+
 def read_lazily(
     scenes: Sequence[Scene], names: Sequence[str], grid: Grid, chunks: Chunks
 ) -> da.Array:

@@ -129,6 +129,31 @@ def test_overviews_are_read_only_where_no_data_was_left_out_of_them(tmp_path):
     np.testing.assert_array_equal(read(scene), wanted)
 
 
+@pytest.mark.parametrize("resolution", [40, 80, 100, 200])
+def test_bands_that_do_not_divide_the_pixels_are_warped_beside_levels(tmp_path, resolution):
+    """Those of 60 m have no pixels that make up 80 m: an engine takes means, by their share."""
+    y, x = np.mgrid[:480, :480]
+    fine = (1000 + 4 * y + 2 * x).astype(np.uint16)
+    broad = np.random.default_rng(0).integers(1, 6000, (80, 80)).astype(np.uint16)
+    place = {"crs": EPSG, "transform": from_origin(LEFT, TOP, 60, 60), "RESOLUTIONS": 1}
+    path = tmp_path / "B01.jp2"
+    write_raster(path, broad[None], **{**FORMS["JP2"], **place})
+    scene = scene_of(write(tmp_path, fine, "JP2"), height=480, width=480)
+    sizes = {"gsd": 60, "height": 80, "width": 80}
+    b01 = replace(scene.files["B02"], band="B01", href=str(path), **sizes)
+    scene = replace(scene, files=scene.files | {"B01": b01})
+
+    cube = load_cube([scene], resolution=resolution, bands=["B01", "B02"])
+    found = cube.values[0] * 1e4
+    step, count = resolution // 10, 4800 // resolution
+    repeated = np.repeat(np.repeat(broad, 6, axis=0), 6, axis=1)
+    for band, pixels in zip(found, (repeated, fine), strict=True):
+        wanted = pixels.reshape(count, step, count, step).mean((1, 3))
+        np.testing.assert_allclose(band, wanted, atol=0.51)
+    alone = load_cube([scene], resolution=resolution, bands=["B02"])
+    np.testing.assert_allclose(alone.values[0, 0] * 1e4, found[1], atol=2.01)  # levels
+
+
 def test_files_stay_as_they_are_where_coarse_pixels_would_not_meet_the_grid():
     scene = scene_of("/B02.tif")
     halved = at_grid(scene, GRID).files["B02"]
