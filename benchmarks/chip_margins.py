@@ -74,7 +74,7 @@ def main() -> None:
             layers = [np.ascontiguousarray(layer) for layer in reflectance[:, rows, columns]]
             for mirrored in MIRRORED:
                 span = Span(0, len(truth), 0, len(truth), mirrored, mirrored)
-                logits = model.logits(layers, bands, Window(span, span))
+                (logits,) = model.batch_logits([(layers, Window(span, span))], bands)
                 found = np.array(PREDICTED, np.uint8)[model.runner.argmax(logits)]
                 for ring in (*RINGS, len(truth)):
                     inside = np.zeros(truth.shape, bool)

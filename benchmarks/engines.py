@@ -76,7 +76,7 @@ def runs(size: int) -> Iterator[tuple[str, Run]]:
 
 def labels(model: Model, layers: list[np.ndarray], window: Window) -> np.ndarray:
     """Run the network on pixels in memory."""
-    return model.runner.argmax(model.logits(layers, NAMES, window))
+    return model.runner.argmax(model.batch_logits([(layers, window)], NAMES)[0])
 
 
 def compiled(model: Model, layers: list[np.ndarray], window: Window) -> Run:

@@ -38,7 +38,7 @@ def print_doors(size: int, repeats: int) -> float:
     (window,) = plan_windows(size, size, origin=(0, 0))
     chunked = cube.chunk({"y": 1536, "x": 1536})
     rows: list[tuple[str, int, Callable[[], object]]] = [
-        ("network only", size, lambda: model.logits(layers, NAMES, window)),
+        ("network only", size, lambda: model.batch_logits([(layers, window)], NAMES)),
         ("predict_array", size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
         ("predict_cube", size, lambda: predict_cube(cube).compute()),
         ("predict_cube, chunks of 1536", size, lambda: predict_cube(chunked).compute()),
@@ -73,7 +73,7 @@ def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float])
     works: dict[str, tuple[int, Callable[[], object]]] = {
         f"network only, {size} x {size}": (
             size**2,
-            lambda: model.logits(list(large), NAMES, window),
+            lambda: model.batch_logits([(list(large), window)], NAMES),
         ),
         f"predict_batch, {count} x {CHIP} x {CHIP}": (
             count * CHIP**2,
@@ -102,7 +102,7 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
     model = load_model("default", "L1C")
     layers = list(make_cube(size).values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
-    seconds = median_seconds(lambda: model.logits(layers, NAMES, window), repeats, clock)
+    seconds = median_seconds(lambda: model.batch_logits([(layers, window)], NAMES), repeats, clock)
     ours = size * size / 1e6 / seconds
     print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
     name = f"{model.entry.name}, {model.precision}"

@@ -1,8 +1,14 @@
-"""What `make bench` measured gets into the page: each table between its marks, others untouched."""
+"""`make bench`: its scripts run, small; what they measured gets into the page, table by table."""
 
+import importlib
 import json
+import sys
+import time
 
+import numpy as np
 import pytest
+from rasterio.transform import from_origin
+from support.rasters import write_raster
 from support.scripts import ROOT, load_script
 
 PAGE = (ROOT / "docs" / "performance.md").read_text("utf-8")
@@ -69,3 +75,41 @@ def test_figures_of_a_busy_machine_are_refused(tool, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"idle machine .* load of 3\.0"):
         tool.main()
     assert (ROOT / "docs" / "performance.md").read_text("utf-8") == PAGE
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """Import a script of benchmarks/, whose rows are then recorded in `rows.jsonl`."""
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("needs benchmarks/: a clone, not an installation")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("BENCH_JSON", str(tmp_path / "rows.jsonl"))
+    yield importlib.import_module
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_the_scripts_run(script, monkeypatch, tmp_path, capsys):
+    bench, peers = script("throughput"), script("peers")
+    absent = peers.Answer("absent", reason="not installed")
+    monkeypatch.setattr(peers, "measure_peers", lambda *_, **__: [absent])
+    bench.print_doors(64, 1)
+    bench.print_chips(1, 64, 1, time.perf_counter)
+    bench.print_peers(64, 1, time.perf_counter)
+    name, run = next(iter(script("engines").runs(64)))
+    assert name.startswith("torch")
+    assert run().shape == (64, 64)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert {row["table"] for row in rows} == {"model", "doors", "chips", "peers"}
+    assert all(row.get("speed", 1) > 0 for row in rows)
+
+    dn = np.random.default_rng(0).integers(1500, 4000, (1, 256, 256)).astype(np.uint16)
+    (tmp_path / "bolzano" / "a").mkdir(parents=True)
+    for band in ("B02", "B03", "B04", "B08"):
+        path = tmp_path / "bolzano" / "a" / f"{band}.tif"
+        write_raster(path, dn, crs=32632, transform=from_origin(0, 2560, 10, 10), driver="GTiff")
+    margins = script("chip_margins")
+    monkeypatch.setattr(margins, "MIRRORED", (32,))
+    monkeypatch.setattr(sys, "argv", ["chip_margins", str(tmp_path)])
+    margins.main()
+    assert "Bolzano" in capsys.readouterr().out

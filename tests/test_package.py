@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import kappamask as km
 from kappamask.base.errors import WeightsError
 from kappamask.jobs import MaskOptions, mask_items
 from kappamask.networks import model as networks
+from kappamask.networks.runners import ENVIRONMENT
 from kappamask.networks.weights import WeightsFile, weights_of
 from kappamask.sample import SCENES, catalog_path
 
@@ -24,9 +26,11 @@ AT_FIRST_READ = """
 import os, sys
 from kappamask import cli
 from kappamask.cubes import rasters
+from kappamask.networks.runners import ENVIRONMENT
 
 def told(*_, **__):
-    print(*{name.partition(".")[0] for name in sys.modules}, flush=True)
+    set_before = ENVIRONMENT.keys() & os.environ.keys()
+    print(*{name.partition(".")[0] for name in sys.modules} | set_before, flush=True)
     os._exit(0)
 
 rasters.FileReader.read = told  # whoever reads pixels of a local file comes by here
@@ -64,9 +68,11 @@ def test_reading_begins_before_what_labels_and_draws_is_imported(tmp_path, pictu
     said = subprocess.run(
         [sys.executable, "-c", AT_FIRST_READ, *map(str, words)],
         capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name not in ENVIRONMENT},
     )  # fmt: skip
     there = set(said.stdout.splitlines()[-1].split())
     assert {"kappamask", "rasterio"} <= there, said.stderr
+    assert there >= set(ENVIRONMENT)  # set later it would race with decoders that read it
     assert not NOT_YET & there
 
 

@@ -25,6 +25,7 @@ from kappamask.networks.runners import (
     find_engine,
     open_onnx,
     open_torch,
+    prepare_torch,
 )
 from kappamask.networks.weights import read_file, weights_of
 
@@ -205,6 +206,7 @@ def announce_model(name: str, level: str, *, device: str = "auto") -> Model:
     if device == "cuda" or find_engine(weights, device=device) != "torch":
         return start()
     read_file(weights.path, weights.sha256)
+    prepare_torch()  # now: to set variables beside threads that read them, as GDAL's do, may crash
     return Model(weights.entry, level, cache(lambda: start().runner), asked=device)
 
 

@@ -338,8 +338,8 @@ def test_faithful_labels_are_those_of_a_scene_with_the_offset_left_in(open_small
 
 def test_windows_give_what_the_whole_scene_gives(open_small):
     """The margin is wider than what a label depends on: nothing of the cut is left."""
-    small = Lattice(core=64, margin=128, whole=128)
-    whole, cut_up = open_small(), open_small(lattice=small)
+    whole = open_small()
+    cut_up = open_small(lattice=replace(whole.entry.lattice, core=64, whole=128))
     scene = make_scene(whole.bands, 90, 460)
     one, other = (
         predict_array(
@@ -348,7 +348,9 @@ def test_windows_give_what_the_whole_scene_gives(open_small):
         for model in (whole, cut_up)
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
-    assert whole.entry.lattice == Lattice(core=768, margin=128, whole=1024)
+    # Where windows meet too: a label depends on pixels up to 123 px away.
+    assert whole.entry.lattice == Lattice(core=768, margin=128, seam=128, whole=1024)
+    assert get_entry(L1C).lattice == get_entry(FAITHFUL).lattice == whole.entry.lattice
 
 
 def test_absent_features_are_named(open_small):
