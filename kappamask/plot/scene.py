@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
@@ -34,6 +35,7 @@ LEFT, RIGHT, BELOW = 76, 24, 72  # room for the axes, and around the legend
 GAP = 44  # between panels: a title or some air
 SLOT = 200  # least width given to a panel: its title has to fit
 LINE = 26  # height of one line of words
+PANELS = ("True colour", "Labels", "Outlines of the labels")
 
 
 def quicklook(  # noqa: PLR0913  the contract fixes three
@@ -117,38 +119,52 @@ def quicklook(  # noqa: PLR0913  the contract fixes three
     top = 66 + LINE * len(heading)
     legend_columns = max(2, (LEFT + room + RIGHT) // 300)
     lines = -(-(len(LEGEND) + len(OUTLINES) + (snow is not None)) // legend_columns)
-    sheet = Sheet(LEFT + room + RIGHT, top + 2 * down + height + BELOW + lines * LINE)
+    size = LEFT + room + RIGHT, top + 2 * down + height + BELOW + lines * LINE
     # enlarged before outlines are drawn: these are as thin in a small scene
     colors, codes, snowy = (
         array.repeat(zoom, 0).repeat(zoom, 1) for array in (colors, codes, snowy)
     )
     painted = label_colors(codes)
     painted[snowy] = tuple(bytes.fromhex(SNOW_COLOR))
-    across, along, unit = _extent(date.labels)
+    places = tuple((LEFT + number * right, top + number * down) for number in range(len(PANELS)))
+    frame = _draw_frame(size, places, (width, height), _extent(date.labels), stacked=stacked)
+    sheet = Sheet(*size, below=frame)
+    for place, picture in zip(places, (colors, painted, outlined(colors, codes)), strict=True):
+        sheet.paint(*place, picture)
+    sheet.write(LEFT, 16, "\n".join(heading), size=HEADING, va="top")
+    sheet.explain(LEFT, legend_columns, shares, full=True, snow=share)
+    return sheet.save(path)
+
+
+@lru_cache(maxsize=1)
+def _draw_frame(
+    size: tuple[int, int],
+    places: tuple[tuple[int, int], ...],
+    panel: tuple[int, int],
+    extent: tuple[float, float, str],
+    *,
+    stacked: bool,
+) -> Sheet:
+    """Draw what the dates of an area share: names, axes and ticks of panels at `places`.
+
+    They take matplotlib six times as long as all other words of a quicklook.
+    """
+    sheet, (width, height), (across, along, unit) = Sheet(*size), panel, extent
     crs_known = unit != "pixels"  # then up is north
-    panels = {
-        "True colour": colors,
-        "Labels": painted,
-        "Outlines of the labels": outlined(colors, codes),
-    }
-    for number, (name, picture) in enumerate(panels.items()):
-        x, y = LEFT + number * right, top + number * down
+    for number, ((x, y), name) in enumerate(zip(places, PANELS, strict=True)):
         sheet.write(x, y - 10, name)
         if crs_known:
             sheet.write(x + width, y - 10, "N ↑", ha="right")
-        sheet.paint(x, y, picture)
         axes = sheet.axes(x, y, width, height)
         axes.set(xlim=(0, across), ylim=(0, along), facecolor="none")
         axes.locator_params(axis="x", nbins=max(1, width // 70))
         axes.locator_params(axis="y", nbins=max(1, height // 50))
-        leftmost, lowest = stacked or number == 0, not stacked or number == len(panels) - 1
+        leftmost, lowest = stacked or number == 0, not stacked or number == len(PANELS) - 1
         axes.tick_params(labelsize=8, left=leftmost, labelleft=leftmost)
         axes.tick_params(bottom=lowest, labelbottom=lowest)
         axes.set_ylabel(unit if leftmost else "", fontsize=8)
         axes.set_xlabel(unit if lowest else "", fontsize=8)
-    sheet.write(LEFT, 16, "\n".join(heading), size=HEADING, va="top")
-    sheet.explain(LEFT, legend_columns, shares, full=True, snow=share)
-    return sheet.save(path)
+    return sheet
 
 
 def _extent(labels: xr.DataArray) -> tuple[float, float, str]:
@@ -192,11 +208,17 @@ def _wrap(text: str, room: int) -> list[str]:
     """Break a line of the heading between words where it is wider than `room` pixels."""
     font = get_font(findfont(FontProperties()))
     font.set_size(HEADING, DPI)
+
+    def fits(line: str) -> bool:
+        font.set_text(line)
+        return font.get_width_height()[0] / 64 <= room
+
+    words = text.split()
+    if words and fits(" ".join(words)):  # most do, and each line that is tried takes a millisecond
+        return [" ".join(words)]
     lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        font.set_text(longer)
-        if lines and font.get_width_height()[0] / 64 <= room:
+    for word in words:
+        if lines and fits(longer := f"{lines[-1]} {word}"):
             lines[-1] = longer
         else:
             lines.append(word)
@@ -218,11 +240,24 @@ class Picture(type(Path())):  # type: ignore[misc]  # the path class of this sys
         return self.read_bytes() if self.is_file() else None
 
 
+class Ink(NamedTuple):
+    """What was drawn on a sheet, without its paper."""
+
+    where: tuple[np.ndarray, ...]  # rows and columns of n pixels
+    colors: np.ndarray  # (n, 3) 0 to 255, times `cover`
+    cover: np.ndarray  # (n, 1) 0 to 1
+
+    def print_on(self, page: np.ndarray) -> None:
+        """Lay it over a picture, uint8 (rows, columns, 3)."""
+        page[self.where] = np.round(self.colors + page[self.where] * (1 - self.cover))
+
+
 class Sheet:
     """A figure whose parts stand at screen pixels from its upper left corner."""
 
-    def __init__(self, width: float, height: float) -> None:
-        """Make it empty and white."""
+    def __init__(self, width: float, height: float, *, below: Sheet | None = None) -> None:
+        """Make it empty and white, but for what stands on another one of its size."""
+        self.below = below
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
         self._pictures: list[tuple[int, int, np.ndarray]] = []
@@ -260,6 +295,7 @@ class Sheet:
         *,
         full: bool,
         snow: float | None = None,
+        size: float = 9,
     ) -> None:
         """Put the legend at the bottom; undefined only where `shares` (6,) holds some of it.
 
@@ -289,22 +325,29 @@ class Sheet:
             borderpad=0,
             ncols=columns,
             frameon=False,
-            fontsize=9,
+            fontsize=size,
         )
+
+    @cached_property
+    def ink(self) -> Ink:
+        """All but the pictures, drawn once."""
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        drawn = np.asarray(canvas.buffer_rgba())
+        where = np.nonzero(drawn[..., 3])
+        cover = drawn[where][:, 3:] / np.float32(255)
+        return Ink(where, drawn[where][:, :3] * cover, cover)
 
     def save(self, path: str | Path) -> Picture:
         """Write it as PNG, whole or not at all; the same figure gives the same bytes."""
         path, content = Picture(path), io.BytesIO()
-        canvas = FigureCanvasAgg(self.figure)
-        canvas.draw()
-        drawn = np.asarray(canvas.buffer_rgba())
         # matplotlib would resample pictures that are made pixel by pixel: most of the time
-        page = np.full((*drawn.shape[:2], 3), 255, np.uint8)
+        page = np.full((round(self.height), round(self.width), 3), 255, np.uint8)
         for left, top, colors in self._pictures:
             page[top : top + colors.shape[0], left : left + colors.shape[1]] = colors
-        inked = drawn[..., 3] > 0
-        cover = drawn[inked][:, 3:] / np.float32(255)
-        page[inked] = np.round(drawn[inked][:, :3] * cover + page[inked] * (1 - cover))
+        for sheet in (self.below, self):
+            if sheet is not None:
+                sheet.ink.print_on(page)
         about = PngImagePlugin.PngInfo()
         about.add_text("Software", f"kappamask {__version__}")
         # zlib's default takes twice as long for a tenth of the size

@@ -31,13 +31,27 @@ COLORS = np.array([entry.rgb for entry in LEGEND], np.uint8)
 UP = slice(None, None, -1)
 
 
+class Drawn:
+    """The figure of a sheet, with what stands on the sheet below it first."""
+
+    def __init__(self, sheet):
+        sheets = [one for one in (sheet.below, sheet) if one is not None]
+        self.bbox, self.canvas = sheet.figure.bbox, sheet.figure.canvas
+        for kind in ("axes", "texts", "legends"):
+            setattr(self, kind, [part for one in sheets for part in getattr(one.figure, kind)])
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are drawn, in order."""
     kept, save = [], Sheet.save
-    monkeypatch.setattr(
-        Sheet, "save", lambda sheet, path: kept.append(sheet.figure) or save(sheet, path)
-    )
+
+    def keep(sheet, path):
+        path = save(sheet, path)
+        kept.append(Drawn(sheet))
+        return path
+
+    monkeypatch.setattr(Sheet, "save", keep)
     return kept
 
 
@@ -203,6 +217,21 @@ def test_a_picture_is_the_same_each_time_lazy_or_loaded_south_or_north_up(tmp_pa
     ]
     paths = [km.quicklook(*pair, tmp_path / f"{n}.png") for n, pair in enumerate(pairs)]
     assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_a_picture_does_not_depend_on_those_before(tmp_path, figures):
+    """Nor on whether they show the same area: axes are drawn once for all of its dates."""
+    cube, codes = make_pair([[[1, 2], [4, 5]]])
+    coarse = [array.assign_coords(x=2 * array.x, y=2 * array.y) for array in (cube, codes)]
+    pairs = {"fine": (cube, codes), "other labels": (cube, codes.copy(data=codes.data[:, ::-1])),
+             "coarse": coarse}  # fmt: skip
+    drawn = {}
+    for turn, name in enumerate(["fine", "other labels", "coarse", "other labels", "fine"]):
+        path = km.quicklook(*pairs[name], tmp_path / f"{turn}.png")
+        assert drawn.setdefault(name, path.read_bytes()) == path.read_bytes()
+        across = 0.04 if name == "coarse" else 0.02  # km
+        assert [axes.get_xlim() for axes in figures[-1].axes] == [(0, across)] * 3
+    assert len(set(drawn.values())) == len(pairs)
 
 
 def test_an_old_picture_stays_when_the_new_one_cannot_be_written(tmp_path):
