@@ -23,14 +23,18 @@ from PIL import Image
 import kappamask as km
 from kappamask.base.legend import Label
 from kappamask.plot.picture import Date, label_colors, true_color
-from kappamask.plot.scene import HEADING, Sheet
+from kappamask.plot.scene import Sheet
 
 BANDS = ("B02", "B03", "B04", "B08")
 DAY = "2022-06-02"
 OFFSET = -1000  # of baseline 04.00
 SCL = {0: Label.MISSING, 1: Label.MISSING, 3: Label.CLOUD_SHADOW, 8: Label.CLOUD,
        9: Label.CLOUD, 10: Label.SEMI_TRANSPARENT}  # fmt: skip
-AIR, TOP, FOOT = 24, 84, 60
+AIR, TOP, FOOT = 24, 130, 92
+ROW = 72  # room for the words above the lower panels
+# Points of words on a sheet that is shown at less than half its size: on a page of docs, 700 px
+# wide, they are as large as the text around.
+TITLE, WORDS, KEY = 27, 23, 21
 WIDTH = 1600  # pixels of the picture
 QUALITY = 85
 
@@ -95,24 +99,24 @@ def draw(
     }
     date = Date(cube.isel(one), labels.isel(one), longest=10**6)
     height, width = date.codes.shape
-    sheet = Sheet(2 * width + 3 * AIR, TOP + 2 * height + 60 + FOOT)
+    sheet = Sheet(2 * width + 3 * AIR, TOP + 2 * height + ROW + FOOT)
     sheet.write(AIR, 14, "Bolzano, June 2022 · Sentinel-2 L2A · 9.4 x 7.1 km, north up",
-                size=HEADING + 4, va="top")  # fmt: skip
+                size=TITLE, va="top")  # fmt: skip
     panels = [
         (f"{DAY}, as seen", date.draw_colors()),
         ("labels of kappamask", label_colors(date.codes)),
         *(
-            (f"twelve dates, median of what {name} calls clear",
+            (f"median of 12 dates, clear by {name}",
              true_color(image["reflectance"].isel(time=0), level="L2A"))
             for name, image in images.items()
         ),
     ]  # fmt: skip
     for number, (words, picture) in enumerate(panels):
         row, column = divmod(number, 2)
-        left, top = AIR + column * (width + AIR), TOP + row * (height + 52)
-        sheet.write(left, top - 8, words, size=HEADING + 1)
+        left, top = AIR + column * (width + AIR), TOP + row * (height + ROW)
+        sheet.write(left, top - 8, words, size=WORDS)
         sheet.show(left, top, width, height, picture)
-    sheet.explain(AIR, 5, date.shares, full=False)
+    sheet.explain(AIR, 5, date.shares, full=False, size=KEY)
     shown = sheet.save(path.with_suffix(".png"))
     with Image.open(shown) as whole:
         size = (WIDTH, round(whole.height * WIDTH / whole.width))
