@@ -426,6 +426,33 @@ def test_a_composite_asks_for_the_bands_that_there_are(connection, scene):
     assert seen["bands"] == list(synthetic.BANDS)
 
 
+def test_graphs_of_the_general_tests_are_answered_as_the_api_says(connection, scene):
+    """Those that the suite sends and this server refuses; docs/decisions/0019 names the reasons."""
+    arguments = {"id": "CGLS_SSM_1KM", "bands": ["B02"], "properties": {},
+                 "spatial_extent": scene.extent,
+                 "temporal_extent": ["2022-06-01T00:00:00Z", "2022-08-01T00:00:00Z"]}  # fmt: skip
+    saved = {"data": {"from_node": "load1"}, "format": "NETCDF"}
+    graph = {
+        "load1": {"process_id": "load_collection", "arguments": arguments},
+        "save2": {"process_id": "save_result", "arguments": saved, "result": True},
+    }
+    body = {"process": {"process_graph": graph, "parameters": []}, "plan": "free", "budget": 100}
+    with pytest.raises(OpenEoApiError, match=r"CollectionNotFound.*CGLS_SSM_1KM"):
+        connection.post("/result", json=body)
+    arguments["id"] = "SENTINEL2_L2A"  # the same graph of a collection that is there
+    answer = connection.post("/result", json=body, expected_status=200)
+    assert answer.headers["Content-Type"] == "application/x-netcdf"
+    job = connection.post("/jobs", json=body, expected_status=201).headers["OpenEO-Identifier"]
+    connection.job(job).start_and_wait(max_poll_interval=0.2, connection_retry_interval=0.2)
+    assert connection.get(f"/jobs/{job}/results", expected_status=200).json()["assets"]
+    udp = {"process_graph": {"a": {"process_id": "absolute", "arguments": {}, "result": True}}}
+    with pytest.raises(OpenEoApiError, match=r"letters, digits or underscores"):
+        connection.put("/process_graphs/6c9e0b3a-1c1e", json=udp)  # the API: ^\w+$
+    connection.put("/process_graphs/6c9e0b3a1c1e", json=udp, expected_status=200)
+    with pytest.raises(OpenEoApiError, match=r"ProcessGraphMissing"):  # required there
+        connection.post("/validation", json={})
+
+
 # --- Copernicus' notebook -------------------------------------------------------------------
 
 
