@@ -7,7 +7,9 @@ decode. What these hold is held against `average_dn`, the mean of 2 x 2 pixels:
   averages. Where no data is not declared it would be averaged too; such files are read whole.
 - A level of JPEG 2000 is what a wavelet lets pass. Its sample lies on the first of the pixels that
   it stands for, not between them, so it is moved there: by a quarter of its side for 2 x 2 of them.
-  A block that holds no data is averaged from all of its pixels, as the wavelet mixes both.
+  A block in which it shows that no data were mixed in (`hides_no_data`) is averaged from all of its
+  pixels. What does not show stays as the wavelet has it: beside one missing pixel, or a lost line
+  shorter than half a block, samples are too dark.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from kappamask.scenes.formats import PIXELS, open_pixels
 from kappamask.scenes.scene import BandFile, Scene, split_array
 
 HALVES = 2  # pixels per side: the first overview, the first level
+_HOLE = 8  # times as dark as both beside it, as shadow and water seldom are
+_LINE = 7 / 8  # of the brightness beside it; 3/4 where a row of pixels is lost
 
 
 def at_grid(scene: Scene, grid: Grid) -> Scene:
@@ -131,9 +135,7 @@ class Halved:
     def _block(self, rows: slice, columns: slice) -> np.ndarray:
         """Read a whole block: the wavelet knows nothing of those beside it."""
         low = self.level.read(1, window=Window.from_slices(rows, columns))  # type: ignore[union-attr]
-        if low.all() or not low.any():
-            return move_level(low)
-        return self._mean(rows, columns)
+        return self._mean(rows, columns) if hides_no_data(low) else move_level(low)
 
     def _mean(self, rows: slice, columns: slice) -> np.ndarray:
         fine = [slice(HALVES * span.start, HALVES * span.stop) for span in (rows, columns)]
@@ -146,6 +148,36 @@ class Halved:
         for raster in (self.full, self.level):
             if raster is not None:
                 raster.close()
+
+
+def hides_no_data(low: np.ndarray) -> bool:
+    """Tell whether no data were mixed into some of a block's samples, (y, x) uint16.
+
+    Not if all are missing. Else a sample is 0; or as good as none between two others, as where
+    2 x 2 pixels are missing, all but cancelled by the weights beside them; or a line across the
+    block is: of a missing row of pixels a sample has 3/4 or, on both of its sides, 1/4, so that
+    rows are darker than those two beside them; on the dates of Bolzano by 7 % at the most.
+
+    Examples
+    --------
+    >>> ground = np.full((8, 8), 2500, "uint16")
+    >>> hides_no_data(ground)
+    False
+    >>> ground[3:5] = 1875  # a row lost between them
+    >>> hides_no_data(ground)
+    True
+    """
+    if not low.any():
+        return False
+    if not low.all():
+        return True
+    hidden = False
+    for samples in (low.astype(np.int32), low.T.astype(np.int32)):
+        around = np.pad(samples, ((2, 2), (0, 0)), mode="reflect")
+        hole = _HOLE * samples < np.minimum(around[1:-3], around[3:-1])
+        line = np.median(2 * samples / (around[:-4] + around[4:]), axis=1) < _LINE
+        hidden = hidden or bool(hole.any() or line.any())
+    return hidden
 
 
 def move_level(low: np.ndarray) -> np.ndarray:

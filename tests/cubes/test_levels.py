@@ -102,6 +102,33 @@ def test_what_is_missing_is_missing_and_what_lies_beside_is_the_mean(tmp_path, f
     np.testing.assert_allclose(near[there], wanted[:150, :150][there], atol=0.51)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (slice(100, 102), slice(300, 302)),  # 2 x 2 pixels, one of the coarse ones
+        (slice(101, 103), slice(300, 302)),
+        (slice(101, 103), slice(301, 303)),
+        (slice(100, 101), slice(None)),  # rows and columns that a wavelet keeps, and drops
+        (slice(101, 102), slice(None)),
+        (slice(255, 256), slice(None)),  # the last of a block
+        (slice(None), slice(256, 257)),
+        (slice(None), slice(301, 302)),
+    ],
+)
+@pytest.mark.parametrize("spread", [0, 300])
+def test_thin_gaps_are_neither_filled_nor_do_they_darken(tmp_path, rows, columns, spread):
+    """Where pixels are missing a wavelet leaves values, up to 1469 DN too low."""
+    noise = np.random.default_rng(0).normal(0, spread, (HEIGHT, WIDTH))
+    dn = (ramp() + noise).clip(1).astype(np.uint16)
+    dn[rows, columns] = 0
+    scene = scene_of(write(tmp_path, dn, "JP2"))
+    wanted = np.nan_to_num(means(dn))
+    found = read(scene)
+    np.testing.assert_array_equal(found == 0, wanted == 0)
+    touched = ((dn == 0).reshape(HEIGHT // 2, 2, WIDTH // 2, 2)).any((1, 3))
+    np.testing.assert_allclose(found[touched], wanted[touched], atol=0.51)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_any_window_gives_the_same_pixels(tmp_path, form):
     rng = np.random.default_rng(0)
