@@ -1,6 +1,7 @@
 """A folder of SAFE and EOPF products as collections, asked by the ordinary client over HTTP."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import openeo
@@ -22,6 +23,7 @@ from support.safe_products import (
     write_safe,
     zip_safe,
 )
+from support.stac_items import write_catalog
 
 from kappamask import load_cube, open_safe, search
 from kappamask.base.errors import CatalogError, ItemError, NoItemsError
@@ -74,18 +76,16 @@ def connection(folder, tmp_path_factory):
         yield openeo.connect(url)
 
 
+def fetch_from(connection, folder, collection, bands):
+    cube = connection.load_collection(collection, EXTENT, DAY, bands)
+    cube.download(folder / "cube.nc", format="netCDF")
+    with xr.open_dataset(folder / "cube.nc", decode_coords="all") as content:
+        return content.load()
+
+
 @pytest.fixture
 def fetch(connection, tmp_path):
-    def fetch(collection, bands=None, **arguments):
-        cube = connection.load_collection(
-            collection, **{"spatial_extent": EXTENT, "temporal_extent": DAY} | arguments,
-            bands=bands,
-        )  # fmt: skip
-        cube.download(tmp_path / "cube.nc", format="netCDF")
-        with xr.open_dataset(tmp_path / "cube.nc", decode_coords="all") as content:
-            return content.load()
-
-    return fetch
+    return partial(fetch_from, connection, tmp_path)
 
 
 def test_collections_are_told_as_the_products_hold_them(connection):
@@ -226,3 +226,33 @@ def test_an_offset_that_is_none_is_refused(products):
         item.assets["B02_10m"].extra_fields["kappamask:dn_offset"] = wrong
         with pytest.raises(ItemError, match=r"kappamask:dn_offset of asset 'B02_10m'"):
             load_cube([item], bands=["B02"])
+
+
+@pytest.mark.parametrize("kind", ["esa", "geozarr"])
+def test_items_of_an_eopf_catalogue_are_a_collection(kind, products, tmp_path):
+    """Assets are arrays of stores, as in the catalogue `eopf`; the store says where they lie."""
+    store = write_store(products, L2A, kind)
+    classes = "conditions/mask/l2a_classification/r20m/scl"
+    arrays = {
+        "B02_10m": "measurements/reflectance/r10m/b02",
+        "B8A_20m": "measurements/reflectance/r20m/b8a",
+        "SCL_20m": classes,
+    }
+    corners = [(10.385, 49.625), (10.41, 49.625), (10.41, 49.638), (10.385, 49.625)]
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": L2A.name, "links": [],
+        "collection": "sentinel-2-l2a", "bbox": [10.385, 49.625, 10.41, 49.638],
+        "geometry": {"type": "Polygon", "coordinates": [corners]},
+        "properties": {"datetime": "2017-04-30T10:30:21Z"},
+        "assets": {key: {"href": f"{store}/{array}"} for key, array in arrays.items()},
+    }  # fmt: skip
+    catalog = write_catalog(tmp_path / "stac", [item])
+    with serving(Settings(str(catalog), tmp_path / "work", port=0)) as url:
+        connection = openeo.connect(url)
+        told = connection.describe_collection("SENTINEL2_L2A")
+        assert told["cube:dimensions"]["bands"]["values"] == ["B02", "B8A", "SCL"]
+        there = fetch_from(connection, tmp_path, "SENTINEL2_L2A", ["B02", "B8A", "SCL"])
+    for band in ("B02", "B8A"):
+        np.testing.assert_array_equal(there[band][0], all_of(L2A, band))
+    classes = make_classes(L2A, TILE).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(np.nan_to_num(there["SCL"][0]), classes)
