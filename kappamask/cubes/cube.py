@@ -77,9 +77,9 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
         outside is NaN. None: all of the items.
     resolution
         Metres per pixel. Finer than a band's own: its pixels are repeated exactly;
-        coarser than 10: they are averaged, from 20 on out of the files' own overviews or
-        resolution levels where these lie edge on edge with the cube (`kappamask.cubes.levels`);
-        levels only if all bands of the item do.
+        coarser than 10: they are averaged, from 20 on out of the files' own overviews, where
+        these hold means, or resolution levels, where these lie edge on edge with the cube
+        (`kappamask.cubes.levels`); levels only if all bands of the item do.
     bands
         Canonical names, in the order wanted; None: every reflectance band that an
         item holds.

@@ -3,8 +3,10 @@
 A COG holds overviews, a JPEG 2000 file resolution levels: a quarter of the pixels to fetch and to
 decode. What these hold is held against `average_dn`, the mean of 2 x 2 pixels:
 
-- Overviews of a COG that declares its no data are taken as they are: whoever makes COGs of images
-  averages. Where no data is not declared it would be averaged too; such files are read whole.
+- The overview of a COG that declares its no data is taken as it is, if a part of it holds the means
+  of the file's own pixels. Others (GDAL's default for a COG is cubic, nearest ones lie half a pixel
+  off) are not, nor are those of files that do not declare no data, where it would be averaged too:
+  all pixels of such files are read.
 - A level of JPEG 2000 is what a wavelet lets pass. Its sample lies on the first of the pixels that
   it stands for, not between them, so it is moved there: by a quarter of its side for 2 x 2 of them.
   A block in which it shows that no data were mixed in (`hides_no_data`) is averaged from all of its
@@ -15,11 +17,13 @@ decode. What these hold is held against `average_dn`, the mean of 2 x 2 pixels:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from kappamask.base.pixels import average_dn
@@ -28,6 +32,11 @@ from kappamask.scenes.formats import PIXELS, open_pixels
 from kappamask.scenes.scene import BandFile, Scene, split_array
 
 HALVES = 2  # pixels per side: the first overview, the first level
+_PLACES = ((1 / 2, 1 / 2), (1 / 4, 1 / 4), (3 / 4, 3 / 4), (1 / 4, 3 / 4), (3 / 4, 1 / 4))
+_PART = 128  # pixels per side of an overview: it and its own pixels lie in a block each
+_TELLING = 2  # DN, between a pixel and the mean of 2 x 2
+_ROUNDING = 1  # DN: GDAL adds in single precision
+_MOST_FILES = 10_000  # of which it is known what their overviews hold
 _HOLE = 8  # times as dark as both beside it, as shadow and water seldom are
 _LINE = 7 / 8  # of the brightness beside it; 3/4 where a row of pixels is lost
 
@@ -69,12 +78,48 @@ def is_level(file: BandFile) -> bool:
     return file.halved and file.href.partition("?")[0].lower().endswith(".jp2")
 
 
-def open_overview(raster: Any, href: str) -> Any | None:
-    """Open the first overview of an open GeoTIFF; None if it is none of means, or there is none."""
+def open_overview(raster: Any, href: str, *, job: str) -> Any | None:
+    """Open the first overview of an open GeoTIFF; None if it is none of means, or there is none.
+
+    What it holds is looked at once for a job, as an engine may open a file for each chunk.
+    """
     declared = raster.nodata == 0 and MaskFlags.per_dataset not in raster.mask_flag_enums[0]
     if raster.driver != "GTiff" or not declared:
         return None
-    return _open_half(raster, href)
+    half = _open_half(raster, href)
+    if half is None:
+        return None
+    try:
+        if _holds_means(href, raster.overviews(1).index(HALVES), job):
+            return half
+    except RasterioError:
+        pass  # damaged there, which concerns only those who need that part: they are told
+    half.close()
+    return None
+
+
+@lru_cache(maxsize=_MOST_FILES)
+def _holds_means(href: str, level: int, job: str) -> bool:  # noqa: ARG001  job: a key
+    """Compare a part of an overview with the means of the file's own pixels.
+
+    The first of some parts in which means are not what single pixels are; False if there is none.
+    """
+    with (
+        open_pixels(href, PIXELS) as full,
+        open_pixels(href, PIXELS, overview_level=level) as half,
+    ):
+        for place in _PLACES:
+            spans = []
+            for share, length, block in zip(place, full.shape, full.block_shapes[0], strict=True):
+                start = int(share * length) // block * block // HALVES
+                spans.append(slice(start, min(start + _PART, length // HALVES)))
+            fine = [slice(HALVES * span.start, HALVES * span.stop) for span in spans]
+            dn = full.read(1, window=Window.from_slices(*fine))
+            means = average_dn(dn, HALVES).astype(np.int32)
+            if np.abs(dn[::HALVES, ::HALVES] - means).max(initial=0) > _TELLING:
+                found = half.read(1, window=Window.from_slices(*spans))
+                return bool(np.abs(found - means).max() <= _ROUNDING)
+    return False
 
 
 def _open_half(raster: Any, href: str) -> Any | None:

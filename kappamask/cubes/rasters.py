@@ -114,7 +114,7 @@ class Access:
             raster.close()
             raise
         if any(file and file.halved for _, file in self.claims.get(href, ())):
-            overview = open_overview(raster, href)
+            overview = open_overview(raster, href, job=self.job)
             if overview is not None:
                 raster.close()
                 return overview

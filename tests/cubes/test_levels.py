@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from support.rasters import write_raster
 
@@ -140,20 +141,60 @@ def test_any_window_gives_the_same_pixels(tmp_path, form):
         np.testing.assert_array_equal(read(scene, rows, columns), whole[rows, columns])
 
 
+def with_overview(path, dn, resampling, *, nodata=0):
+    """Write a GeoTIFF and mark its overview: pixels that are changed once it is made."""
+    place = {"crs": EPSG, "transform": from_origin(LEFT, TOP, 10, 10), "nodata": nodata}
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    write_raster(path, dn[None], **place, **tiles)
+    with rasterio.open(path, "r+") as raster:
+        raster.build_overviews([2], Resampling[resampling])
+    marked = dn.copy()
+    marked[300:310, :20] = 7
+    with rasterio.open(path, "r+") as raster:
+        raster.write(marked, 1)
+    return marked
+
+
+def rounded(wanted):
+    return np.nan_to_num(np.floor(wanted + 0.5))
+
+
+@pytest.mark.parametrize("engine", ["stackstac", "odc"])
+@pytest.mark.parametrize(
+    "resampling", ["average", "nearest", "bilinear", "cubic", "gauss", "lanczos", "mode", "rms"]
+)
+def test_overviews_are_read_only_where_they_hold_means(tmp_path, resampling, engine):
+    """GDAL's default for a COG is cubic; nearest pixels lie half a pixel off."""
+    dn = (
+        (ramp() + np.random.default_rng(0).normal(0, 200, (HEIGHT, WIDTH)))
+        .clip(1)
+        .astype(np.uint16)
+    )
+    dn[:, 300:] = 0  # nothing is told by the middle
+    path = tmp_path / "B02.tif"
+    marked = with_overview(path, dn, resampling)
+    wanted = rounded(means(dn if resampling == "average" else marked))
+    scene = scene_of(path)
+    np.testing.assert_allclose(read(scene), wanted, atol=1)
+    cube = load_cube([scene], resolution=20, engine=engine, chunks=100)
+    np.testing.assert_allclose(cube.fillna(0).values[0, 0] * 1e4, wanted, atol=1.01)
+
+
 def test_overviews_are_read_only_where_no_data_was_left_out_of_them(tmp_path):
     """Without a declared 0 they hold means of data and zeros: then all pixels are averaged."""
     dn = ramp()
     dn[:, :301] = 0
-    marked = {"overview_resampling": "nearest"}  # tells overviews from means
-    overview = dn[::2, ::2]
-    scene = scene_of(write(tmp_path, dn, "COG", **marked))
-    np.testing.assert_array_equal(read(scene), overview)
-    for engine in ("stackstac", "odc"):
-        cube = load_cube([scene], resolution=20, engine=engine, chunks=100)
-        np.testing.assert_array_equal(np.rint(cube.fillna(0).values[0, 0] * 1e4), overview)
-    scene = scene_of(write(tmp_path, dn, "COG", **marked, nodata=None))
-    wanted = np.nan_to_num(np.floor(means(dn) + 0.5))
-    np.testing.assert_array_equal(read(scene), wanted)
+    path = tmp_path / "B02.tif"
+    marked = with_overview(path, dn, "average", nodata=None)
+    np.testing.assert_array_equal(read(scene_of(path)), rounded(means(marked)))
+
+
+def test_overviews_that_tell_nothing_are_left(tmp_path):
+    """Even ground is its own mean, however an overview was made."""
+    path = tmp_path / "B02.tif"
+    dn = np.full((HEIGHT, WIDTH), 2500, np.uint16)
+    marked = with_overview(path, dn, "nearest")
+    np.testing.assert_array_equal(read(scene_of(path)), rounded(means(marked)))
 
 
 @pytest.mark.parametrize("resolution", [40, 80, 100, 200])
