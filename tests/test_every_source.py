@@ -358,7 +358,8 @@ def nodes(node, path=""):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed):
+def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed, caplog):
+    caplog.set_level("DEBUG", "fsspec")
     names = [path.relative_to(safe).as_posix() for path in safe.rglob("*") if path.is_file()]
     places = "".join(f'<fileLocation href="./{name}"/>' for name in names)
     (safe / "manifest.safe").write_text(f"<manifest>{places}</manifest>")
@@ -375,8 +376,13 @@ def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed):
             km.open_safe(address, bands=["B02"], chunks=32).compute()
         pixels = [path for path in files.asked if path.endswith(("B02_10m.jp2", ".zip"))]
         assert len(pixels) < 20  # of 20 chunks: they are one job, and share what was fetched
-        with pytest.raises(ReadError, match=r"not there|no parts"):
-            km.open_safe(address.replace("/S2A", "/S2B"))
+        for query in ("?token", "?sig=token"):
+            signed = km.open_safe(address + query, bands=["B02"], chunks=32)
+            np.testing.assert_array_equal(signed.values[0, 0], an_array(folder)[BANDS.index("B02")])
+            with pytest.raises(ReadError, match=r"not there|no parts") as caught:
+                km.open_safe(address.replace("/S2A", "/S2B") + query)
+            assert "token" not in str(caught.value)
+        assert "token" not in caplog.text
     with pytest.raises(InputError, match="an https or an s3 address, got ftp://host"):
         km.open_safe("ftp://host/S2A_MSIL2A.SAFE")
 

@@ -124,6 +124,8 @@ def mask_product(
     kappamask.base.errors.ReadError: no SAFE product at ...S2A_MSIL1C_nowhere.SAFE: check the path
     """
     once = replace(options or MaskOptions(), pictures=False, retries=0)
+    if find_products([path]) != [os.fspath(path)]:  # a folder of products is none
+        read_product(path)  # its error names one of them
     return _all_or_error(
         mask_products([path], folder, area=area, options=once, progress=progress, tell=tell)
     )

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from kappamask.base.errors import InputError, KappaMaskError, ReadError
 from kappamask.base.files import check_regular, spelled
-from kappamask.base.retry import is_remote, without_query
-from kappamask.scenes.http import RemoteFile, Server, below
+from kappamask.base.retry import is_remote
+from kappamask.scenes.http import RemoteFile, Server, below, shown
 from kappamask.scenes.safe_metadata import Document
 
 LARGEST_XML = 100 * 2**20  # bytes; real metadata stay below 10 MB, a zip bomb does not
@@ -51,7 +51,7 @@ class Archive:
     @property
     def shown(self) -> str:
         """Where it lies, as messages show it."""
-        return without_query(self.location)
+        return shown(self.location)
 
     def read(self, name: str) -> bytes:
         """Read a metadata file.
@@ -64,17 +64,12 @@ class Archive:
         content = self._read(name) if name in self.names else None
         if content is None:
             raise ReadError(f"{self.shown} must hold {name}, which is absent: download it again")
-        if len(content) > LARGEST_XML:
-            raise ReadError(
-                f"metadata are at most {LARGEST_XML >> 20} MB, {name} of {self.shown} is "
-                "larger: it is no Sentinel-2 product"
-            )
-        return content
+        return _bounded(content, name, self.shown)
 
     def _read(self, name: str) -> bytes | None:
         """Read a file, no more of it than one byte too many."""
         if is_remote(self.location) and not self.packed:
-            return Server(self.location).fetch(name)
+            return Server(self.location).fetch(name, most=LARGEST_XML)
         try:
             if self.packed:
                 with _open_zip(self.location) as archive, archive.open(self.inside + name) as file:
@@ -104,13 +99,22 @@ class Archive:
         return f"/vsizip/{archive}/{self.inside}{name}"
 
 
+def _bounded(content: bytes, name: str, where: str) -> bytes:
+    if len(content) > LARGEST_XML:
+        raise ReadError(
+            f"metadata are at most {LARGEST_XML >> 20} MB, {name} of {where} is "
+            "larger: it is no Sentinel-2 product"
+        )
+    return content
+
+
 def open_archive(path: str | os.PathLike[str]) -> Archive:
     """Find the files of a product, as `open_safe` takes it; errors as of that."""
     location = _locate(os.fspath(path))
-    shown, remote = without_query(location), is_remote(location)
-    packed = shown.lower().endswith(".zip") if remote else not Path(location).is_dir()
+    place, remote = shown(location), is_remote(location)
+    packed = place.lower().endswith(".zip") if remote else not Path(location).is_dir()
     if packed:
-        names = _names_of_zip(location, shown)
+        names = _names_of_zip(location, place)
     else:
         names = _names_in_manifest(location) if remote else _names_of_folder(Path(location))
     found = sorted(
@@ -120,14 +124,14 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     )
     if not found:
         raise InputError(
-            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {shown} has neither: {_HOW}"
+            f"a SAFE product holds MTD_MSIL1C.xml or MTD_MSIL2A.xml, {place} has neither: {_HOW}"
         )
     metadata = PurePosixPath(found[0]).name
     inside = found[0].removesuffix(metadata)
     if inside and not packed:
         raise InputError(
-            f"a SAFE product holds its metadata at its root, got {found[0]} in {shown}: "
-            f"give {shown}/{inside.rstrip('/')}"
+            f"a SAFE product holds its metadata at its root, got {found[0]} in {place}: "
+            f"give {place}/{inside.rstrip('/')}"
         )
     within = frozenset(name[len(inside) :] for name in names if name.startswith(inside))
     return Archive(location, packed, inside, within, metadata)
@@ -139,7 +143,7 @@ def _locate(path: str) -> str:
         if not path.startswith(("http://", "https://", "s3://")):
             raise InputError(
                 "a product is read from a path, an https or an s3 address, got "
-                f"{without_query(path)}: give one of them, or search its catalogue"
+                f"{shown(path)}: give one of them, or search its catalogue"
             )
         address, mark, query = path.partition("?")
         folder, _, name = address.rstrip("/").rpartition("/")
@@ -187,18 +191,18 @@ def _names_of_folder(folder: Path) -> list[str]:
 
 def _names_in_manifest(location: str) -> list[str]:
     """List the files of a folder, which a server of files does not: its manifest does."""
-    shown = without_query(location)
-    content = Server(location).fetch(MANIFEST)
+    place = shown(location)
+    content = Server(location).fetch(MANIFEST, most=LARGEST_XML)
     if content is None:
         raise ReadError(
-            f"no SAFE product at {shown}: its manifest.safe is not there; check the address"
+            f"no SAFE product at {place}: its manifest.safe is not there; check the address"
         )
-    document = Document(content, f"{shown}/{MANIFEST}")
+    document = Document(_bounded(content, MANIFEST, place), f"{place}/{MANIFEST}")
     hrefs = (one.get("href") or "" for one in document.elements("fileLocation"))
     names = [href.removeprefix("./") for href in hrefs if href]
     if strange := [name for name in names if ".." in name.split("/") or ":" in name]:
         raise InputError(
-            f"the files of a product lie in its folder, {shown}/{MANIFEST} names {strange[0]!r}: "
+            f"the files of a product lie in its folder, {place}/{MANIFEST} names {strange[0]!r}: "
             "it was not made by Copernicus"
         )
     return names
@@ -208,7 +212,7 @@ def _open_zip(location: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(RemoteFile(location) if is_remote(location) else location)
 
 
-def _names_of_zip(location: str, shown: str) -> Sequence[str]:
+def _names_of_zip(location: str, place: str) -> Sequence[str]:
     """List the files of a zip archive, whose names stay below its root."""
     try:
         with _open_zip(location) as archive:
@@ -216,14 +220,14 @@ def _names_of_zip(location: str, shown: str) -> Sequence[str]:
     except KappaMaskError:
         raise  # of its server
     except _DAMAGED as error:
-        if not shown.lower().endswith(".zip"):
-            raise InputError(f"{shown} is no SAFE product: {_HOW}") from None
-        raise ReadError(f"{shown} is no whole zip archive ({error}): download it again") from error
+        if not place.lower().endswith(".zip"):
+            raise InputError(f"{place} is no SAFE product: {_HOW}") from None
+        raise ReadError(f"{place} is no whole zip archive ({error}): download it again") from error
     for info in infos:
         parts = re.split(r"[/\\]", info.orig_filename)
         if ".." in parts or parts[0] == "" or ":" in parts[0]:
             raise InputError(
                 f"names in a zip archive stay below its root, got {info.orig_filename!r} in "
-                f"{shown}: it was not made by Copernicus, download the product again"
+                f"{place}: it was not made by Copernicus, download the product again"
             )
     return [info.filename for info in infos if not info.is_dir()]

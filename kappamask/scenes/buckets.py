@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,7 @@ from requests.auth import AuthBase
 from kappamask.base.errors import InputError
 
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # it becomes part of a host name
 _NO = ("", "NO", "FALSE", "OFF", "0")
 
 
@@ -31,12 +33,22 @@ def address_of(location: str) -> str:
     `AWS_S3_ENDPOINT`, `AWS_HTTPS`, `AWS_VIRTUAL_HOSTING`, `AWS_REGION` (or
     `AWS_DEFAULT_REGION`) count as there.
 
+    Raises
+    ------
+    InputError
+        If the name is none of a bucket: it would make an address of another host.
+
     Examples
     --------
     >>> address_of("s3://sentinel-s2-l1c/tiles/a b")
     'https://sentinel-s2-l1c.s3.amazonaws.com/tiles/a%20b'
     """
     bucket, _, key = location.removeprefix("s3://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise InputError(
+            "the name of a bucket has 3 to 255 letters, digits, dots, hyphens or underscores, "
+            f"got {bucket.partition('?')[0]!r}: give s3://BUCKET/KEY"
+        )
     endpoint = os.environ.get("AWS_S3_ENDPOINT") or "s3.amazonaws.com"
     scheme, mark, host = endpoint.rpartition("://")
     scheme = scheme if mark else ("https" if _is_told("AWS_HTTPS", "YES") else "http")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import quote
 
 import requests
@@ -14,9 +16,9 @@ from kappamask.base.retry import (
     FILES,
     PASSING,
     guard_session,
+    is_remote,
     seconds_asked,
     set_proxy,
-    without_query,
 )
 from kappamask.scenes.buckets import address_of, find_keys
 
@@ -39,6 +41,25 @@ def below(location: str, name: str) -> str:
     return f"{address}/{name}{mark}{query}"
 
 
+def shown(location: str) -> str:
+    """Give an address as messages and logs show it, without what may sign it; paths stay.
+
+    Examples
+    --------
+    >>> shown("https://host/S2A.zip?download"), shown("/data/what?.zip")
+    ('https://host/S2A.zip', '/data/what?.zip')
+    """
+    return location.partition("?")[0] if is_remote(location) else location
+
+
+class Sent(NamedTuple):
+    """What a server sent."""
+
+    status: int  # 200, or 206 for a part
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Server:
     """The objects below one address, https or s3, asked for with patience.
 
@@ -54,8 +75,18 @@ class Server:
         if self.in_bucket:
             self.location, self.session.auth = address_of(location), find_keys()
 
-    def ask(self, key: str, span: str | None = None) -> requests.Response | None:
+    def ask(
+        self,
+        key: str,
+        span: str | None = None,
+        *,
+        whole: int | None = None,
+        part: int | None = None,
+    ) -> Sent | None:
         """Ask for an object, or `span` of it in the words of HTTP; None if there is none.
+
+        No more than so many bytes and one are taken of all of it, or of a part of it, however
+        much is sent.
 
         Raises
         ------
@@ -68,44 +99,64 @@ class Server:
         for tried in range(1, FILES.tries + 1):
             asked = None
             try:
-                answer = self.session.get(
+                with self.session.get(
                     url,
                     headers={"Range": span} if span else {},
                     timeout=FILES.timeout_s,
                     allow_redirects=not self.in_bucket,  # signed for this host alone
-                )
+                    stream=True,
+                ) as answer:
+                    status, headers = answer.status_code, answer.headers
+                    content = b""
+                    if status in (200, 206):
+                        content = _content(answer, part if status == 206 else whole)
             except requests.RequestException as error:
                 said = type(error).__name__
             else:
-                status = answer.status_code
                 if status in _NOT_THERE or (status in _NOT_TOLD and _METADATA.fullmatch(key)):
                     return None
                 if status in (200, 206):
-                    return answer
-                said, asked = f"HTTP {status}", seconds_asked(answer.headers.get("Retry-After"))
+                    return Sent(status, headers, content)
+                said, asked = f"HTTP {status}", seconds_asked(headers.get("Retry-After"))
                 if status not in PASSING:
                     raise ReadError(
-                        f"cannot read {without_query(url)}: {said}: it is refused; leave its item "
+                        f"cannot read {shown(url)}: {said}: it is refused; leave its item "
                         "out, or search again where addresses are signed"
                     )
             if tried < FILES.tries:
                 time.sleep(FILES.wait(tried, asked))
         raise ReadError(
-            f"cannot read {without_query(url)}: {said}, in {FILES.tries} tries: try again later"
+            f"cannot read {shown(url)}: {said}, in {FILES.tries} tries: try again later"
         )
 
-    def fetch(self, key: str, part: slice = slice(None)) -> bytes | None:
-        """Get an object, or a part of it; None if there is none."""
+    def fetch(
+        self, key: str, part: slice = slice(None), *, most: int | None = None
+    ) -> bytes | None:
+        """Get an object, or a part of it; None if there is none.
+
+        Of a server that sends more than was asked for, or than `most` bytes, one byte more.
+        """
+        whole = sent = most
         first, span = part.start or 0, None
         if first < 0:
-            span = f"bytes={first}"  # so many at the end
+            span, sent = f"bytes={first}", -first  # so many at the end
         elif part != slice(None):
             span = f"bytes={first}-{'' if part.stop is None else part.stop - 1}"
-        answer = self.ask(key, span)
+            if part.stop is not None:
+                whole, sent = part.stop, part.stop - first
+        answer = self.ask(key, span, whole=whole, part=sent)
         if answer is None:
             return None
-        content: bytes = answer.content
-        return content[part] if answer.status_code == 200 else content  # all of it was sent
+        return answer.content[part] if answer.status == 200 else answer.content  # all was sent
+
+
+def _content(answer: requests.Response, most: int | None) -> bytes:
+    content = bytearray()
+    for piece in answer.iter_content(PART if most is None else min(PART, most + 1)):
+        content += piece
+        if most is not None and len(content) > most:
+            break
+    return bytes(content)
 
 
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
@@ -113,14 +164,15 @@ class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
 
     def __init__(self, address: str) -> None:
         self.server = Server(address)
-        last = self.server.ask("", "bytes=0-0")
+        last = self.server.ask("", "bytes=0-0", whole=1, part=1)
         told = last and re.search(r"/(\d+)$", last.headers.get("Content-Range", ""))
         if not last or not told:
             raise ReadError(
-                f"an archive is read in parts, {without_query(address)} is not there or its "
+                f"an archive is read in parts, {shown(address)} is not there or its "
                 "server has no parts: download it first"
             )
-        super().__init__(None, address, block_size=PART, size=int(told[1]))
+        # fsspec logs what it takes for a path
+        super().__init__(None, shown(address), block_size=PART, size=int(told[1]))
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return self.server.fetch("", slice(start, end)) or b""

@@ -25,6 +25,7 @@ from kappamask import load_cube, open_safe
 from kappamask.base.bands import BY_NAME, bands_of_level
 from kappamask.base.errors import InputError, ItemError, NoItemsError, ReadError
 from kappamask.cubes.rasters import FileReader
+from kappamask.jobs import mask_product
 from kappamask.scenes.safe_metadata import parse_product, parse_tile
 
 OFFSETS = {"02.05": None, "04.00": -1000, "05.10": -1000}
@@ -455,6 +456,9 @@ def test_the_folder_above_is_pointed_at_the_product(tmp_path):
     assert open_safe(metadata_of(folder)).attrs["product"] == folder.stem
     with pytest.raises(InputError, match=f"give .*{folder.name}"):
         open_safe(tmp_path)
+    with pytest.raises(InputError, match=f"give .*{folder.name}"):
+        mask_product(tmp_path, tmp_path / "masks")  # not one of several
+    assert not (tmp_path / "masks").exists()
 
 
 @pytest.mark.parametrize(

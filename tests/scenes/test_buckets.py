@@ -162,6 +162,19 @@ def test_a_request_is_signed_as_the_example_of_aws_is(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "location",
+    ["s3://16843009\\@allowed/x", "s3://host?x/y", "s3://evil:8080#/x", "s3://a@b.c/x", "s3://"],
+)
+def test_what_is_no_name_of_a_bucket_is_no_address(location, monkeypatch):
+    """It would send the request, signed, to another host than the endpoint."""
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    with pytest.raises(InputError, match="the name of a bucket has 3 to 255 letters"):
+        buckets.address_of(location)
+    with pytest.raises(InputError, match="the name of a bucket"):
+        km.open_safe(f"{location}/S2A.SAFE")
+
+
+@pytest.mark.parametrize(
     ("told", "address"),
     [
         ({}, "https://eodata.s3.amazonaws.com/a%20b"),

@@ -13,7 +13,7 @@ from support.stac_items import FIELD, make_item, write_catalog
 
 from kappamask import load_cube, open_safe
 from kappamask.base.errors import CatalogError, InputError, ItemError, KappaMaskError, ReadError
-from kappamask.scenes import stac
+from kappamask.scenes import archives, stac
 from kappamask.scenes.area import parse_area
 from kappamask.scenes.search import search
 from kappamask.train.settings import read_config
@@ -175,6 +175,28 @@ def test_metadata_of_too_many_elements_are_refused(tmp_path):
     path.write_bytes((text[:end] + "<a>" * 1_000_001 + text[end:]).encode("utf-16"))
     with pytest.raises(ReadError, match=r"elements|document type|encoding"):
         open_safe(product)
+
+
+class Gushing(loopback.Handler):
+    """Sends more than anybody asked for, and counts."""
+
+    def do_GET(self):
+        self.send_response(206 if self.path.endswith(".zip") else 200)
+        self.send_header("Content-Range", f"bytes 0-0/{MIB}")
+        self.send_header("Content-Length", str(2**26))
+        self.end_headers()
+        for _ in range(2**6):
+            self.wfile.write(bytes(MIB))
+            self.server.held.sent += 1
+
+
+@pytest.mark.parametrize("name", ["S2A.SAFE", "S2A.zip"])
+def test_metadata_without_end_are_not_read_to_the_end(monkeypatch, name):
+    monkeypatch.setattr(archives, "LARGEST_XML", MIB)
+    with loopback.serve(SimpleNamespace(sent=0), Gushing) as held:
+        with pytest.raises(KappaMaskError, match=r"at most 1 MB, manifest|no whole zip|parts"):
+            open_safe(f"{held.url}/{name}")
+        assert held.sent < 2**5  # MB; buffers hold some
 
 
 def test_a_name_of_an_area_is_no_device():
