@@ -64,7 +64,7 @@ def clock(monkeypatch):
             return datetime.now(zone) + timedelta(seconds=cls.shift)
 
     monkeypatch.setattr(time, "time", lambda: real() + Clock.shift)
-    for module in ("store", "links"):
+    for module in ("store", "gate"):
         monkeypatch.setattr(f"kappamask.openeo.server.{module}.datetime", Clock)
     return Clock
 
