@@ -52,7 +52,7 @@ class Place:
         return cloud_labels(cube, level=self.level)
 
     def agreement(self, labels):
-        """The share of pixels labelled as by `predict_cube`: of all, and of those far from edges."""
+        """The share of pixels labelled as by `predict_cube`: of all, and far from edges."""
         got = np.squeeze(labels)
         assert got.shape == self.labels.shape
         same = got == self.labels
