@@ -207,6 +207,7 @@ def test_a_text_that_is_no_udf_is_named(udf, cause):
         ({"overlap": [{"dimension": "t", "value": "P1D"}]}, "no overlap in t"),
         ({"size": [{"dimension": "x", "value": 80, "unit": "m"}]}, "whole px"),
         ({"size": pixels(0, 0)}, "at least 1 px"),
+        ({"overlap": pixels(2**31, 8)}, "overlaps of 0 to 2048"),
         ({"size": pixels(8, 8, t="month")}, "one date"),
         ({"process": child(m=("absolute", {"x": DATA["data"]}))}, "size of 1 px"),
     ],

@@ -35,6 +35,7 @@ from kappamask.openeo.engine.flat_graph import ArgumentError, GraphError, error_
 Log = Callable[[str, str], object]  # level, message
 RUNTIME = "Python"
 DIMS = ("t", "bands", "y", "x")
+WIDEST_OVERLAP = 2048  # pixels; a list of the blocks of thousands of millions took for ever
 STRIDE = LATTICE.stride  # windows of small cubes are multiples of it
 
 
@@ -47,11 +48,11 @@ class Frame:
     per_date: bool = True  # each date by itself, else the whole time axis
 
     def __post_init__(self) -> None:
-        """Check that windows move on."""
-        if min(self.size) < 1 or min(self.overlap) < 0:
+        """Check that windows move on, and that what surrounds them is no cube of its own."""
+        if min(self.size) < 1 or min(self.overlap) < 0 or max(self.overlap) > WIDEST_OVERLAP:
             raise ArgumentError(
-                f"needs sizes of at least 1 px and overlaps of at least 0, got {self.size} and "
-                f"{self.overlap}"
+                f"needs sizes of at least 1 px and overlaps of 0 to {WIDEST_OVERLAP}, got "
+                f"{self.size} and {self.overlap}"
             )
 
 
