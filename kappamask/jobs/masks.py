@@ -179,13 +179,18 @@ def dates_of(
     )
     is_small = len(names) * pixels <= HELD
 
+    unlabelled = cache(partial(_load_pictured, scenes, names, area, options)) if is_small else cube
+    labelled: set[np.datetime64] = set()
+
     def labels_at(time: np.datetime64) -> Any:
         if is_small:
+            labelled.add(time)
             return predict_blocks(held(time), task)[0]
         return labels()[list(cube().time.values).index(time)]
 
     def scene_at(time: np.datetime64) -> xr.DataArray:
-        return held(time).isel(time=0) if is_small else cube().sel(time=time)
+        scene = held(time).isel(time=0) if time in labelled else unlabelled().sel(time=time)
+        return scene.compute() if is_small else scene  # once for picture and snow
 
     return [
         Date(
@@ -207,6 +212,18 @@ def load(scenes: Sequence[Scene], area: Any, options: MaskOptions, **how: Any) -
     asked = {name: getattr(options, name) for name in ("resolution", "engine", "margin")}
     asked |= {"bands": options.network_bands, "max_pixels": options.max_pixels}
     return load_cube(scenes, area, **(asked | how))
+
+
+def _load_pictured(
+    scenes: Sequence[Scene], names: Sequence[str], area: Any, options: MaskOptions
+) -> xr.DataArray:
+    """Load what pictures of masks that were there are drawn of: few bands, no margins."""
+    from kappamask.plot.picture import TRUE_COLOR
+    from kappamask.predict.snow import snow_bands
+
+    drawn = {*TRUE_COLOR, *(snow_bands(tuple(names)) or ())}
+    bands = [name for name in names if name in drawn]
+    return load(scenes, area, replace(options, bands=bands, margin=0))
 
 
 def outline_of(area: AreaLike | None, options: MaskOptions) -> Outline | None:

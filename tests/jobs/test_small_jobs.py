@@ -92,6 +92,21 @@ def test_a_field_is_read_in_one_pass_of_ranges(files, tmp_path, resolution, pict
             assert sum(stop - start for start, stop in ranges) < len(stored) / 3
 
 
+def test_a_picture_that_is_absent_is_drawn_of_its_own_bands(files, tmp_path):
+    """Its mask is there: nothing is labelled, so nothing else is read."""
+    items, area = items_at(files.url)
+    (picture,) = mask_items(items[:1], area, tmp_path).pictures
+    drawn = picture.read_bytes()
+    picture.unlink()
+    files.sent.clear()
+    report = mask_items(items[:1], area, tmp_path)
+    assert report.skipped == report.masks
+    assert picture.read_bytes() == drawn
+    read = {path.rpartition("/")[2] for path, *_ in files.sent}
+    assert {"B02.tif", "B03.tif", "B04.tif"} <= read
+    assert "B08.tif" not in read
+
+
 def test_bands_limit_what_is_read(files, tmp_path):
     items, area = items_at(files.url)
     options = MaskOptions(bands=("B02", "B03", "B04", "B08"))
