@@ -22,31 +22,17 @@ from shapely.validation import make_valid
 from kappamask.base.bands import AUXILIARY, get_band
 from kappamask.base.errors import CatalogError, ItemError, KappaMaskError
 from kappamask.scenes.area import cut_at_antimeridian
-from kappamask.scenes.catalogs import TOLD_OFFSET, Profile
+from kappamask.scenes.catalogs import TOLD_OFFSET
 from kappamask.scenes.products import find_products, is_raster, read_product
 from kappamask.scenes.safe import CLASSES_GSD, Granule, Product
 from kappamask.scenes.safe_metadata import TileMetadata
 from kappamask.scenes.scene import Scene, split_array
-from kappamask.scenes.stac import Catalogue, Query
+from kappamask.scenes.stac import Query
 
 LOG = logging.getLogger(__name__)
 
 _SENSED = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_(\d{8}T\d{6})_")  # names of today
 _NEAR = timedelta(days=1)  # names tell a time of the pass, not of the tile
-
-
-def open_catalogue(location: str, profile: Profile | None) -> Catalogue | ProductFolder:
-    """Open what a search may look through: a STAC API, a static catalogue, a folder of products.
-
-    Raises
-    ------
-    CatalogError
-        As `Catalogue` and `ProductFolder`.
-    """
-    folder = Path(location)
-    if profile is None and folder.is_dir() and not (folder / "catalog.json").is_file():
-        return ProductFolder(location)
-    return Catalogue(location, profile)
 
 
 class ProductFolder:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pystac
 import shapely
@@ -24,9 +24,11 @@ from kappamask.base.errors import InputError, ItemError, KappaMaskError, NoItems
 from kappamask.scenes.area import AreaLike, cut_at_antimeridian, parse_area, tile_geometry
 from kappamask.scenes.catalogs import PROFILES, Profile, get_profile, profile_of
 from kappamask.scenes.dates import DatesLike, parse_dates
-from kappamask.scenes.folder import ProductFolder, open_catalogue
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.stac import Catalogue, Query
+from kappamask.scenes.stac import Catalogue, Query, open_catalogue
+
+if TYPE_CHECKING:
+    from kappamask.scenes.folder import ProductFolder
 
 logger = logging.getLogger(__name__)
 

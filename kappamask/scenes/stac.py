@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from kappamask.scenes.dates import Interval
+    from kappamask.scenes.folder import ProductFolder
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +237,23 @@ class Catalogue:
                 f"{error!r}"
             ) from None
         return item
+
+
+def open_catalogue(location: str, profile: Profile | None) -> Catalogue | ProductFolder:
+    """Open what a search may look through: a STAC API, a static catalogue, a folder of products.
+
+    Raises
+    ------
+    CatalogError
+        As `Catalogue` and `ProductFolder`.
+    """
+    folder = Path(location)
+    if profile is None and folder.is_dir() and not (folder / "catalog.json").is_file():
+        # Here, as few read products: a mask by a catalogue is spared seven modules.
+        from kappamask.scenes.folder import ProductFolder
+
+        return ProductFolder(location)
+    return Catalogue(location, profile)
 
 
 def _links_of(document: Any, href: str, *rels: str) -> list[dict[str, Any]]:

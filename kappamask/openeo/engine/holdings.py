@@ -20,9 +20,8 @@ from kappamask.openeo.engine.load import (
 )
 from kappamask.scenes.catalogs import PROFILES, resolve_assets
 from kappamask.scenes.dates import parse_dates
-from kappamask.scenes.folder import open_catalogue
 from kappamask.scenes.items import View, view_of
-from kappamask.scenes.stac import Query
+from kappamask.scenes.stac import Query, open_catalogue
 
 DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
 EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
