@@ -141,7 +141,8 @@ def test_every_source_gives_one_mask_bit_for_bit(folder, source):
     for output in ("labels", "probabilities"):  # of noise few labels differ, probabilities all
         expected = km.predict_array(an_array(folder), BANDS, output=output, **place)
         found = km.predict_cube(cube, output=output).squeeze()
-        np.testing.assert_array_equal(found, expected)
+        rounding = 0 if output == "labels" else 1e-7  # where an array lies in memory may round it
+        np.testing.assert_allclose(found, expected, atol=rounding, rtol=0)
     assert len(np.unique(expected)) > 1000
 
 
@@ -207,9 +208,10 @@ def test_the_command_masks_all_of_them_alike(folder, tmp_path, capsys):
         ("geozarr", "L2A", "02.05"),
     ],
 )
-def test_a_store_is_the_product_that_it_was_made_of(tmp_path, kind, level, baseline):
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_store_is_the_product_that_it_was_made_of(tmp_path, kind, level, baseline, smooth):
     offset = -1000 if baseline > "04" else None
-    recipe = Recipe(level=level, baseline=baseline, offset=offset, shape=SHAPE)
+    recipe = Recipe(level=level, baseline=baseline, offset=offset, shape=SHAPE, smooth=smooth)
     paths = write_safe(tmp_path, recipe), write_store(tmp_path / "zarr", recipe, kind)
     same = ("product", "platform", "processing_baseline", "level")
     for resolution in (10, 20, 60):
@@ -217,10 +219,10 @@ def test_a_store_is_the_product_that_it_was_made_of(tmp_path, kind, level, basel
         by_level = by_levels(expected, level, resolution)
         exact = (cube.sel(band=~by_level).drop_vars("time") for cube in (found, expected))
         xr.testing.assert_equal(*exact)
-        # A level of JPEG 2000 is no mean, least of all of noise; what is missing is the same.
-        coarse = [cube.values[:, by_level] for cube in (found, expected)]
-        np.testing.assert_array_equal(*map(np.isnan, coarse))
-        assert not coarse[0].size or np.nanmean(abs(coarse[0] - coarse[1])) < 0.03
+        # A level of JPEG 2000 is no mean: of a plane it is one, of noise it is not (decision 0017).
+        np.testing.assert_array_equal(*(np.isnan(cube.values) for cube in (found, expected)))
+        if smooth:
+            np.testing.assert_allclose(found.values, expected.values, atol=1.01e-4, rtol=0)
         assert abs(found.time.values - expected.time.values).max() < np.timedelta64(1, "s")
         assert [found.attrs.get(key) for key in same] == [expected.attrs.get(key) for key in same]
 

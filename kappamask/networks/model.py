@@ -199,7 +199,7 @@ def announce_model(name: str, level: str, *, device: str = "auto") -> Model:
     Examples
     --------
     >>> announce_model("default", "L2A").entry.levels
-    ('L2A',)
+    ('L1C', 'L2A')
     """
     start = partial(load_model, name, level, device=device)
     weights = weights_of(find_entry(name, level))

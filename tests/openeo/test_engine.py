@@ -207,14 +207,10 @@ def test_the_stored_process_equals_the_inlined_graph(scene, tmp_path):
 
 @pytest.mark.slow
 def test_a_chain_of_three_steps_stays_small(tmp_path):
-    """Masked index, monthly aggregate, best pixel: under 600 MB, a part of what is computed.
-
-    The cube has 430 MB; with `KAPPAMASK_WHOLE=1` it has 1 GB.
-    """
-    size = 3264 if os.environ.get("KAPPAMASK_WHOLE") else 2112
+    """Masked index, monthly aggregate, best pixel on 1 GB: under 600 MB."""
     script = ROOT / "tests" / "support" / "peak_memory.py"
     done = subprocess.run(
-        [sys.executable, script, tmp_path, str(size)],
+        [sys.executable, script, tmp_path],
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
         text=True,
@@ -222,7 +218,7 @@ def test_a_chain_of_three_steps_stays_small(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["cube_mb"] == pytest.approx(6 * 4 * 4 * size**2 / 1e6)
+    assert told["cube_mb"] > 1000
     assert told["peak_mb"] < 600, told
     assert len(told["files"]) == 4
 

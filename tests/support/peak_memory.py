@@ -1,6 +1,6 @@
-"""Three chained steps after the mask on a cube; prints the peak memory in MB.
+"""Three chained steps after the mask on a cube of 1 GB; prints the peak memory in MB.
 
-python tests/support/peak_memory.py FOLDER PIXELS: of 3264 pixels a side it is 1 GB.
+python tests/support/peak_memory.py FOLDER
 
 A process of its own, since peak memory never falls. The cube is made block by block, and
 the UDF is a stand-in: what is measured is the engine.
@@ -26,10 +26,10 @@ from support import udfs
 DAYS = ["2022-06-02", "2022-06-12", "2022-06-20", "2022-07-05", "2022-07-15", "2022-07-25"]
 BANDS = ["B02", "B03", "B04", "B08"]
 THREADS = 2  # each holds a window
-BLOCK = 384
+SIZE, BLOCK = 3264, 384  # 6 dates x 4 bands x 3264^2 x 4 bytes = 1.02 GB
 
 
-def make_cube(size: int) -> xr.DataArray:
+def make_cube() -> xr.DataArray:
     """Bright discs for clouds over a smooth ground; each block is made when it is read."""
 
     def block(block_info=None) -> np.ndarray:
@@ -40,15 +40,15 @@ def make_cube(size: int) -> xr.DataArray:
         values = np.where(cloud, 8000, ground).astype(np.float32)
         return np.stack([values * (1 + band / 10) for band in range(len(BANDS))])[None]
 
-    pixels = tuple(min(BLOCK, size - start) for start in range(0, size, BLOCK))
+    pixels = tuple(min(BLOCK, SIZE - start) for start in range(0, SIZE, BLOCK))
     data = da.map_blocks(
         block, chunks=((1,) * len(DAYS), (len(BANDS),), pixels, pixels), dtype=np.float32
     )
     coords = {
         "t": np.array(DAYS, "M8[ns]"),
         "bands": BANDS,
-        "y": 5200000.0 - 5 - 10 * np.arange(size),
-        "x": 600000.0 + 5 + 10 * np.arange(size),
+        "y": 5200000.0 - 5 - 10 * np.arange(SIZE),
+        "x": 600000.0 + 5 + 10 * np.arange(SIZE),
     }
     cube = xr.DataArray(data, dims=("t", "bands", "y", "x"), coords=coords)
     return cube.rio.write_crs(32632)
@@ -97,9 +97,9 @@ def peak_mb() -> float:
     )
 
 
-def main(folder: str, size: str) -> None:
+def main(folder: str) -> None:
     """Run it and print what it took."""
-    cube, graph = make_cube(int(size)), make_graph()
+    cube, graph = make_cube(), make_graph()
     before = peak_mb()
     start = time.monotonic()
     with dask.config.set(num_workers=THREADS):

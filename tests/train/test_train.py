@@ -110,12 +110,12 @@ def test_b10_tells_cirrus_step_by_step_and_leaves_cloud_and_peoples_labels_alone
     assert (target_of(replace(drawn, evidence=None))[CLEAR] == 1).all()
 
 
-def test_cirrus_that_only_b10_shows_is_thin_with_b10_and_unknown_without():
+def test_cirrus_that_only_b10_shows_is_thin_with_b10_and_rather_clear_without():
     target = one_hot(np.array([[FAINT, Label.CLEAR, Label.SEMI_TRANSPARENT]], np.uint8))
     with_b10, without = (settle(target, with_b10=there)[:, 0].T.tolist() for there in (True, False))
     thin, clear = np.eye(5)[THIN].tolist(), np.eye(5)[CLEAR].tolist()
     assert with_b10 == [thin, clear, thin]
-    assert without == [[0] * 5, clear, thin]
+    assert without == [[share / 2 for share in clear], clear, thin]
 
 
 def test_overcast_is_cloud_as_thick_as_it_is_bright():
@@ -211,7 +211,8 @@ def test_crops_have_their_shapes_and_flags_and_simulate_rare_classes():
         assert target.shape == (5, 96, 96)
         assert flags.tolist() == [*x.isfinite().flatten(1).any(1).float().tolist(), 1.0]
         total = target.sum(0)
-        assert ((total - 1).abs() < 1e-3).logical_or(total == 0).all()
+        steps = torch.tensor([0, 0.5, 1])  # half is said of cirrus whose B10 was taken away
+        assert ((total[..., None] - steps).abs().amin(-1) < 1e-3).all()
         seen += target.flatten(1).sum(1)
     assert (seen[:4] > 0).all()
     assert seen[ANY_CLOUD] == 0  # what is simulated is known
@@ -469,8 +470,22 @@ def test_examples_are_the_same_each_time_and_leave_the_random_stream_alone():
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
     again = collect(chips)
-    assert [example.kind for example in first] == ["ground", *["simulated"] * 3]
+    kinds = ["ground", *["ground_few"] * 2, *["simulated"] * 3]
+    assert [example.kind for example in first] == kinds
     assert all(torch.equal(a.target, b.target) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("infrared", ["B08", "B8A"])
+def test_few_bands_are_those_of_users_with_the_near_infrared_that_there_is(infrared):
+    chip = make_chip(size=64, bands=["B02", "B03", "B04", infrared, "B10", "B11", "B12"])
+    few = [example for example in collect([chip]) if example.kind == "ground_few"]
+    kept = [[name for name, there in zip(NAMES, one.flags, strict=False) if there] for one in few]
+    visible = ["B02", "B03", "B04", infrared]
+    assert sorted(kept, key=len) == [visible, [*visible, "B11", "B12"]]
+    for one in few:
+        seen = one.x.isfinite().flatten(1).all(1)
+        assert seen.tolist() == one.flags[:-1].bool().tolist()
+        assert one.flags[-1] == 1  # of the level
 
 
 # --- configuration and command line ----------------------------------------------------------
