@@ -167,7 +167,7 @@ def turn(array: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
 def drop_bands(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Take bands away (NaN) as users' band sets do, never one that a mask cannot do without."""
     chance = rng.random()
-    if chance < 0.4:
+    if chance < 0.3:
         return x
     present = [name for name in NAMES if x[SLOT[name]].isfinite().any()]
     if chance < 0.7:

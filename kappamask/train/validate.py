@@ -4,7 +4,9 @@ Chips are judged by who knows what of them, and each such kind counts: people's 
 the other dates of a place say; programs' labels, which know cloud, shadow and clear; clear ground
 of all sorts, where only false alarms count; and simulated scenes over clear `val` chips, whose
 four classes are known exactly. Dates and programs are kinds of their own: pooled, a network that
-lost half of the veils and shadows that other dates know of stayed the best by `mean`.
+lost half of the veils and shadows that other dates know of stayed the best by `mean`. So are
+people's labels and clear ground at L1C as users of six or four bands see them: a network that was
+the best with all bands called a third of a clear scene veiled with six.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kappamask.base.bands import NAMES, NEAR_INFRARED
 from kappamask.base.legend import LEGEND, PREDICTED
 from kappamask.networks.normalisation import Normalisation
-from kappamask.train.chips import Chip
+from kappamask.train.chips import COMMON_BAND_SETS, Chip
 from kappamask.train.crops import Crops
 from kappamask.train.learner import autocast
 from kappamask.train.outlines import Outline
@@ -29,10 +32,15 @@ SCENES = 32
 SCENE_SIZE = 256
 SURE = 0.7  # share from which a pixel counts as labelled
 # With their weights, and the shares that each knows.
-KINDS = {"people": 2.0, "dates": 1.0, "programs": 1.0, "ground": 1.0, "simulated": 1.0}
+KINDS = {
+    "people": 2.0, "dates": 1.0, "programs": 1.0, "ground": 1.0, "simulated": 1.0,
+    "people_few": 1.0, "ground_few": 1.0,
+}  # fmt: skip
 KNOWN = {
     "people": range(5), "dates": range(4), "programs": (0, 1, 4), "simulated": range(4),
+    "people_few": range(5),
 }  # fmt: skip
+FEW = COMMON_BAND_SETS[:2]
 NAMES_OF = [LEGEND[code].name for code in PREDICTED]
 
 
@@ -60,6 +68,9 @@ def collect(chips: Sequence[Chip], outlines: Sequence[Outline] = ()) -> list[Exa
         if chip.kind == "clear" and drawn[CLEAR].mean() > 0.5:
             kind = "ground"
         examples.append(Example(x, flags.float(), target, kind))
+        if kind in ("people", "ground") and chip.level == "L1C":
+            blind = torch.from_numpy(settle(drawn, with_b10=False))
+            examples += [_with_bands(examples[-1], bands, blind) for bands in FEW]
         if drawn[CLEAR].mean() > 0.97 and chip.resolution <= 20:
             groups.setdefault(f"{chip.level}-{chip.bands}-{chip.label.shape}", []).append(chip)
     if groups:
@@ -69,6 +80,16 @@ def collect(chips: Sequence[Chip], outlines: Sequence[Outline] = ()) -> list[Exa
         examples += [Example(*next(stream), "simulated") for _ in range(SCENES)]
         torch.random.set_rng_state(state)
     return examples
+
+
+def _with_bands(example: Example, bands: Sequence[str], target: Tensor) -> Example:
+    """Keep some bands, with the near infrared that there is."""
+    infrared = [name for name in NEAR_INFRARED if example.flags[NAMES.index(name)]]
+    kept = {*bands, infrared[0]}
+    x, flags = example.x.clone(), example.flags.clone()
+    absent = [slot for slot, name in enumerate(NAMES) if name not in kept]
+    x[absent], flags[absent] = torch.nan, 0
+    return Example(x, flags, target, f"{example.kind}_few")
 
 
 @torch.inference_mode()
@@ -82,7 +103,7 @@ def validate(
     """
     network.eval()
     counts = np.zeros((len(KINDS), 5, 3), np.int64)  # kind, share, (hit, drawn, said)
-    kept = []
+    kept: dict[str, list[float]] = {"ground": [], "ground_few": []}
     for example in examples:
         height, width = example.x.shape[1:]
         x = functional.pad(normalise(example.x[None].clone()), (0, -width % 32, 0, -height % 32))
@@ -90,8 +111,10 @@ def validate(
             logits: Tensor = network(x.to(device), example.flags[None].to(device))
         said = logits[0, :, :height, :width].argmax(0).cpu()
         drawn, known = _to_shares(example)
-        if example.kind == "ground":
-            kept.append(float((said == CLEAR)[known & (drawn == CLEAR)].float().mean()))
+        if example.kind in kept:
+            kept[example.kind].append(
+                float((said == CLEAR)[known & (drawn == CLEAR)].float().mean())
+            )
         for share in range(5):
             a, b = (drawn == share) & known, (said == share) & known
             if share == ANY_CLOUD:
@@ -104,8 +127,8 @@ def validate(
     scores: dict[str, float] = {}
     weights = []
     for kind, table in zip(KINDS, counts, strict=True):
-        if kind == "ground":
-            of_kind = {"clear": float(np.nanmean(kept))} if kept else {}
+        if kind in kept:
+            of_kind = {"clear": float(np.nanmean(kept[kind]))} if kept[kind] else {}
         else:
             of_kind = {
                 NAMES_OF[share] if share < ANY_CLOUD else "any_cloud": float(
