@@ -30,7 +30,7 @@ from kappamask.openeo.graphs import (
     apply_udf,
     cloud_free_composite,
 )
-from kappamask.predict.chunk import OUTPUT_BANDS
+from kappamask.predict.chunk import OUTPUT_BANDS, SUN_BANDS
 
 FOLDER = Path(__file__).resolve().parent
 LEVEL = "L2A"
@@ -55,16 +55,17 @@ DESCRIPTIONS = {
     "kappamask": (
         "Labels every 10 m pixel of Sentinel-2 L2A as clear, cloud shadow, semi-transparent "
         "cloud, cloud or missing, with a small U-Net that runs as a UDF on windows of 768 px "
-        "with an overlap of 128 px. The result is a cube of the same dates and chains on, for "
+        "with an overlap of 128 px; with `refine`, of 512 px with all their dates, which then "
+        "correct one another. The result is a cube of the same dates and chains on, for "
         "example into `mask`. The network comes in the job option `udf-dependency-archives`, so "
         f"it runs as a batch job. {SOURCE}"
     ),
     "kappamask_composite": (
         "Masks clouds and cloud shadows on Sentinel-2 L2A with kappamask and takes the median of "
-        "what is clear in every period; the dates of a window correct one another before, so that "
-        "roofs, rivers and lakes are not taken for cloud and shadow. The optical bands are loaded "
-        "apart from those that the mask needs, so that cloudy pixels need not be read. The "
-        "network comes in the job option "
+        "what is clear in every period; the dates of a window correct one another before "
+        "(`refine`), so that roofs, rivers and lakes are not taken for cloud and shadow. The "
+        "optical bands are loaded apart from those that the mask needs, so that cloudy pixels need "
+        "not be read. The network comes in the job option "
         f"`udf-dependency-archives`, so it runs as a batch job. {SOURCE}"
     ),
 }
@@ -86,9 +87,11 @@ TEMPORAL_EXTENT = Parameter.temporal_interval(
 )
 
 
-def band_parameter(name: str, description: str, default: tuple[str, ...]) -> Parameter:
+def band_parameter(
+    name: str, description: str, default: tuple[str, ...], others: tuple[str, ...] = ()
+) -> Parameter:
     """Describe a parameter that lists bands."""
-    names = list(bands_of_level(LEVEL))
+    names = [*bands_of_level(LEVEL), *others]
     return Parameter.array(
         name, description, item_schema={"type": "string", "enum": names}, default=list(default)
     )
@@ -96,8 +99,10 @@ def band_parameter(name: str, description: str, default: tuple[str, ...]) -> Par
 
 MASK_BANDS = band_parameter(
     "mask_bands",
-    "What the network sees: B02, B03, B04 and B08 or B8A at least; more is better.",
+    "What the network sees: B02, B03, B04 and B08 or B8A at least; more is better. With `refine`, "
+    f"{' and '.join(SUN_BANDS)} tell which way shadows fall.",
     bands_of_level(LEVEL),
+    SUN_BANDS,
 )
 BANDS = band_parameter("bands", "Bands of the composite.", ("B02", "B03", "B04", "B08"))
 OUTPUT = Parameter.string(
@@ -115,6 +120,17 @@ CLOUD_COVER = Parameter.number(
 )
 
 
+def refine_parameter(*, default: bool) -> Parameter:
+    """Describe the parameter that lets dates correct one another."""
+    return Parameter.boolean(
+        "refine",
+        "Whether the dates of a window correct one another: roofs, rivers and lakes are then not "
+        "taken for cloud and shadow. A window then holds all dates at once, so long intervals want "
+        "workers with more memory.",
+        default=default,
+    )
+
+
 # --- documents -----------------------------------------------------------------------------
 
 
@@ -127,13 +143,17 @@ def make_labels() -> dict[str, Any]:
         bands=MASK_BANDS,
         max_cloud_cover=CLOUD_COVER,
     )
-    labels = apply_udf(cube, OUTPUT, level=LEVEL, model=MODEL, buffer_px=BUFFER)
-    parameters = [SPATIAL_EXTENT, TEMPORAL_EXTENT, OUTPUT, MASK_BANDS, CLOUD_COVER, BUFFER, MODEL]
-    return make_process("kappamask", labels, parameters, ["sentinel-2", "masks", "cloud detection"])
+    refine = refine_parameter(default=False)
+    labels = apply_udf(cube, OUTPUT, level=LEVEL, model=MODEL, refine=refine, buffer_px=BUFFER)
+    parameters = [SPATIAL_EXTENT, TEMPORAL_EXTENT, OUTPUT, MASK_BANDS, CLOUD_COVER, refine, BUFFER]
+    return make_process(
+        "kappamask", labels, [*parameters, MODEL], ["sentinel-2", "masks", "cloud detection"]
+    )
 
 
 def make_composite() -> dict[str, Any]:
     """Build the process `kappamask_composite`; the mask is inlined, not called by its address."""
+    refine = refine_parameter(default=True)
     composite = cloud_free_composite(
         None,
         SPATIAL_EXTENT,
@@ -143,11 +163,15 @@ def make_composite() -> dict[str, Any]:
         mask_bands=MASK_BANDS,
         max_cloud_cover=CLOUD_COVER,
         model=MODEL,
+        refine=refine,
         buffer_px=BUFFER,
     )
-    parameters = [SPATIAL_EXTENT, TEMPORAL_EXTENT, PERIOD, BANDS, MASK_BANDS, CLOUD_COVER, BUFFER]
+    parameters = [SPATIAL_EXTENT, TEMPORAL_EXTENT, PERIOD, BANDS, MASK_BANDS, CLOUD_COVER]
     return make_process(
-        "kappamask_composite", composite, [*parameters, MODEL], ["sentinel-2", "composites"]
+        "kappamask_composite",
+        composite,
+        [*parameters, refine, BUFFER, MODEL],
+        ["sentinel-2", "composites"],
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import openeo
 from openeo import UDF, DataCube
 from openeo.api.process import Parameter
-from openeo.processes import ProcessBuilder, array_element, or_
+from openeo.processes import ProcessBuilder, array_element, if_, or_
 
 from kappamask.base.bands import bands_of_level
 from kappamask.base.errors import InputError, UnknownNameError
@@ -59,7 +59,7 @@ class Context(TypedDict, total=False):
     offset: Any  # 0 where load_collection has applied it, -1000 for raw DN from baseline 04.00 on
     model: Any  # a name that `kappamask models` lists, or "default"
     buffer_px: Any  # of masks: pixels by which clouds and shadows are grown
-    refine: bool  # let all dates, and the sun where its bands are loaded, correct one another
+    refine: Any  # let all dates, and the sun where its bands are loaded, correct one another
     threads: Any  # that the engine may use
     python: str  # of the workers, as the archives were built for: `PYTHON`
 
@@ -298,13 +298,9 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
         raise UnknownNameError.of("option", unknown[0], list(Context.__annotations__))
     version = context.pop("python", PYTHON)
     told = {"level": "L2A", "scale": 10000, "offset": 0, "model": "default", **context}
-    refined = bool(context.get("refine"))
-    window = REFINED_PX if refined else WINDOW_PX
-    size = _pixels(window)
     result = datacube.apply_neighborhood(
         process=UDF(udf_code(), RUNTIME, version=version, context={"from_parameter": "context"}),
-        # Without a size in t, a window comes with all its dates.
-        size=size if refined else [*size, {"dimension": "t", "value": "P1D"}],
+        size=_window(refined=context.get("refine", False)),
         overlap=_pixels(OVERLAP_PX),
         context={**told, "output": output},
     )
@@ -313,6 +309,21 @@ def apply_udf(datacube: DataCube, output: Any, **context: Unpack[Context]) -> Da
         labels = list(OUTPUT_BANDS[output])
         metadata = metadata.rename_labels(metadata.band_dimension.name, target=labels)
     return DataCube(result.result_node(), connection=datacube.connection, metadata=metadata)
+
+
+def _window(*, refined: Any) -> Any:
+    """Size of what is labelled at once: all dates, or one; of a `Parameter` the caller decides.
+
+    Examples
+    --------
+    >>> [entry["dimension"] for entry in _window(refined=True)]
+    ['x', 'y']
+    """
+    dates = _pixels(REFINED_PX)  # without a size in t, a window comes with all its dates
+    date = [*_pixels(WINDOW_PX), {"dimension": "t", "value": "P1D"}]
+    if isinstance(refined, Parameter):
+        return if_(refined, accept=dates, reject=date)
+    return dates if refined else date
 
 
 def _pixels(count: int) -> list[dict[str, Any]]:

@@ -359,7 +359,7 @@ def test_npm_finds_seeded_faults(processes):
 
     window = "applyneighborhood1"
     seeded = {
-        "unit": lambda g, _: g[window]["arguments"]["size"][0].update(unit="miles"),
+        "unit": lambda g, _: g[window]["arguments"]["overlap"][0].update(unit="miles"),
         "process": lambda g, _: g[window].update(process_id="apply_neighbourhood"),
         "node": lambda g, _: g[window]["arguments"]["data"].update(from_node="load"),
         "argument": lambda g, _: g[window]["arguments"].pop("size"),

@@ -1,18 +1,23 @@
 """The UDF with all dates of a window: they correct one another as `refine` does."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import openeo
 import pytest
 import xarray as xr
+from openeo.udf import execute_local_udf
 from openeo.udf.run_code import load_module_from_string
 
 import kappamask as km
-from kappamask.openeo.graphs import REFINED_PX, cloud_free_composite
+from kappamask.openeo.graphs import REFINED_PX, WINDOW_PX, cloud_free_composite
+from kappamask.openeo.local import LocalEngine
 from kappamask.predict.chunk import Digits, Wanted, label_dates, to_mask
 from kappamask.sample import AREA_L2A, catalog_path
 
-TEXT = (Path(__file__).parents[2] / "udf/kappamask_udf.py").read_text(encoding="utf-8")
+UDF = Path(__file__).parents[2] / "udf"
+TEXT = (UDF / "kappamask_udf.py").read_text(encoding="utf-8")
 SUN = 150.0, 60.0
 
 
@@ -55,6 +60,9 @@ def test_the_udf_refines_as_a_cube_is_refined(cube):
     refined = apply(chunk, {"refine": True})
     assert refined.dims == ("t", "bands", "y", "x")
     assert np.mean(refined.values[:, 0] == expected) >= 0.999
+    udf = openeo.UDF(TEXT, context={"refine": True})
+    (told,) = execute_local_udf(udf, chunk).datacube_list
+    np.testing.assert_array_equal(told.get_array().values, refined.values)
     alone = apply(chunk, {"refine": False}).values[:, 0]
     assert np.mean(alone == labels.values) >= 0.999
     one = apply(chunk.isel(t=[1]), {"refine": True}).values[:, 0]
@@ -129,3 +137,58 @@ def test_graphs_ask_for_all_dates_of_smaller_windows():
         one for one in plain.flat_graph().values() if one["process_id"] == "apply_neighborhood"
     )
     assert {"dimension": "t", "value": "P1D"} in node["arguments"]["size"]
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The user-defined processes as they are stored on back ends."""
+    names = "kappamask", "kappamask_composite"
+    return {name: json.loads((UDF / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+
+
+@pytest.mark.parametrize(("name", "default"), [("kappamask", False), ("kappamask_composite", True)])
+def test_published_processes_take_refine_and_windows_that_go_with_it(published, name, default):
+    (told,) = (one for one in published[name]["parameters"] if one["name"] == "refine")
+    assert (told["schema"], told["default"]) == ({"type": "boolean"}, default)
+    graph, asked = published[name]["process_graph"], {"from_parameter": "refine"}
+    window = graph["applyneighborhood1"]["arguments"]
+    assert window["context"]["refine"] == asked
+    chosen = graph[window["size"]["from_node"]]
+    assert (chosen["process_id"], chosen["arguments"]["value"]) == ("if", asked)
+    sizes = [
+        {size["dimension"]: size["value"] for size in chosen["arguments"][branch]}
+        for branch in ("accept", "reject")
+    ]
+    date = {"x": WINDOW_PX, "y": WINDOW_PX, "t": "P1D"}
+    assert sizes == [{"x": REFINED_PX, "y": REFINED_PX}, date]
+
+
+def run_published(process, chunk, **given):
+    """Run a published process over a cube in the place of what it would load."""
+    graph = json.loads(json.dumps(process["process_graph"]))
+    for node in graph.values():
+        if node["process_id"] == "load_collection":
+            loaded = {"data": {"from_parameter": "cube"}, "bands": node["arguments"]["bands"]}
+            node |= {"process_id": "filter_bands", "arguments": loaded}
+    values = {one["name"]: one.get("default") for one in process["parameters"]} | given
+    return LocalEngine(catalog="none").run(graph, parameters=values | {"cube": chunk}).compute()
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # of the median that is expected
+def test_published_processes_label_all_dates_together_if_asked(published, cube):
+    values, bands = stored(cube)
+    exact = cube.copy(data=(values[:, :-2] / np.float32(1e4)).astype(np.float32))
+    alone = km.predict_cube(exact).compute()
+    together = km.refine(alone)
+    assert (together.values != alone.values).any()
+    chunk, given = as_chunk(cube).rio.write_crs(3035), {"mask_bands": bands}
+    for refine, expected in [({}, alone), ({"refine": True}, together)]:
+        found = run_published(published["kappamask"], chunk, **given, **refine)
+        assert np.mean(found.values[:, 0] == expected.values) >= 0.999
+    given |= {"bands": ["B04", "B08"]}
+    for refine, labels in [({}, together), ({"refine": False}, alone)]:
+        seen = 10000 * exact.sel(band=["B04", "B08"]).where(labels == km.Label.CLEAR)
+        expected = seen.groupby("time.month").median().values
+        found = run_published(published["kappamask_composite"], chunk, **given, **refine)
+        assert found.shape == expected.shape
+        assert np.mean(np.isclose(found.values, expected, atol=1, equal_nan=True)) >= 0.999
