@@ -20,6 +20,7 @@ DIRECT = torch.tensor([0.5, 0.6, 0.68, 0.75, 0.77, 0.8, 0.83, 0.85, 0.86, 0.88, 
 NARROW_NIR, VAPOUR, CIRRUS, SWIR16, SWIR22 = (
     NAMES.index(name) for name in ("B8A", "B09", "B10", "B11", "B12")
 )
+VAPOUR_IN_B10 = 5.3  # how much more vapour takes from B10 than from B09
 
 
 def to_top_of_atmosphere(surface: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,7 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kappamask.train.air import CIRRUS, DIRECT, NARROW_NIR, PATH, SWIR16, TWO_WAY, WAVELENGTH_UM
+from kappamask.train.air import (
+    CIRRUS,
+    DIRECT,
+    NARROW_NIR,
+    PATH,
+    SWIR16,
+    TWO_WAY,
+    VAPOUR,
+    VAPOUR_IN_B10,
+    WAVELENGTH_UM,
+)
 from kappamask.train.noise import fractal_noise, waves
 
 # Thousandths of reflectance per band slot, B01 ... B12; B10 sees no ground.
@@ -41,6 +51,7 @@ ROOFS = ("white roof", "white roof", "blue roof", "red roof", "concrete")
 # How often clear ground gets dark woods. Through hazy air they look like shadow, and only ground
 # at L2A is seldom so hazy; where they are frequent, real shadows get lost.
 WOODED = {"L2A": 0.12, "L1C": 0.2}
+HIGH = 0.3  # share of snow at L1C that lies high in dry air, as firn does
 
 
 def dress_ground(
@@ -151,15 +162,12 @@ def put_salt(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
 
 
 def put_snow(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
-    """Snow, fresh or old, whole or in patches, with slopes in sun and shade, trees and ice.
-
-    On high ice in dry air B10 sees the ground.
-    """
+    """Snow, fresh or old, whole or in patches, with slopes in sun and shade, trees and ice."""
     size = surface.shape[-1]
     age = rng.uniform(0, 0.8) ** 2
     snow = (1 - age) * SPECTRA["snow"] + age * SPECTRA["ice"]
     snow = snow * rng.uniform(0.6, 1.05)
-    snow[SWIR16:] *= rng.uniform(0.3, 1.6)  # coarse grains are darker there
+    snow[SWIR16:] *= rng.uniform(0.3, 2.2)  # coarse grains are darker there, fine dry ones bright
     patches = fractal_noise(size, rng, slope=rng.uniform(1.8, 2.8), outer=rng.uniform(30, 300))
     cover = torch.sigmoid((patches - rng.uniform(-4, 1)) * rng.uniform(2, 8))
     if rng.random() < 0.3:  # trees or rocks stand out of it
@@ -169,10 +177,22 @@ def put_snow(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:
         below = (below - PATH[:, None, None]).clamp(min=0.005) / TWO_WAY[:, None, None].clamp(0.1)
     scene = cover * snow + (1 - cover) * below
     surface = lay(surface, scene, cover > 0.02, level)
-    if level == "L1C" and rng.random() < 0.1:
-        surface = surface.clone()
-        surface[CIRRUS] = surface[CIRRUS] + rng.uniform(0.01, 0.22) * cover * snow[NARROW_NIR]
+    if level == "L1C" and rng.random() < HIGH:
+        surface = lift(surface, cover, snow, rng)
     return put_relief(surface, rng, level) if rng.random() < 0.7 else surface
+
+
+def lift(surface: Tensor, cover: Tensor, snow: Tensor, rng: np.random.Generator) -> Tensor:
+    """Bring snow up high: less air above it, and so little vapour that B09 and B10 see it.
+
+    Both bands lose to vapour as they do above clouds (`kappamask.train.simulate`).
+    """
+    vapour = rng.uniform(0.2, 0.9)
+    surface = surface - rng.uniform(0, 0.4) * cover * PATH[:, None, None]
+    seen = PATH[VAPOUR] + np.exp(-vapour) * snow[VAPOUR]
+    surface[VAPOUR] = cover * seen + (1 - cover) * surface[VAPOUR]
+    surface[CIRRUS] += np.exp(-VAPOUR_IN_B10 * vapour) * cover * snow[NARROW_NIR]
+    return surface.clamp(min=0.0005)
 
 
 def put_sea_ice(surface: Tensor, rng: np.random.Generator, level: str) -> Tensor:

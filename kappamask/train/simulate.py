@@ -43,6 +43,7 @@ from kappamask.train.air import (
     SWIR22,
     TWO_WAY,
     VAPOUR,
+    VAPOUR_IN_B10,
     WAVELENGTH_UM,
     coarsen,
 )
@@ -59,7 +60,6 @@ SHADOW_FROM, LIT_TO = 0.2, 0.1
 CIRRUS_FROM, CIRRUS_FREE_TO = 0.015, 0.008
 SEEN_WITHOUT = 0.03  # from here on a person sees it in the visible bands too
 FAINT = 8  # beside the codes of `Label`: cirrus that B10 alone shows
-VAPOUR_IN_B10 = 5.3  # how much more vapour takes from B10 than from B09
 # Kinds of layer: how often, coarsest detail in pixels, cover, logarithm of the largest thickness,
 # vapour above, loss of a thick cloud at 1.6 um.
 KINDS = {

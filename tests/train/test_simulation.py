@@ -10,7 +10,7 @@ from kappamask.base.errors import InputError, ReadError
 from kappamask.base.legend import Label
 from kappamask.train import simulate as room
 from kappamask.train.air import coarsen, fill_bands, to_top_of_atmosphere
-from kappamask.train.ground import DETAILS, SPECTRA, WHOLE_SCENES, dress_ground
+from kappamask.train.ground import DETAILS, SPECTRA, WHOLE_SCENES, dress_ground, lift
 from kappamask.train.noise import fractal_noise, waves
 from kappamask.train.outlines import Outline, cut_outline, read_outlines
 from kappamask.train.simulate import (
@@ -288,6 +288,20 @@ def test_snow_is_dark_at_1_6_um_and_salt_and_sand_are_not():
     assert min(index(name) for name in ("snow", "ice")) > 0.4  # the index that tells snow
     dry = ("salt", "red sand", "white sand", "white roof", "concrete")
     assert max(index(name) for name in dry) < 0.4
+
+
+def test_high_snow_loses_to_vapour_what_clouds_above_as_much_vapour_lose():
+    snow, whole = SPECTRA["snow"], torch.ones(8, 8)
+    ground = torch.full((13, 8, 8), 0.15)
+    ground[B10] = 0
+    shown = []
+    for seed in range(8):
+        high = lift(ground.clone(), whole, snow, np.random.default_rng(seed))
+        vapour = -np.log(float((high[B09] - room.PATH[B09]).mean() / snow[B09]))
+        shown.append(float(high[B10].mean()))
+        assert shown[-1] == pytest.approx(float(snow[B8A]) * np.exp(-5.3 * vapour), rel=1e-4)
+        assert float(high[B02].max()) <= 0.15  # less air, no more light
+    assert min(shown) < 0.05 < 0.1 < max(shown)
 
 
 def test_waves_have_the_length_that_was_asked_for():
