@@ -119,7 +119,7 @@ def composite(  # noqa: PLR0913  the public contract fixes the first five
 
     Notes
     -----
-    One dask task takes all dates of one block of pixels, at most 64 MB of reflectance;
+    One dask task takes all dates of one block of pixels, at most 32 MB of reflectance;
     larger chunks are cut, but read whole first. The result does not depend on the chunks.
     ``best-pixel`` with a weight for coverage needs all labels before the first pixel,
     unless `labels` has a coordinate ``clear_fraction`` (time).

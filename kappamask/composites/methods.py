@@ -24,7 +24,7 @@ from kappamask.composites.periods import Period
 if TYPE_CHECKING:
     import dask.array as da
 
-BLOCK_BYTES = 64 * 2**20  # of reflectance in one task; it makes a few copies of that
+BLOCK_BYTES = 32 * 2**20  # of reflectance in one task; it makes a few copies of that
 LEAST_PX = 64  # of the side of a block: tasks must be worth their cost
 NO_DATE = -1
 UNLIKE = 0.05  # reflectance from the median; the changes of a field within weeks are smaller
@@ -376,7 +376,7 @@ def split_chunks(chunks: Tiles, *, layers: int) -> Tiles:
     Examples
     --------
     >>> split_chunks(((1536,), (1000, 536)), layers=48)
-    ((512, 512, 512), (500, 500, 536))
+    ((384, 384, 384, 384), (333, 333, 334, 268, 268))
     """
     edge = max(LEAST_PX, int((BLOCK_BYTES / (4 * layers)) ** 0.5))
     rows, columns = (

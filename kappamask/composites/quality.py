@@ -14,7 +14,7 @@ import numpy as np
 
 from kappamask.base.bands import NEAR_INFRARED
 from kappamask.base.legend import Label
-from kappamask.predict.blocks import repeat_cells, take_cells
+from kappamask.predict.blocks import average_cells, repeat_cells
 from kappamask.predict.reference import albedo_over, refer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import dask.array as da
 
-CELL_M = 20.0  # of the map that is made of every date: haze has no finer edges
+CELL_M = 40.0  # of the map of means that is made of every date: haze has no finer edges
 VISIBLE = ("B02", "B03", "B04")
 ENOUGH = 2  # clear dates that a reference needs
 VEIL = 0.015  # albedo between: a third of what a label calls semi-transparent from 0.04 on
@@ -30,8 +30,6 @@ SHADE, UNVEILED = 0.75, 0.005  # of the light of clear dates that is left; and w
 SOFT = 0.01  # reflectance added before two are compared: deep shade and water are near 0
 NEAR_M = 500.0  # around a pixel,
 SOME = 0.002  # such a share of cloud is weather
-BORDER = 1  # cells inside clear ground that serve as reference
-BLOCK = 256  # cells per side of what one task looks at
 
 
 def can_judge(bands: Sequence[str]) -> bool:
@@ -60,42 +58,57 @@ def find_poor(
     step
         Height and width of a pixel in metres.
     """
+    import dask.array as da
     from dask.array.overlap import map_overlap
 
     near_infrared = next(name for name in NEAR_INFRARED if name in bands)
     wanted = [list(bands).index(name) for name in (*VISIBLE, near_infrared)]
-    stride = tuple(max(1, round(CELL_M / size)) for size in step)
-    rows, columns = stride
-    small = [
-        take_cells(layers, (rows, columns)).rechunk({0: -1, 1: -1, -2: BLOCK, -1: BLOCK})
-        for layers in (reflectance[:, wanted], codes[:, None])
-    ]
+    rows, columns = (
+        min(max(1, round(CELL_M / size)), length)
+        for size, length in zip(step, codes.shape[1:], strict=True)
+    )
+    cloud = (codes == Label.CLOUD) | (codes == Label.SEMI_TRANSPARENT)
+    cloud, clear = (
+        average_cells(layer.astype(np.float32), (rows, columns))
+        for layer in (cloud, codes == Label.CLEAR)
+    )
     boxes = [
         2 * max(1, round(NEAR_M / size / count)) + 1
-        for size, count in zip(step, stride, strict=True)
+        for size, count in zip(step, (rows, columns), strict=True)
     ]
-
-    def judge(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return judge_cells(values, labels[:, 0], days=days, boxes=boxes)[:, None]
-
-    poor = map_overlap(
-        judge,
-        *small,
-        depth={  # a small field is one block, which needs nothing around it
-            axis: min(box // 2 + BORDER + 1, small[0].shape[axis])
-            for axis, box in zip((2, 3), boxes, strict=True)
+    # Of what lies around a cell only labels are asked: a chunk of reflectance, which all dates
+    # make large, is read, judged and composed without the chunks beside it.
+    near = map_overlap(
+        lambda shares: _is_near(shares, boxes),
+        cloud,
+        depth={
+            axis: min(box // 2, cloud.shape[axis]) for axis, box in zip((1, 2), boxes, strict=True)
         },
         boundary="none",
         allow_rechunk=True,
         dtype=bool,
+        meta=np.empty((0, 0, 0), bool),
+    ).rechunk(cloud.chunks)
+    cells = average_cells(reflectance[:, wanted], (rows, columns))
+    poor = da.map_blocks(
+        lambda values, *about: judge_cells(values, *(a[:, 0] for a in about), days=days)[:, None],
+        *(stack.rechunk({0: -1, 1: -1}) for stack in (cells, near[:, None], clear[:, None] == 1)),
+        chunks=(cells.shape[:1], (1,), *cells.chunks[2:]),
+        dtype=bool,
         meta=np.empty((0, 0, 0, 0), bool),
-        align_arrays=False,
     )[:, 0]
     return repeat_cells(poor, (rows, columns), codes.chunks[1:])
 
 
+def _is_near(shares: np.ndarray, boxes: Sequence[int]) -> np.ndarray:
+    """Find where there is cloud around a cell, from its share in each (time, y, x)."""
+    from scipy.ndimage import uniform_filter
+
+    return np.stack([uniform_filter(one, boxes, mode="constant") > SOME for one in shares])
+
+
 def judge_cells(
-    values: np.ndarray, codes: np.ndarray, *, days: np.ndarray, boxes: Sequence[int]
+    values: np.ndarray, near: np.ndarray, clear: np.ndarray, *, days: np.ndarray
 ) -> np.ndarray:
     """Judge all dates of a block by one another: bool (time, y, x).
 
@@ -103,34 +116,16 @@ def judge_cells(
     ----------
     values
         float32 (time, 4, y, x): blue, green, red, near infrared.
-    codes
-        uint8 (time, y, x).
+    near, clear
+        bool (time, y, x): cells with clouds around them, and those that are clear.
     days
         (time,).
-    boxes
-        Rows and columns around a cell where cloud counts.
     """
-    from scipy.ndimage import binary_erosion, uniform_filter
-
-    near = np.stack(
-        [
-            uniform_filter(np.isin(one, (Label.CLOUD, Label.SEMI_TRANSPARENT)).astype(np.float32),
-                           boxes, mode="constant") > SOME
-            for one in codes
-        ]
-    )  # fmt: skip
     if not near.any():
         return near
-    serves = [
-        binary_erosion(one == Label.CLEAR, iterations=BORDER, border_value=1) for one in codes
-    ]
-    reference, counts = refer(values, np.stack(serves) & np.isfinite(values).all(axis=1), days)
-    poor = near & (counts >= ENOUGH)
-    for one, seen, ground in zip(poor, values, reference, strict=True):
-        if one.any():
-            veil = albedo_over(seen[:3], ground[:3]).min(axis=0)
-            light = ((seen[2:] + SOFT) / (ground[2:] + SOFT)).max(axis=0)
-            veil = uniform_filter(np.nan_to_num(veil), 3)
-            light = uniform_filter(np.nan_to_num(light, nan=1.0), 3)
-            np.logical_and(one, (veil > VEIL) | ((light < SHADE) & (veil < UNVEILED)), out=one)
+    reference, counts = refer(values, clear & np.isfinite(values).all(axis=1), days)
+    veil = albedo_over(values[:, :3], reference[:, :3]).min(axis=1)
+    light = ((values[:, 2:] + SOFT) / (reference[:, 2:] + SOFT)).max(axis=1)
+    poor: np.ndarray = near & (counts >= ENOUGH)
+    poor &= (veil > VEIL) | ((light < SHADE) & (veil < UNVEILED))  # neither of NaN
     return poor

@@ -111,6 +111,50 @@ def take_cells(pixels: da.Array, stride: tuple[int, int]) -> da.Array:
     return pixels[..., rows, columns]
 
 
+def average_cells(pixels: da.Array, stride: tuple[int, int]) -> da.Array:
+    """Average each whole cell of `stride` pixels: (..., y, x), NaN where a pixel is.
+
+    Chunks are moved to borders of cells. Sums are made in one order, whatever the chunks: values
+    do not depend on them.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> pixels = da.from_array(np.array([[1.0, 2, 3, 6, 9]]), chunks=(1, 3))
+    >>> average_cells(pixels, (1, 2)).compute()
+    array([[1.5, 4.5]])
+    """
+    import dask.array as da
+
+    down, across = stride
+    rows, columns = _on_cells(pixels.chunks[-2], down), _on_cells(pixels.chunks[-1], across)
+
+    def average(block: np.ndarray) -> np.ndarray:
+        height, width = block.shape[-2] // down, block.shape[-1] // across
+        total = np.zeros((*block.shape[:-2], height, width), block.dtype)
+        for row, column in product(range(down), range(across)):
+            total += block[..., row : height * down : down, column : width * across : across]
+        mean: np.ndarray = total / block.dtype.type(down * across)
+        return mean
+
+    cells = tuple(size // down for size in rows), tuple(size // across for size in columns)
+    return da.map_blocks(
+        average,
+        pixels.rechunk((*pixels.chunks[:-2], rows, columns)),
+        chunks=(*pixels.chunks[:-2], *cells),
+        dtype=pixels.dtype,
+        meta=np.empty((0,) * pixels.ndim, pixels.dtype),
+    )
+
+
+def _on_cells(sizes: Sequence[int], step: int) -> tuple[int, ...]:
+    """Move the borders of chunks down to those of cells; the last chunk has a whole cell."""
+    length = sum(sizes)
+    borders = {int(border) // step * step for border in np.cumsum(sizes)[:-1]}
+    inner = sorted(border for border in borders if 0 < border <= length - step)
+    return tuple(int(size) for size in np.diff([0, *inner, length]))
+
+
 def repeat_cells(
     cells: da.Array, stride: tuple[int, int], chunks: Sequence[Sequence[int]]
 ) -> da.Array:

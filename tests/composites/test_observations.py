@@ -1,5 +1,8 @@
 """Which observations a composite uses: refined, not hazy, enough, at worst the least bad."""
 
+import weakref
+
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -137,10 +140,40 @@ def test_a_poor_observation_is_used_where_it_is_the_only_one():
 
 def test_chunks_do_not_change_which_observations_are_poor():
     cube, labels = hazy()
+    cube.values[:] += 0.02 * np.random.default_rng(0).random(cube.shape, np.float32)
     whole = km.composite(cube, labels, method="first-clear").load()
     cut = {"time": 1, "y": 37, "x": 50}
     parts = km.composite(cube.chunk(cut), labels.chunk(cut), method="first-clear").load()
     xr.testing.assert_equal(whole, parts)
+
+
+def test_memory_does_not_grow_with_the_area():
+    """Whoever composes a chunk lets go of its dates before those of the next are read."""
+    dates, size, across = 4, 64, 6
+    alive: set[int] = set()
+    most = 0
+
+    def read(block_info=None):
+        nonlocal most
+        (date, _), *_ = place = block_info[None]["array-location"]
+        block = np.full((1, 4, size, size), 0.1 + 0.001 * date, np.float32)
+        alive.add(key := hash(tuple(place)))
+        weakref.finalize(block, alive.discard, key)
+        most = max(most, len(alive))
+        return block
+
+    cube, labels = scene(dates, size * across)
+    codes = labels.values[:, : 2 * size]
+    codes[0, 20:90, 30:340] = CLOUD  # so that haze and shade are looked for everywhere
+    chunks = ((1,) * dates, (4,), (size,) * 2, (size,) * across)
+    pixels = da.map_blocks(read, chunks=chunks, meta=np.empty((0, 0, 0, 0), np.float32))
+    image = km.composite(
+        cube.isel(y=slice(0, 2 * size)).copy(data=pixels), labels.isel(y=slice(0, 2 * size))
+    )
+    with dask.config.set(scheduler="synchronous"):
+        dask.compute(image.reflectance, image.observations, image.date)
+    assert image.attrs["quality"] == image.attrs["refined"] == 1
+    assert dates <= most <= 2 * dates  # of 12 times as many
 
 
 @pytest.mark.parametrize(
