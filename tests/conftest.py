@@ -11,9 +11,14 @@ import pytest
 from _pytest.doctest import DoctestModule
 from hypothesis import settings
 
+from kappamask.networks.runners import prepare_torch
+
 # Processes that run tests beside one another take one core each. Before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# As users have it: tests import torch before the package does. Threads that spin for one another
+# where there are fewer cores made a label cost ten times its processor time.
+prepare_torch()
 
 # A busy machine is no failure; CI looks at the same examples every time, `make fuzz` at more.
 EXAMPLES = int(os.environ.get("KAPPAMASK_FUZZ", "30"))
