@@ -149,7 +149,7 @@ def test_words_that_do_not_go_together_are_wrong_usage(words, message, capsys, t
 
 def test_masking_a_date_crosses_few_modules(tmp_path):
     """Whoever follows one date through the package has so many files to open."""
-    words = ["mask", *QUERY, "--out", str(tmp_path / "out")]
+    words = ["mask", *QUERY[:-1], "2019-07-11", "--out", str(tmp_path / "out")]
     code = (
         "import sys\n"
         "from kappamask.cli import main\n"

@@ -128,24 +128,35 @@ def test_gdal_reads_the_netcdf_where_it_lies(tmp_path):
         np.testing.assert_array_equal(raster.read(), labels)
 
 
-@pytest.mark.parametrize("what", ["labels", "cube", "composite"])
-def test_the_cf_checker_finds_no_error(tmp_path, what):
+CHECKED = {
+    "labels": lambda: make_labels(random_codes((2, 30, 20))),
+    "cube": lambda: make_pair(np.ones((2, 5, 6)))[0],
+    "composite": make_image,
+}
+
+
+@pytest.fixture(scope="module")
+def found_by_checker(tmp_path_factory):
+    """What the CF checker says of each file; one process for all, it takes seconds to start."""
     pytest.importorskip("compliance_checker", reason="needs compliance-checker")
-    data = {
-        "labels": lambda: make_labels(random_codes((2, 30, 20))),
-        "cube": lambda: make_pair(np.ones((2, 5, 6)))[0],
-        "composite": make_image,
-    }[what]()
-    path = write(data, tmp_path, "nc")
-    report = tmp_path / "report.json"
+    folder = tmp_path_factory.mktemp("cf")
+    paths = {what: str(write(make(), folder, "nc", what)) for what, make in CHECKED.items()}
+    report = folder / "report.json"
     checker = ["-W", "ignore", Path(sys.executable).parent / "compliance-checker"]
-    arguments = ["-t", "cf:1.11", "-f", "json", "-o", report, path]
+    arguments = ["-t", "cf:1.11", "-f", "json_new", "-o", report, *paths.values()]
     said = subprocess.run(
         [sys.executable, *checker, *arguments], capture_output=True, text=True, check=False
     )
-    found = json.loads(report.read_text())["cf:1.11"]
+    assert report.exists(), said.stdout + said.stderr
+    found = json.loads(report.read_text())
+    return {what: found[path]["cf:1.11"] for what, path in paths.items()}
+
+
+@pytest.mark.parametrize("what", CHECKED)
+def test_the_cf_checker_finds_no_error(found_by_checker, what):
+    found = found_by_checker[what]
     errors = [message for group in found["high_priorities"] for message in group["msgs"]]
-    assert errors == [], said.stdout
+    assert errors == [], found
 
 
 def test_an_old_file_is_replaced_whole_or_not_at_all(tmp_path):
