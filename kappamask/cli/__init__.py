@@ -27,7 +27,11 @@ from kappamask.cli.terminal import AGAIN, QUERY, add_command
 PRODUCT = "S2A_MSIL1C_20170430T103021_N0205_R108_T32UPV_20170430T103024.SAFE"
 KEPT = "finished dates are kept, repeat the command to go on"
 COMMANDS = {  # name: help, example, what is kept of it when it is interrupted
-    "demo": ("Run the main job on the embedded sample.", "--out kappamask-demo", KEPT),
+    "demo": (
+        "Label thirteen dates that come with the package: masks and pictures, without internet.",
+        "--out kappamask-demo",
+        KEPT,
+    ),
     "search": ("List the Sentinel-2 items of an area and time.", QUERY, AGAIN),
     "mask": (
         "Label every date of an area and time, or a SAFE product: COG and STAC item each.",

@@ -123,5 +123,7 @@ def run(options: argparse.Namespace) -> int:
             f"{never:.1f} % of pixels never clear"
         )
     folder = options.out.resolve()
-    say(f"{len(report.images)} composites of {len(report.masks)} dates in {folder}")
+    images, dates = len(report.images), len(report.masks)
+    many = f"{images} composite{'s' * (images != 1)} of {dates} date{'s' * (dates != 1)}"
+    say(f"{many} in {folder}")
     return say_failed(report.failed)

@@ -115,7 +115,8 @@ def read_entries(folder: Path, *, pictures: bool = True) -> list[MaskEntry]:
     """Read the items of all masks in a folder and below it, by folder and time."""
     if not folder.is_dir():
         raise InputError(
-            f"a report is made of a folder of masks, got {folder}: give the folder that "
+            f"a report is made of a folder of masks, got {folder}, which is "
+            f"{'no folder' if folder.exists() else 'not there'}: give the folder that "
             "`kappamask mask --out` wrote"
         )
     found = [

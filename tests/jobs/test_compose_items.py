@@ -108,7 +108,7 @@ def test_a_date_that_fails_is_named_and_the_others_are_composed(tmp_path, monkey
     assert main(arguments) == 1
     said = capsys.readouterr()
     assert "2019-07-11T00:00:00 failed: B04.tif is truncated" in said.err
-    assert "1 composites of 5 dates" in said.out
+    assert "1 composite of 5 dates in " in said.out
     (item,) = tmp_path.glob("*.json")
     assert len(json.loads(item.read_text())["links"]) == 5 + 1
     monkeypatch.undo()

@@ -349,7 +349,9 @@ def test_a_port_where_nobody_listens_is_named():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    with pytest.raises(CatalogError, match=rf"the connection to {url} failed.*check the address"):
+    with pytest.raises(
+        CatalogError, match=rf"the connection to {url} failed.*check the address.*refused"
+    ):
         search(FIELD, JUNE, catalog=url)
 
 
