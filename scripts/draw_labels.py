@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from kappamask.base.bands import NAMES
+from kappamask.base.legend import LEGEND, SNOW_LEGEND, Label, Snow
 from kappamask.evaluate.grounds import read_scene
 from kappamask.evaluate.pictures import colors_of
 from kappamask.evaluate.programs import NetworkPeer, name_of, network_from_file
@@ -34,10 +35,15 @@ from kappamask.train.datasets import read_split
 from kappamask.train.settings import read_config
 from kappamask.train.targets import target_of
 
+# Those of the legend as far as it has them; cloud of unknown thickness, cirrus that B10 shows; snow.
 COLORS = np.array(
-    [[128, 128, 128], [60, 160, 60], [140, 60, 200], [130, 200, 255], [255, 255, 255],
-     [255, 160, 40], [0, 80, 255], [244, 166, 215]], np.uint8,
-)  # fmt: skip
+    [
+        *(entry.rgb for entry in LEGEND if entry.label != Label.MISSING),
+        *((255, 160, 40), (0, 80, 255)),
+        *(entry.rgb for entry in SNOW_LEGEND if entry.label == Snow.SNOW),
+    ],
+    np.uint8,
+)
 SNOW = 7  # place of its colour
 TILE, ACROSS, DOWN = 200, 3, 8  # pixels of a picture; chips along and down a sheet
 SMALL, LARGE = 128, 768  # pixels of a picture of landscapes; of the embedded scene its width
