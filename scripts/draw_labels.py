@@ -35,7 +35,7 @@ from kappamask.train.datasets import read_split
 from kappamask.train.settings import read_config
 from kappamask.train.targets import target_of
 
-# Those of the legend as far as it has them; cloud of unknown thickness, cirrus that B10 shows; snow.
+# Of the legend as far as it goes; cloud of unknown thickness, cirrus that B10 shows; snow.
 COLORS = np.array(
     [
         *(entry.rgb for entry in LEGEND if entry.label != Label.MISSING),
