@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 from kappamask.cli.mask import mask_and_tell
@@ -22,7 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search the embedded catalogue, label every date, and say where the pictures are."""
+    """Search the embedded catalogue, label every date, and write a page of all."""
+    from kappamask.plot.report import write_report
     from kappamask.sample import SCENES, catalog_path
     from kappamask.scenes.search import search
 
@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"{scene.title}\n  {scene.credit}")
         items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)
         failures += mask_and_tell(items, scene.bbox, options.out / scene.name, title=scene.title)
-    say(f"Open the pictures: {options.out.resolve()}")
-    say(f"All on one page: kappamask report {shlex.quote(str(options.out))}")
-    return 1 if failures else 0
+    if failures:
+        return 1
+    say(f"Open the page: {write_report(options.out).resolve()}")
+    return 0
