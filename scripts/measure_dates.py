@@ -3,17 +3,20 @@
     python scripts/measure_dates.py ../shared/data [--weights RUN/best.safetensors] [PART ...]
 
 Parts: bolzano, lazio (composites against clear dates kept out), ground (rivers, roofs and cliffs of
-Bolzano), people (shadows drawn by people), change (fields that change), fields (small areas),
-cost. Run it again for a new network: nothing here is fitted to one.
+Bolzano), people (shadows drawn by people), change (fields that change), clouded (fields that
+change, with simulated clouds near), simulated (clouds over places that no network saw), fields
+(small areas), cost. Run it again for a new network: nothing here is fitted to one.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
+import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,15 @@ KEPT_OUT = {
     "bolzano": ("2022-06-12", "2022-06-20", "2022-06-30"),
     "lazio": ("2018-07-30", "2018-10-08"),
 }
+CLEAR_DATES = ("2022-06-12", "2022-06-20", "2022-06-27", "2022-06-30")  # of Bolzano
+UNSEEN = (  # clear, and of no split but `val` (whole_earth.csv)
+    *(f"pairs/cr_1868_summer_{place}/clear.tif" for place in ("102_p100", "102_p500", "31_p100")),
+    *(f"pairs/cr_test_{place}/clear.tif" for place in (1302, 4294, 5278, 7657)),
+    "scenes/lazio_p81_2018-07-05.tif", "scenes/sharkbay_T49JGM_2017-10-22.tif",
+)  # fmt: skip
+DATES, SCENE_PX = 5, 256  # of simulated series
+PLACES = (0, 0), (0, 340), (340, 0), (340, 340), (170, 620)  # row and column, of Bolzano
+SUN_ELEVATION = 45.0  # whatever it is: heights of simulated clouds are lengths of shadows
 FIELD_PX, FIELDS = 24, 10  # of every second date
 BESIDE_PX = 0, 128, 192, 256
 
@@ -203,6 +215,113 @@ def measure_change(data: Path, model: Any) -> None:
         print(f"- {name}: {alone:.3%} not clear, refined {together:.3%}")
 
 
+def see_through_clouds(
+    ground: np.ndarray, bands: list[str], rng: np.random.Generator, *, level: str
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Put simulated clouds on clear reflectance (band, y, x), NaN where there is none.
+
+    Returns what is seen, its true codes (0: between two classes), and where the sun stands.
+    """
+    import torch
+
+    from kappamask.base.bands import NAMES
+    from kappamask.train.simulate import simulate
+
+    whole = np.full((len(NAMES), *ground.shape[1:]), np.nan, np.float32)
+    slots = [NAMES.index(name) for name in bands]
+    whole[slots] = ground
+    falls = copy.deepcopy(rng).uniform(0, 2 * np.pi)  # where shadows fall is what it draws first
+    seen, truth = simulate(torch.from_numpy(whole), rng, level=level, resolution=10.0)
+    azimuth = float(np.degrees(np.arctan2(-np.cos(falls), np.sin(falls))) % 360)
+    return seen.numpy()[slots], truth.numpy(), (azimuth, SUN_ELEVATION)
+
+
+def change_near_clouds(
+    cube: xr.DataArray, kind: str, places: Sequence[tuple[int, int]], model: Any = "default"
+) -> np.ndarray:
+    """Change squares of Bolzano on later clear dates, and put simulated clouds on all of them.
+
+    Counted are changed pixels, over `places` (row and column of 256 px).
+
+    Returns
+    -------
+    numpy.ndarray
+        (2, 3, 2) int: by one date and refined; in the clear, in shadow, under cloud; all of them,
+        and those that are called not clear where they are, clear where they are not.
+    """
+    cube = cube.sel(time=cube["time"].dt.strftime("%Y-%m-%d").isin(CLEAR_DATES).values)
+    squares = np.zeros((SCENE_PX, SCENE_PX), bool)
+    for row in range(20, SCENE_PX - 30, 60):
+        for column in range(20, SCENE_PX - 30, 60):
+            squares[row : row + 30, column : column + 30] = True
+    rng, counts = np.random.default_rng(3), np.zeros((2, 3, 2), int)
+    for row, column in places:
+        part = cube[:, :, row : row + SCENE_PX, column : column + SCENE_PX].copy(deep=True)
+        truths, suns = [], []
+        for date, pixels in enumerate(part.values):
+            if date >= 2:  # the change lasts
+                pixels[:, squares] = dict(changes(pixels))[kind][:, squares]
+            pixels[:], truth, sun = see_through_clouds(pixels, FOUR, rng, level="L2A")
+            truths.append(truth)
+            suns.append(sun)
+        azimuths, elevations = zip(*suns, strict=True)
+        part = part.assign_coords(
+            sun_azimuth=("time", list(azimuths)), sun_elevation=("time", list(elevations))
+        )
+        alone = km.predict_cube(part, model=model).compute()
+        true = np.stack(truths)[2:, squares]
+        groups = (true == Label.CLEAR, true == Label.CLOUD_SHADOW, true > Label.CLOUD_SHADOW)
+        for figures, labels in zip(counts, (alone, km.refine(alone)), strict=True):
+            clear = labels.values[2:, squares] == Label.CLEAR
+            for figure, group, wrong in zip(figures, groups, (~clear, clear, clear), strict=True):
+                figure += [group.sum(), (group & wrong).sum()]
+    return counts
+
+
+def measure_clouded(data: Path, model: Any) -> None:
+    """Made change with simulated clouds near: what single dates and refined ones get wrong."""
+    cube, _ = read_bolzano(data)
+    for kind, _ in changes(cube.values[0]):
+        counts = change_near_clouds(cube, kind, PLACES, model("L2A"))
+        (lit, shade, cloud), refined = (figures[:, 1] / figures[:, 0] for figures in counts)
+        print(
+            f"- {kind}: in the clear {lit:.1%} not called so, refined {refined[0]:.1%}; "
+            f"called clear in shadow {shade:.1%}, refined {refined[1]:.1%}; "
+            f"under cloud {cloud:.1%}, refined {refined[2]:.1%}"
+        )
+
+
+def measure_simulated(data: Path, model: Any) -> None:
+    """Five dates of simulated clouds over places that the network did not see: dice by class."""
+    rng = np.random.default_rng(7)
+    sums: dict[tuple[str, Label, str], Any] = {}
+    classes = Label.CLOUD_SHADOW, Label.SEMI_TRANSPARENT, Label.CLOUD
+    for name in UNSEEN:
+        with rasterio.open(data / name) as raster:
+            dn, bands = raster.read().astype(np.float32), list(raster.descriptions)
+        ground = np.where(dn == 0, np.nan, dn / 1e4)[:, :SCENE_PX, :SCENE_PX]
+        seen, truths, suns = [], [], []
+        for _ in range(DATES):  # air and ground are a little others on each
+            gain = rng.uniform(0.93, 1.07) * rng.uniform(0.97, 1.03, (len(bands), 1, 1))
+            pixels, truth, sun = see_through_clouds(ground * gain, bands, rng, level="L1C")
+            seen.append(pixels * 1e4)
+            truths.append(truth)
+            suns.append(sun)
+        times = [f"2018-07-{1 + 5 * date:02d}T10:00" for date in range(DATES)]
+        cube, true = make_cube(np.stack(seen), bands, times, suns, level="L1C"), np.stack(truths)
+        for said, some in (("all bands", bands), ("4 bands", FOUR)):
+            alone = km.predict_cube(cube.sel(band=some), model=model("L1C")).compute()
+            both = {"alone": alone.values, "refined": km.refine(alone).values}
+            for (how, codes), label in itertools.product(both.items(), classes):
+                ours, theirs = (codes == label) & (true != Label.UNDEFINED), true == label
+                counts = np.array([(ours & theirs).sum(), ours.sum(), theirs.sum()])
+                key = said, label, how
+                sums[key] = sums.get(key, 0) + counts
+    for (said, label, how), (hits, ours, theirs) in sums.items():
+        print(f"- {said}, {label.name.lower()}, {how}: dice {2 * hits / (ours + theirs):.3f}, "
+              f"precision {hits / ours:.3f}, recall {hits / theirs:.3f}")  # fmt: skip
+
+
 def measure_fields(data: Path, model: Any) -> None:
     """Fields of 240 m against the labels of the whole, with and without what lies beside them."""
     cube, _ = read_bolzano(data)
@@ -244,6 +363,8 @@ PARTS = {
     "ground": measure_ground,
     "people": measure_people,
     "change": measure_change,
+    "clouded": measure_clouded,
+    "simulated": measure_simulated,
     "fields": measure_fields,
     "cost": measure_cost,
 }

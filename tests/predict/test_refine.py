@@ -9,6 +9,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.scripts import load_script
 
 import kappamask as km
 from kappamask.base.errors import InputError
@@ -274,3 +275,19 @@ def test_shadows_that_people_drew_are_found_better(shared_data):
     alone, together = dice(codes), dice(refine(labels).values)
     assert together > alone
     assert together >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["harvest", "ploughing", "flood", "burn", "snow"])
+def test_change_near_clouds_stays_clear_and_clouds_over_it_stay(shared_data, kind):
+    """Made change on real ground, clouds simulated over it: what refining adds to either error."""
+    script = load_script("scripts/measure_dates.py")
+    cube, _ = script.read_bolzano(shared_data)
+    alone, together = script.change_near_clouds(cube, kind, script.PLACES)
+    count, added = together[:, 0], (together - alone)[:, 1]
+    in_clear, in_shadow, under_cloud = added / count
+    assert (count > 5000).all()
+    assert in_clear <= 0.05  # asked for; nothing becomes cloud or shadow
+    assert in_shadow <= 0.15  # dark on one other date, in shadow on one: taken for dark ground
+    assert under_cloud <= 0.01
