@@ -28,6 +28,7 @@ from support import bolzano
 
 import kappamask as km
 from kappamask.cli import main
+from kappamask.networks.runners import has_bf16
 
 HERE = Path(__file__).resolve().parent
 PINS = HERE / "pinned.json"
@@ -190,7 +191,7 @@ def describe_machine():
     probes = {
         "CUDA": torch.cuda.is_available(),
         "AMX": getattr(torch.cpu, "_is_amx_tile_supported", bool)(),
-        "AVX-512 BF16": getattr(torch.cpu, "_is_avx512_bf16_supported", bool)(),
+        "bf16": has_bf16(),
     }
     found = [name for name, there in probes.items() if there]
     return {

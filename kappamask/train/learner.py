@@ -69,8 +69,8 @@ class Learner:
     ) -> float:
         """Take one step on a batch of `kappamask.train.crops.Crops`; return its loss.
 
-        The network runs in bf16 where the hardware computes in it, which takes half the time there
-        and twice the time elsewhere; the loss and the weights stay in single precision.
+        The network runs in bf16 where the hardware gains by it, which takes half the time there
+        and up to twice the time elsewhere; the loss and the weights stay in single precision.
         """
         x, flags, target = batch
         self.network.train()

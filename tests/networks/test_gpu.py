@@ -8,6 +8,7 @@ from support.reflectance import make_scene
 from kappamask import load_model, predict_array, predict_batch
 from kappamask.base.bands import NAMES
 from kappamask.base.errors import InputError
+from kappamask.networks import runners
 from kappamask.networks.runners import has_bf16
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
@@ -54,3 +55,15 @@ def test_a_processor_is_not_taken_for_a_gpu_in_its_precision(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     assert has_bf16()
     assert not has_bf16("cpu")
+
+
+@pytest.mark.parametrize(
+    ("avx", "amx", "intel", "gains"),
+    [(1, 0, 1, False), (1, 0, 0, True), (1, 1, 1, True), (0, 1, 1, True), (0, 0, 0, False)],
+)
+def test_bf16_is_taken_where_it_is_faster(monkeypatch, avx, amx, intel, gains):
+    """AVX-512 BF16 without AMX is slower than fp32 on Intel's processors."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx), raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx), raising=False)
+    monkeypatch.setattr(runners, "is_intel", lambda: bool(intel))
+    assert has_bf16("cpu") == gains
