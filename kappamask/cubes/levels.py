@@ -39,6 +39,8 @@ _ROUNDING = 1  # DN: GDAL adds in single precision
 _MOST_FILES = 10_000  # of which it is known what their overviews hold
 _HOLE = 8  # times as dark as both beside it, as shadow and water seldom are
 _LINE = 7 / 8  # of the brightness beside it; 3/4 where a row of pixels is lost
+_GLINT = 3  # times as bright as what is around: less lets no sample beside it fall to 0
+_MANY = 1000  # dark samples in a block: these are no undershoots beside glints
 
 
 def at_grid(scene: Scene, grid: Grid) -> Scene:
@@ -180,6 +182,7 @@ class Halved:
     def _block(self, rows: slice, columns: slice) -> np.ndarray:
         """Read a whole block: the wavelet knows nothing of those beside it."""
         low = self.level.read(1, window=Window.from_slices(rows, columns))  # type: ignore[union-attr]
+        low = without_undershoots(low)
         return self._mean(rows, columns) if hides_no_data(low) else move_level(low)
 
     def _mean(self, rows: slice, columns: slice) -> np.ndarray:
@@ -214,15 +217,60 @@ def hides_no_data(low: np.ndarray) -> bool:
     """
     if not low.any():
         return False
-    if not low.all():
+    if not low.all() or _find_holes(low).any():
         return True
-    hidden = False
     for samples in (low.astype(np.int32), low.T.astype(np.int32)):
         around = np.pad(samples, ((2, 2), (0, 0)), mode="reflect")
-        hole = _HOLE * samples < np.minimum(around[1:-3], around[3:-1])
         line = np.median(2 * samples / (around[:-4] + around[4:]), axis=1) < _LINE
-        hidden = hidden or bool(hole.any() or line.any())
-    return hidden
+        if line.any():
+            return True
+    return False
+
+
+def _find_holes(low: np.ndarray) -> np.ndarray:
+    """Find samples that are as good as none between two others."""
+    holes = np.zeros(low.shape, bool)
+    for samples, seen in ((low.astype(np.int32), holes), (low.T.astype(np.int32), holes.T)):
+        around = np.pad(samples, ((1, 1), (0, 0)), mode="reflect")
+        np.logical_or(seen, _HOLE * samples < np.minimum(around[:-2], around[2:]), out=seen)
+    return holes
+
+
+def without_undershoots(low: np.ndarray) -> np.ndarray:
+    """Lift samples that the wavelet drew down to 0 beside a glint, (y, x) uint16.
+
+    Its low pass takes an eighth of a pixel from the sample beyond the next: a roof or a wave of
+    nine times the brightness around leaves nothing of that. It becomes as dark as the darkest
+    sample beside it that is not so itself, or blocks of whole cities would be decoded in full.
+
+    Examples
+    --------
+    >>> ground = np.full((9, 9), 1000, "uint16")
+    >>> ground[4, 4] = 0  # missing
+    >>> bool((without_undershoots(ground) == ground).all())
+    True
+    >>> ground[4, 5] = 7000
+    >>> int(without_undershoots(ground)[4, 4])
+    1000
+    """
+    places = np.argwhere((low == 0) | _find_holes(low))
+    if not 0 < len(places) <= _MANY:
+        return low
+    lifted, dark = low.copy(), np.zeros(low.shape, bool)
+    dark[tuple(places.T)] = True
+    for row, column in places:
+        near, around = (
+            (
+                slice(max(row - reach, 0), row + reach + 1),
+                slice(max(column - reach, 0), column + reach + 1),
+            )
+            for reach in (1, 3)
+        )
+        ground = low[around][~dark[around]]
+        beside = low[near][~dark[near]]
+        if beside.size and beside.max() >= _GLINT * np.median(ground):
+            lifted[row, column] = beside.min()
+    return lifted
 
 
 def move_level(low: np.ndarray) -> np.ndarray:

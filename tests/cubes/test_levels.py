@@ -130,6 +130,23 @@ def test_thin_gaps_are_neither_filled_nor_do_they_darken(tmp_path, rows, columns
     np.testing.assert_allclose(found[touched], wanted[touched], atol=0.51)
 
 
+def test_glints_are_no_gaps(tmp_path):
+    """Beside a roof or a wave that shines a wavelet falls to 0: no reason to decode all pixels."""
+    noise = np.random.default_rng(0).normal(0, 30, (HEIGHT, WIDTH))
+    dn = (1000 + noise).astype(np.uint16)
+    dn[20:250:40, 20:250:40] = 14000
+    dn[400:402, 500:502] = 0  # missing, in another block
+    path = write(tmp_path, dn, "JP2")
+    with rasterio.open(path, overview_level=0) as level:
+        assert (level.read(1)[:128, :128] == 0).sum() > 20
+    found, wanted = read(scene_of(path)), rounded(means(dn))
+    glints, hole = np.s_[:128, :128], np.s_[128:, 128:256]
+    assert found[glints].min() > 800
+    assert (found[glints] != wanted[glints]).mean() > 0.5  # of the level, which holds no means
+    np.testing.assert_array_equal(found[hole], wanted[hole])  # of all pixels, as one is missing
+    assert found[200, 250] == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_any_window_gives_the_same_pixels(tmp_path, form):
     rng = np.random.default_rng(0)
