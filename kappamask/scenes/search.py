@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ONE_PASS = timedelta(minutes=10)  # the next orbit sees a tile 100 minutes later at the earliest
 # What is raised where a geometry is something else.
 _NO_GEOMETRY = (
-    shapely.errors.ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError,
+    ItemError, shapely.errors.ShapelyError, ArithmeticError, AttributeError, LookupError, TypeError,
     ValueError,
 )  # fmt: skip
 ENOUGH = 20  # items that are looked at to find out whether an area was meant the other way round
@@ -230,7 +230,7 @@ def _shows(view: View, area: BaseGeometry) -> bool:
 
 def _footprint(view: View) -> BaseGeometry:
     # The geometry, not the bbox: boxes of tiles at the antimeridian span the globe.
-    geometry = shape(view.geometry) if view.geometry else box(*(view.item.bbox or [0, 0, 0, 0]))
+    geometry = shape(view.footprint) if view.geometry else box(*(view.item.bbox or [0, 0, 0, 0]))
     return shapely.make_valid(cut_at_antimeridian(geometry))
 
 

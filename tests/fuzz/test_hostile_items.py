@@ -237,13 +237,20 @@ def test_a_cube_of_degrees_is_not_made_of_items_in_degrees(area):
         load_cube([item], area, bands=["B04"])
 
 
-NOT_POLYGONS = [{"type": "Polygon", "coordinates": "x"}, {"type": "Nothing"}]
+NOT_POLYGONS = [
+    {"type": "Polygon", "coordinates": "x"},
+    {"type": "Nothing"},
+    {"type": "Polygon", "coordinates": [[[22, 45], [23, 45], [23, float("nan")], [22, 45]]]},
+]
 
 
 @pytest.mark.parametrize(
     "change", [*({"geometry": one} for one in NOT_POLYGONS), {"id": 5}], ids=str
 )
-def test_a_search_survives_one_bad_item(tmp_path, change):
+def test_a_search_survives_one_bad_item(tmp_path, change, caplog):
     good = sample_items()[3]
     found = search_among(tmp_path, good, sample_items()[4] | change)
     assert good["id"] in [item.id for item in found]
+    if "geometry" in change:
+        assert sample_items()[4]["id"] not in [item.id for item in found]
+        assert "left out item" in caplog.text
