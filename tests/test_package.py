@@ -88,6 +88,8 @@ def test_weights_are_checked_before_anything_is_written(tmp_path, monkeypatch, d
         return WeightsFile(entry, path, entry.sha256)
 
     monkeypatch.setattr(networks, "weights_of", damaged)
+    # Without weights onnxruntime is tried, and another test may have loaded a network with it.
+    monkeypatch.setattr(networks, "_load", networks._load.__wrapped__)
     with pytest.raises(WeightsError, match=r"net\.safetensors"):
         mask_items(items, scene.bbox, tmp_path / "masks", options=MaskOptions())
     assert not (tmp_path / "masks").exists()
