@@ -39,7 +39,7 @@ _ROUNDING = 1  # DN: GDAL adds in single precision
 _MOST_FILES = 10_000  # of which it is known what their overviews hold
 _HOLE = 8  # times as dark as both beside it, as shadow and water seldom are
 _LINE = 7 / 8  # of the brightness beside it; 3/4 where a row of pixels is lost
-_GLINT = 3  # times as bright as what is around: less lets no sample beside it fall to 0
+_GLINT = 6  # times the ground, of the sample on a glint whose sides fall to 0; clouds are seldom so
 _MANY = 1000  # dark samples in a block: these are no undershoots beside glints
 
 

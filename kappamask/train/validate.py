@@ -6,7 +6,7 @@ of all sorts, where only false alarms count; and simulated scenes over clear `va
 four classes are known exactly. Dates and programs are kinds of their own: pooled, a network that
 lost half of the veils and shadows that other dates know of stayed the best by `mean`. So are
 people's labels and clear ground at L1C as users of six or four bands see them: a network that was
-the best with all bands called a third of a clear scene veiled with six.
+the best with all bands called two fifths of a clear scene veiled with six.
 """
 
 from __future__ import annotations

@@ -136,6 +136,8 @@ def test_glints_are_no_gaps(tmp_path):
     dn = (1000 + noise).astype(np.uint16)
     dn[20:250:40, 20:250:40] = 14000
     dn[400:402, 500:502] = 0  # missing, in another block
+    dn[300:380, 100:140] = 5000  # a cloud, and a gap beside it
+    dn[340:342, 140:142] = 0
     path = write(tmp_path, dn, "JP2")
     with rasterio.open(path, overview_level=0) as level:
         assert (level.read(1)[:128, :128] == 0).sum() > 20
@@ -144,7 +146,7 @@ def test_glints_are_no_gaps(tmp_path):
     assert found[glints].min() > 800
     assert (found[glints] != wanted[glints]).mean() > 0.5  # of the level, which holds no means
     np.testing.assert_array_equal(found[hole], wanted[hole])  # of all pixels, as one is missing
-    assert found[200, 250] == 0
+    assert found[200, 250] == found[170, 70] == 0
 
 
 @pytest.mark.parametrize("form", FORMS)
