@@ -346,9 +346,8 @@ def _refusal(href: str, error: APIError) -> str:
             "later, or ask for fewer dates"
         )
     if status is None:
-        cause = re.sub(
-            r".*\(Caused by (.*)\)", r"\1", said
-        )  # urllib3 begins with the address again
+        # urllib3 begins with the address again
+        cause = re.sub(r".*\(Caused by (.*)\)", r"\1", said)
         return (
             f"the connection to {href} failed, retries included: check the address and the "
             f"network ({cause[:200]})"

@@ -237,8 +237,8 @@ def test_forked_children_label_as_their_parent_did(engine):
 @pytest.mark.parametrize("way", ["spawn", "joblib"])
 def test_fresh_processes_label_as_their_parent_did(way):
     before = label_in_child("torch")
-    if way == "spawn":  # one process for both: what it imports takes seconds
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    if way == "spawn":
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
             found = list(pool.map(label_in_child, ["torch", "torch"]))
     else:
         joblib = pytest.importorskip("joblib", reason="joblib is no dependency")
@@ -264,7 +264,6 @@ def test_workers_of_a_data_loader_label_as_their_parent_did(start):
     from torch.utils.data import DataLoader
 
     before = label_in_child("torch")
-    workers = 2 if start == "fork" else 1  # what a fresh one imports takes seconds
-    options = {"num_workers": workers, "batch_size": None, "timeout": 300}
+    options = {"num_workers": 2, "batch_size": None, "timeout": 300}
     loader = DataLoader(Chips(), multiprocessing_context=start, **options)
     assert [int(found) for found in loader] == [before, before]
