@@ -34,8 +34,8 @@ class Slots:
     ) -> None:
         """Normalise band by band into `slots` (1, 13, y, x), and mirror them into the padding.
 
-        `slots`, a torch.Tensor or numpy.ndarray of zeros, are written in place; those of absent
-        bands stay zero. `reflectance` is one (y, x) float32 array per band of `bands`, of the
+        `slots`, a torch.Tensor or numpy.ndarray of any content, are written in place, with zeros
+        for absent bands. `reflectance` is one (y, x) float32 array per band of `bands`, of the
         pixels that `window` reads; NaN = no data. The window says how many mirrored pixels are
         put around them.
         """
@@ -46,7 +46,13 @@ class Slots:
         )
         for name, values in zip(bands, reflectance, strict=True):
             slot = self.features.index(name)
-            write(slots[0, slot][inside], values, slot)
+            target = slots[0, slot][inside]
+            for top in range(0, len(values), ROWS_AT_ONCE):
+                rows = slice(top, top + ROWS_AT_ONCE)
+                write(target[rows], values[rows], slot)
+        for slot, name in enumerate(self.features):
+            if name not in bands:
+                slots[0, slot] = 0
         mirror_edges(slots, 2, window.rows)
         mirror_edges(slots, 3, window.columns)
 
@@ -95,14 +101,12 @@ class Normalisation(Slots):
         target.copy_(band)
 
     def _write_array(self, target: np.ndarray, values: np.ndarray, slot: int) -> None:
-        for top in range(0, len(values), ROWS_AT_ONCE):
-            rows = slice(top, top + ROWS_AT_ONCE)
-            band = np.maximum(values[rows], np.float32(0))
-            np.sqrt(band, out=band)
-            band -= np.float32(self.mean[slot])
-            band *= np.float32(1 / self.std[slot])
-            band[~np.isfinite(band)] = 0
-            target[rows] = band
+        band = np.maximum(values, np.float32(0))
+        np.sqrt(band, out=band)
+        band -= np.float32(self.mean[slot])
+        band *= np.float32(1 / self.std[slot])
+        band[~np.isfinite(band)] = 0
+        target[:] = band
 
 
 @dataclass(frozen=True)

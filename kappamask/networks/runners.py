@@ -62,7 +62,7 @@ class Runner:
         return f"{self.package} {import_module(self.package).__version__}"
 
     def make_slots(self, count: int, height: int, width: int) -> Any:
-        """Zeros (count, 13, height, width) for `Normalisation.fill`."""
+        """Room (count, 13, height, width) for `Normalisation.fill`."""
         raise NotImplementedError
 
     def run(self, slots: Any, flags: Sequence[Sequence[float]]) -> Any:
@@ -237,7 +237,7 @@ class TorchRunner(Runner):
     engine = package = "torch"
 
     def make_slots(self, count: int, height: int, width: int) -> Tensor:
-        """Zeros in the precision of the network; a GPU fetches them from pinned memory."""
+        """Room in the precision of the network; a GPU fetches it from pinned memory."""
         import torch
 
         _AT_WORK.add("torch")
@@ -250,7 +250,7 @@ class TorchRunner(Runner):
             torch.set_num_threads(1)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         shape = count, len(NAMES), height, width
-        return torch.zeros(shape, dtype=dtype, pin_memory=self.device == "cuda")
+        return torch.empty(shape, dtype=dtype, pin_memory=self.device == "cuda")
 
     def run(self, slots: Tensor, flags: Sequence[Sequence[float]]) -> Tensor:
         """Run the network on its device."""
@@ -331,8 +331,8 @@ class OnnxRunner(Runner):
     engine, package = "onnx", "onnxruntime"
 
     def make_slots(self, count: int, height: int, width: int) -> np.ndarray:
-        """Zeros in single precision."""
-        return np.zeros((count, len(NAMES), height, width), np.float32)
+        """Room in single precision."""
+        return np.empty((count, len(NAMES), height, width), np.float32)
 
     def run(self, slots: np.ndarray, flags: Sequence[Sequence[float]]) -> np.ndarray:
         """Run the network with the session's threads."""

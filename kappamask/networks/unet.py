@@ -8,8 +8,9 @@ become channels and nothing of the input is lost while the trunk costs a quarter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ N_CLASSES = 4
 SHUFFLE = 2  # 10 m pixels per side of one trunk pixel
 PAIRS = {torch.bfloat16: torch.int32, torch.float32: torch.int64}  # as wide as two numbers
 SMALLEST_BIAS = 1e-30  # below it a bias is as good as 0
+# Convolution and ReLU at once, as torch.compile calls them; absent where torch has no oneDNN.
+FUSED: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+BF16: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
 
 
 class ConvUnit(nn.Sequential):
@@ -33,6 +37,14 @@ class ConvUnit(nn.Sequential):
             nn.BatchNorm2d(c_out),
             nn.ReLU(inplace=True),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c_in, y, x) to (n, c_out, y, x); once folded, by oneDNN in one pass."""
+        if not (isinstance(self[1], nn.Identity) and is_lean(x) and has_fused(x.dtype)):
+            return cast("Tensor", super().forward(x))  # type: ignore[no-untyped-call]
+        of = self.conv
+        layout = of.padding, of.stride, of.dilation, of.groups
+        return cast("Tensor", FUSED(x, of.weight, of.bias, *layout, "relu", [], ""))
 
     def fold(self) -> None:
         """Fold the batch normalisation into the convolution (inference only)."""
@@ -65,8 +77,7 @@ class UpUnit(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (n, c_below, y/2, x/2) and (n, c_here, y, x) to (n, c_here, y, x)."""
-        x = functional.interpolate(self.lift(x), scale_factor=2.0, mode="nearest")
-        return cast("Tensor", self.mix(x.add_(skip)))
+        return cast("Tensor", self.mix(add_coarse(skip, self.lift(x))))
 
 
 class UNet(nn.Module):
@@ -102,12 +113,12 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, flags: Tensor) -> Tensor:
         """Map (n, 13, y, x) and (n, 14) to float32 logits (n, 4, y, x)."""
         x = self.stem(unshuffle(x))
-        x = x + self.presence(flags.float()).to(x.dtype)[:, :, None, None]
+        x = add(x, self.presence(flags.float()).to(x.dtype)[:, :, None, None])
         x = self.first(x)
         skips = []
         for down in self.down:
             skips.append(x)
-            x = down(functional.max_pool2d(x, 2))
+            x = down(pool(x))
         for up in self.up:
             x = up(x, skips.pop())
         x = self.last(x)
@@ -157,6 +168,47 @@ class UNet(nn.Module):
         scale = self.last.rescale(scale)
         _scale_inputs(self.head, scale)
         return self
+
+
+# --- the same numbers with fewer passes over the memory, where nothing is learned ---------------
+
+
+def is_lean(x: Tensor) -> bool:
+    """Tell whether what is no longer needed may be written over: on a processor, not in training.
+
+    There half of the time goes to passes over the memory. A GPU has kernels of its own.
+    """
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+@cache
+def has_fused(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN convolves in this precision on this processor."""
+    if FUSED is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype != torch.bfloat16 or bool(BF16())
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Add, into `x` where that may be."""
+    return x.add_(y) if is_lean(x) else x + y
+
+
+def pool(x: Tensor) -> Tensor:
+    """Maxima of 2 x 2 pixels: (n, c, y, x) -> (n, c, y/2, x/2), without their places."""
+    if not is_lean(x):
+        return functional.max_pool2d(x, 2)
+    x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
+def add_coarse(x: Tensor, coarse: Tensor) -> Tensor:
+    """Add (n, c, y/2, x/2) to (n, c, y, x), each number to its 2 x 2 pixels."""
+    if not is_lean(x):
+        return functional.interpolate(coarse, scale_factor=2.0, mode="nearest").add_(x)
+    n, c, rows, columns = coarse.shape
+    x.view(n, c, rows, 2, columns, 2).add_(coarse[:, :, :, None, :, None])
+    return x
 
 
 def _scale_outputs(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> None:

@@ -179,13 +179,17 @@ def test_an_import_is_not_cut_short(monkeypatch, tmp_path):
         "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+
+    def import_and_wait():  # raised where the import ends, or a moment later
+        import slow_to_import  # noqa: F401
+
+        time.sleep(2)
+
     alarm = signal.getsignal(signal.SIGALRM)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with ending.Signals(ours=False) as signals:
-        with pytest.raises(KeyboardInterrupt):  # at once after the import, or a moment later
-            import slow_to_import  # noqa: F401
-
-            time.sleep(2)
+        with pytest.raises(KeyboardInterrupt):
+            import_and_wait()
         assert sys.modules["slow_to_import"].whole
         assert signals.number == signal.SIGINT
     assert signal.getsignal(signal.SIGALRM) is alarm

@@ -125,6 +125,23 @@ def test_unshuffle_is_torchs_pixel_unshuffle(dtype):
     assert torch.equal(unshuffle(x), torch.nn.functional.pixel_unshuffle(x, 2))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_fewer_passes_over_the_memory_change_no_logits(memory_format):
+    """With gradients every layer is torch's own; without, layers are fused and written over."""
+    torch.manual_seed(1)
+    network = UNet((8, 12, 16)).fold().to(memory_format=memory_format)
+    for part in network.parameters():
+        torch.nn.init.normal_(part, std=0.2)
+    x, flags = torch.randn(2, 13, 32, 48), torch.rand(2, 14)
+    given = x.clone()
+    plain = network(x, flags).detach()
+    with torch.inference_mode():
+        lean = network(x, flags)
+    assert plain.std() > 0.1
+    torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, given)
+
+
 def test_folding_and_exact_biases_change_no_logits():
     """Folded batch normalisation; then biases that are numbers of bf16, for `to_bf16`."""
     torch.manual_seed(0)

@@ -41,6 +41,8 @@ MESSAGE_BYTES = 16 * 2**20  # of one line that a process says
 # forks workers from a process that has only loaded them; elsewhere that is not safe.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _LIBRARIES = ["kappamask.openeo.local", "kappamask.openeo.server.worker", "rioxarray", "torch"]
+# glibc gives every thread a heap of its own otherwise, and each keeps what was freed in it.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 _CHILDREN = threading.Lock()  # multiprocessing looks at all of them when it starts one
 
 
@@ -59,6 +61,8 @@ class Task:
 
 def prepare_workers() -> None:
     """Begin to load what workers need, so that the first one need not wait for it."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if _CONTEXT.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
