@@ -87,6 +87,24 @@ class Runner:
         raise NotImplementedError
 
 
+def find_largest(logits: np.ndarray) -> np.ndarray:
+    """Which of four (4, y, x) is largest, (y, x) uint8, the first of several equal ones.
+
+    In pairs, as in a tournament: `argmax` of torch and of numpy go along an axis whose numbers
+    lie far apart, and took up to a third of the network's time.
+
+    Examples
+    --------
+    >>> find_largest(np.array([[[0, 2, 1]], [[1, 2, 0]], [[0, 1, 3]], [[1, 2, 4]]])).tolist()
+    [[1, 0, 3]]
+    """
+    first = (logits[1] > logits[0]).view(np.uint8)
+    second = (logits[3] > logits[2]).view(np.uint8) + np.uint8(2)
+    is_second = np.maximum(logits[2], logits[3]) > np.maximum(logits[0], logits[1])
+    largest: np.ndarray = np.where(is_second, second, first)
+    return largest
+
+
 # --- choice -------------------------------------------------------------------------------------
 
 
@@ -262,8 +280,10 @@ class TorchRunner(Runner):
         return logits
 
     def argmax(self, logits: Tensor) -> np.ndarray:
-        """Find the largest on the device, with all threads."""
-        return logits.argmax(0).cpu().numpy()
+        """Find the largest where the logits are."""
+        return (
+            find_largest(logits.numpy()) if self.device == "cpu" else logits.argmax(0).cpu().numpy()
+        )
 
     def softmax(self, logits: Tensor) -> np.ndarray:
         """Compute probabilities on the device, with all threads."""
@@ -343,13 +363,8 @@ class OnnxRunner(Runner):
         return logits
 
     def argmax(self, logits: np.ndarray) -> np.ndarray:
-        """Compare one class after the other: twice as fast as `numpy.argmax`."""
-        best = logits[0].copy()
-        codes = np.zeros(best.shape, np.uint8)
-        for code in range(1, len(logits)):
-            codes[logits[code] > best] = code
-            np.maximum(best, logits[code], out=best)
-        return codes
+        """Compare the classes in pairs."""
+        return find_largest(logits)
 
     def softmax(self, logits: np.ndarray) -> np.ndarray:
         """Compute probabilities in single precision."""

@@ -40,11 +40,9 @@ class ConvUnit(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, c_in, y, x) to (n, c_out, y, x); once folded, by oneDNN in one pass."""
-        if not (isinstance(self[1], nn.Identity) and is_lean(x) and has_fused(x.dtype)):
-            return cast("Tensor", super().forward(x))  # type: ignore[no-untyped-call]
-        of = self.conv
-        layout = of.padding, of.stride, of.dilation, of.groups
-        return cast("Tensor", FUSED(x, of.weight, of.bias, *layout, "relu", [], ""))
+        if isinstance(self[1], nn.Identity):
+            return convolve(self.conv, x, relu=True)
+        return cast("Tensor", super().forward(x))  # type: ignore[no-untyped-call]
 
     def fold(self) -> None:
         """Fold the batch normalisation into the convolution (inference only)."""
@@ -77,7 +75,7 @@ class UpUnit(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (n, c_below, y/2, x/2) and (n, c_here, y, x) to (n, c_here, y, x)."""
-        return cast("Tensor", self.mix(add_coarse(skip, self.lift(x))))
+        return cast("Tensor", self.mix(add_coarse(skip, convolve(self.lift, x))))
 
 
 class UNet(nn.Module):
@@ -124,7 +122,7 @@ class UNet(nn.Module):
         x = self.last(x)
         # The last layer stays in single precision: bf16 logits flip labels at class borders.
         with torch.autocast(x.device.type, enabled=False):
-            return functional.pixel_shuffle(self.head(x.float()), SHUFFLE)
+            return functional.pixel_shuffle(convolve(self.head, x.float()), SHUFFLE)
 
     def fold(self) -> UNet:
         """Fold every batch normalisation into its convolution, for inference; returns self."""
@@ -187,6 +185,18 @@ def has_fused(dtype: torch.dtype) -> bool:
     if FUSED is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype != torch.bfloat16 or bool(BF16())
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, *, relu: bool = False) -> Tensor:
+    """Convolve, by oneDNN where it can: it does ReLU in the same pass.
+
+    Torch itself calls it for several threads only, and is half as fast with one.
+    """
+    if is_lean(x) and has_fused(x.dtype):
+        how = conv.padding, conv.stride, conv.dilation, conv.groups, "relu" if relu else "none"
+        return cast("Tensor", FUSED(x, conv.weight, conv.bias, *how, [], ""))
+    x = conv(x)
+    return functional.relu(x, inplace=is_lean(x)) if relu else x
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:

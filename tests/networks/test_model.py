@@ -18,6 +18,7 @@ from kappamask.base.windows import plan_windows
 from kappamask.networks.manifest import find_entry, read_registry
 from kappamask.networks.model import load_model, open_model
 from kappamask.networks.normalisation import Normalisation
+from kappamask.networks.runners import find_largest
 from kappamask.networks.unet import ConvUnit, UNet, unshuffle
 
 WEIGHTS = Path(kappamask.__file__).parent / "networks" / "weights"
@@ -140,6 +141,12 @@ def test_fewer_passes_over_the_memory_change_no_logits(memory_format):
     assert plain.std() > 0.1
     torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-4)
     assert torch.equal(x, given)
+
+
+def test_the_largest_of_four_is_the_first_of_equal_ones():
+    logits = np.random.default_rng(3).integers(0, 4, (4, 50, 60)).astype(np.float32)
+    assert np.array_equal(find_largest(logits), logits.argmax(0))
+    assert np.array_equal(find_largest(logits[:, 5:-3, 7:]), logits[:, 5:-3, 7:].argmax(0))
 
 
 def test_folding_and_exact_biases_change_no_logits():
