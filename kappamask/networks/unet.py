@@ -192,7 +192,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, *, relu: bool = False) -> Tensor:
 
     Torch itself calls it for several threads only, and is half as fast with one.
     """
-    if is_lean(x) and has_fused(x.dtype):
+    if is_lean(x) and x.dtype == conv.weight.dtype and has_fused(x.dtype):  # not in autocast
         how = conv.padding, conv.stride, conv.dilation, conv.groups, "relu" if relu else "none"
         return cast("Tensor", FUSED(x, conv.weight, conv.bias, *how, [], ""))
     x = conv(x)
