@@ -41,7 +41,7 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
     Examples
     --------
     >>> from kappamask.networks.manifest import get_entry
-    >>> item = describe_model(get_entry("kappamask-2026g"))
+    >>> item = describe_model(get_entry("kappamask-2026h"))
     >>> item["properties"]["mlm:tasks"], len(item["properties"]["mlm:input"][0]["bands"])
     (['semantic-segmentation'], 13)
     """

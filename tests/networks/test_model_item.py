@@ -80,7 +80,7 @@ def test_the_checksum_is_that_of_the_shipped_file():
 
 
 def test_the_classes_stand_in_the_order_of_the_outputs():
-    (output,) = describe_model(get_entry("kappamask-2026g"))["properties"]["mlm:output"]
+    (output,) = describe_model(get_entry("kappamask-2026h"))["properties"]["mlm:output"]
     names = [entry["name"] for entry in output["classification:classes"]]
     assert names == ["clear", "cloud_shadow", "semi_transparent_cloud", "cloud"]
     assert output["result"]["shape"][1] == 4

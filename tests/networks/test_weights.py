@@ -427,7 +427,7 @@ def test_models_tells_what_is_fetched(capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["best"], 2, "unknown model 'best': expected one of kappamask-2026g"),
+        (["best"], 2, "unknown model 'best': expected one of kappamask-2026h"),
         ([NAME, "--mirror", "ftp://x"], 2, "a mirror is a URL"),
         ([NAME, "--from", "none"], 1, "cannot read none"),
     ],

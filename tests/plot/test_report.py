@@ -56,7 +56,7 @@ def make_labels(*days):
             "y": [5154955.0, 5154945.0],
             "x": [674995.0, 675005.0, 675015.0, 675025.0],
         },
-        attrs={"level": "L2A", "kappamask_model": "kappamask-2026g"},
+        attrs={"level": "L2A", "kappamask_model": "kappamask-2026h"},
     ).rio.write_crs(32632)
 
 
@@ -93,7 +93,7 @@ def test_shares_are_those_of_the_pixels(masks):
 
 def test_settings_and_versions_are_said_once(masks):
     page, _ = read_page(write_report(masks))
-    assert page.text.count("kappamask-2026g") == 1
+    assert page.text.count("kappamask-2026h") == 1
     assert page.text.count("EPSG:32632") == 1
     assert "4 x 2 pixels" in page.text
     assert "2 masks, 2022-06-02 to 2022-06-05." in page.text
