@@ -28,8 +28,8 @@ CHIP = 256  # pixels per side of a chip
 CHIPS_TARGET = 0.9  # of the speed of the network on one large window
 
 
-def print_doors(size: int, repeats: int) -> float:
-    """Print how fast the network is, alone and behind each door; return the first, Mpx/s."""
+def print_doors(size: int, repeats: int) -> None:
+    """Print how fast the network is, alone and behind each door."""
     model = load_model("default", "L1C")
     print(f"{model.entry.name}, {model.precision} on {model.device}")
     record("model", model.entry.name, precision=model.precision, device=model.device)
@@ -37,34 +37,51 @@ def print_doors(size: int, repeats: int) -> float:
     layers = list(cube.values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
     chunked = cube.chunk({"y": 1536, "x": 1536})
-    rows: list[tuple[str, int, Callable[[], object]]] = [
-        ("network only", size, lambda: model.batch_logits([(layers, window)], NAMES)),
-        ("predict_array", size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
-        ("predict_cube", size, lambda: predict_cube(cube).compute()),
-        ("predict_cube, chunks of 1536", size, lambda: predict_cube(chunked).compute()),
-        (
-            "predict_array, twice the side",
+    sides = {
+        "network only": (size, lambda: model.batch_logits([(layers, window)], NAMES)),
+        "predict_array": (size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
+        "predict_cube": (size, lambda: predict_cube(cube).compute()),
+        "predict_cube, chunks of 1536": (size, lambda: predict_cube(chunked).compute()),
+        "predict_array, twice the side": (
             2 * size,
             lambda: predict_array(large.values[0], NAMES, level="L1C"),
         ),
-        ("predict_cube, twice the side", 2 * size, lambda: predict_cube(large).compute()),
-    ]
-    print(f"\n{'what':32} {'pixels':>14} {'Mpx/s':>8} {'of network only':>16}")
-    first = 0.0
-    for what, side, work in rows:
-        speed = side * side / 1e6 / median_seconds(work, repeats)
-        first = first or speed
+        "predict_cube, twice the side": (2 * size, lambda: predict_cube(large).compute()),
+    }
+    works = {what: (side**2, work) for what, (side, work) in sides.items()}
+    speeds = measure_by_turns(works, repeats, time.perf_counter)
+    print(f"\n{'doors, by turns':32} {'pixels':>14} {'Mpx/s':>8} {'of network only':>16}")
+    first = speeds["network only"]
+    for what, (side, _) in sides.items():
+        speed = speeds[what]
         print(f"{what:32} {f'{side} x {side}':>14} {speed:8.2f} {speed / first:16.0%}", flush=True)
         record("doors", what, pixels=f"{side} x {side}", speed=speed, share=speed / first)
     print(f"target: network only at least {TARGET:g} Mpx/s: {verdict(first >= TARGET)}")
-    return first
+
+
+def measure_by_turns(
+    works: dict[str, tuple[int, Callable[[], object]]],
+    repeats: int,
+    clock: Callable[[], float],
+) -> dict[str, float]:
+    """Mpx/s of each work (its pixels, what it does), medians after one run to warm up.
+
+    They take turns, so that what else the machine does slows all of them.
+    """
+    speeds: dict[str, list[float]] = {what: [] for what in works}
+    for _ in range(repeats + 1):
+        for what, (pixels, work) in works.items():
+            began = clock()
+            work()
+            speeds[what].append(pixels / 1e6 / (clock() - began))
+    return {what: float(np.median(found[1:])) for what, found in speeds.items()}
 
 
 def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float]) -> None:
     """Print how fast many chips are labelled, beside the network alone on one large window.
 
     Both count the pixels that are labelled, not the mirrored ones that the network sees beside
-    them. They take turns, so that what else the machine does slows both.
+    them.
     """
     model = load_model("default", "L1C")
     large = make_cube(size).values[0]
@@ -80,15 +97,10 @@ def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float])
             lambda: predict_batch(chips, NAMES, level="L1C", model=model),
         ),
     }
-    speeds: dict[str, list[float]] = {what: [] for what in works}
-    for _ in range(repeats + 1):
-        for what, (pixels, work) in works.items():
-            began = clock()
-            work()
-            speeds[what].append(pixels / 1e6 / (clock() - began))
+    speeds = measure_by_turns(works, repeats, clock)
     print(f"\n{'chips, by turns':36} {'Mpx/s':>8} {'of network only':>16}")
-    first, *_, last = medians = [float(np.median(found[1:])) for found in speeds.values()]
-    for what, speed in zip(speeds, medians, strict=True):
+    first, last = speeds.values()
+    for what, speed in speeds.items():
         print(f"{what:36} {speed:8.2f} {speed / first:16.0%}")
         record("chips", what, speed=speed, share=speed / first)
     reached = last / first >= CHIPS_TARGET
@@ -131,36 +143,39 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
         )
 
 
-def print_series(size: int, network: float) -> None:
-    """Print time and peak memory of cubes of several dates, each in a new process.
-
-    `network`: Mpx/s of the network alone, or 0.
-    """
+def print_series(size: int) -> None:
+    """Print time and peak memory of cubes of several dates, each in a new process."""
     print(f"\n{'cube of dates':32} {'pixels':>20} {'first':>8} {'again':>8} {'peak GB':>8}")
     for dates in SERIES:
         command = [sys.executable, __file__, "--only", str(dates), str(size)]
         said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        first, again, peak = map(float, said.stdout.split()[-3:])
+        first, again, share, peak = map(float, said.stdout.split()[-4:])
         pixels = f"{dates} x {size} x {size}"
-        share = dates * size * size / 1e6 / again / network if network else 0.0
         record("series", pixels, first=first, again=again, peak=peak, share=share)
         print(
             f"{f'predict_cube, {dates} dates':32} {pixels:>20} {first:6.2f} s {again:6.2f} s"
-            f" {peak:8.2f} {f'{share:.0%} of network only' if network else ''}",
+            f" {peak:8.2f} {share:.0%} of network only, by turns",
             flush=True,
         )
 
 
 def run_series(dates: int, size: int) -> None:
-    """Label a lazy cube twice; print the seconds of each time, and peak GB."""
+    """Label a lazy cube: print seconds of the first time, of later ones, their share, peak GB."""
     cube = make_cube(size, dates=dates)
     labels = predict_cube(cube)
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        labels.compute()
-        seconds.append(time.perf_counter() - began)
-    print(*seconds, peak_gb())
+    began = time.perf_counter()
+    labels.compute()
+    first, peak = time.perf_counter() - began, peak_gb()
+    model = load_model("default", "L1C")
+    layers = list(make_cube(2 * size).values[0])
+    (window,) = plan_windows(2 * size, 2 * size, origin=(0, 0))
+    pixels = dates * size**2
+    works: dict[str, tuple[int, Callable[[], object]]] = {
+        "cube": (pixels, labels.compute),
+        "network": (4 * size**2, lambda: model.batch_logits([(layers, window)], NAMES)),
+    }
+    speeds = measure_by_turns(works, 3, time.perf_counter)
+    print(first, pixels / 1e6 / speeds["cube"], speeds["cube"] / speeds["network"], peak)
 
 
 def verdict(reached: bool) -> str:
@@ -203,10 +218,10 @@ def main() -> None:
         print_chips(options.chips, options.size, options.repeats, time.process_time)
         print_peers(options.peer_size, options.repeats, time.process_time)
         return
-    network = print_doors(options.size, options.repeats)
+    print_doors(options.size, options.repeats)
     print_chips(options.chips, options.size, options.repeats, time.perf_counter)
     print_peers(options.peer_size, options.repeats, time.perf_counter)
-    print_series(options.peer_size, network)
+    print_series(options.peer_size)
     seconds, torch_came = import_seconds()
     record("import", "import kappamask", seconds=seconds, torch=torch_came)
     print(f"\nimport kappamask: {seconds:.3f} s, torch imported: {torch_came}")
