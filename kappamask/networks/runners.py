@@ -91,7 +91,7 @@ def find_largest(logits: np.ndarray) -> np.ndarray:
     """Which of four (4, y, x) is largest, (y, x) uint8, the first of several equal ones.
 
     In pairs, as in a tournament: `argmax` of torch and of numpy go along an axis whose numbers
-    lie far apart, and took up to a third of the network's time.
+    lie far apart.
 
     Examples
     --------
