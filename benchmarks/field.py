@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,10 +46,13 @@ class Handler(BaseHTTPRequestHandler):
     """Sends ranges of the files of a folder; the date that a path begins with is passed over."""
 
     protocol_version = "HTTP/1.1"
+    # As servers of files do; else a range waits for the client's word that its head has arrived.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         """Answer one request."""
         server: Any = self.server
+        time.sleep(server.delay)
         content = server.content[self.path.rpartition("/")[2]]
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, len(content))
@@ -70,6 +74,17 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """One that says nothing where a client hangs up: GDAL does, once it knows a file's size."""
+
+    content: dict[str, bytes]
+    delay = 0.0  # seconds before each answer
+    requests = bytes = 0
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing."""
+
+
 def make_items(url: str, item: dict[str, Any], dates: int) -> list[dict[str, Any]]:
     """Say of one scene that it was seen on many dates."""
     items = []
@@ -84,40 +99,45 @@ def make_items(url: str, item: dict[str, Any], dates: int) -> list[dict[str, Any
     return items
 
 
-def run_only(items: Path, bands: str) -> None:
-    """Mask the field on all dates; print the seconds that pictures took."""
-    from kappamask.jobs import MaskOptions, loop, mask_items
+def run_only(items: Path, bands: str, pictures: str) -> None:
+    """Mask the field on all dates."""
+    from kappamask.jobs import MaskOptions, mask_items
 
     there = Transformer.from_crs(EPSG, 4326, always_xy=True)
     left, top = LEFT + CORNER, TOP - CORNER
     west, south, east, north = there.transform_bounds(left, top - SIDE, left + SIDE, top)
-    spent = [0.0]
-    draw = loop.Date.draw
-
-    def timed(*arguments: Any, **options: Any) -> Path:
-        began = time.perf_counter()
-        path = draw(*arguments, **options)
-        spent[0] += time.perf_counter() - began
-        return path
-
-    loop.Date.draw = timed
-    options = MaskOptions(bands=bands.split(",") if bands else None)
+    options = MaskOptions(bands=bands.split(",") if bands else None, pictures=bool(pictures))
     with tempfile.TemporaryDirectory() as folder:
         documents = json.loads(items.read_text())
         report = mask_items(documents, (west, south, east, north), folder, options=options)
     if report.failed:
         raise SystemExit(str(report.failed))
-    print(spent[0])
 
 
-def measure(server: Any, items: Path, bands: str | None) -> tuple[float, float, int, int]:
-    """Run one job: seconds in all, share of pictures, requests, bytes."""
-    server.requests = server.bytes = 0
-    command = [sys.executable, __file__, "--only", str(items), (bands or "").replace(" ", ",")]
+def run_job(items: Path, bands: str | None, *, pictures: bool) -> float:
+    """Run one job in a process of its own: seconds in all."""
+    told = str(items), (bands or "").replace(" ", ","), "pictures" * pictures
     began = time.perf_counter()
-    said = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    seconds = time.perf_counter() - began
-    return seconds, float(said.stdout.split()[-1]) / seconds, server.requests, server.bytes
+    subprocess.run([sys.executable, __file__, "--only", *told], check=True)  # noqa: S603
+    return time.perf_counter() - began
+
+
+def measure(
+    server: Any, items: Path, bands: str | None, *, repeats: int
+) -> tuple[float, float, int, int]:
+    """Run a job with pictures and without, in turns.
+
+    Gives medians: seconds in all, share of pictures, requests and bytes. What pictures cost is
+    what the job takes longer by: they are drawn while the next date is read.
+    """
+    server.requests = server.bytes = 0
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(repeats):
+        for pictures, seconds in took.items():
+            seconds.append(run_job(items, bands, pictures=pictures))
+    drawn, bare = (statistics.median(seconds) for seconds in took.values())
+    runs = 2 * repeats
+    return drawn, 1 - bare / drawn, server.requests // runs, server.bytes // runs
 
 
 def same_labels(bands: str | None) -> float:
@@ -145,10 +165,14 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir(), "kappamask-bench")
     )
-    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="seconds before the server answers a request"
+    )
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        run_only(Path(options.only[0]), options.only[1])
+        run_only(Path(options.only[0]), *options.only[1:])
         return
     print_machine()
     if not STRIP.is_dir():
@@ -156,10 +180,11 @@ def main() -> None:
         return
     _, item = build(options.cache, SIZE)
     with (
-        ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server,
+        Server(("127.0.0.1", 0), Handler) as server,
         tempfile.TemporaryDirectory() as f,
     ):
         server.content = {path.name: path.read_bytes() for path in item.parent.glob("*.tif")}
+        server.delay = options.delay
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         items = Path(f, "items.json")
@@ -168,7 +193,9 @@ def main() -> None:
         for name, bands in SETS.items():
             dates = options.dates if bands is None else max(options.dates // 3, 1)
             items.write_text(json.dumps(make_items(url, json.loads(item.read_text()), dates)))
-            seconds, pictures, requests, sent = measure(server, items, bands)
+            seconds, pictures, requests, sent = measure(
+                server, items, bands, repeats=options.repeats
+            )
             same = same_labels(bands)
             figures = {
                 "dates": dates,

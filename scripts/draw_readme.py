@@ -23,7 +23,7 @@ from PIL import Image
 import kappamask as km
 from kappamask.base.legend import Label
 from kappamask.plot.picture import Date, label_colors, true_color
-from kappamask.plot.scene import Sheet
+from kappamask.plot.scene import Sheet, named_in_legend
 
 BANDS = ("B02", "B03", "B04", "B08")
 DAY = "2022-06-02"
@@ -116,7 +116,8 @@ def draw(
         left, top = AIR + column * (width + AIR), TOP + row * (height + ROW)
         sheet.write(left, top - 8, words, size=WORDS)
         sheet.show(left, top, width, height, picture)
-    sheet.explain(AIR, 5, date.shares, full=False, size=KEY)
+    named = named_in_legend(undefined=bool(date.shares[Label.UNDEFINED]))
+    sheet.explain(AIR, 5, named, size=KEY)
     shown = sheet.save(path.with_suffix(".png"))
     with Image.open(shown) as whole:
         size = (WIDTH, round(whole.height * WIDTH / whole.width))

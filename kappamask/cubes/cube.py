@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 SPREAD = 4  # times what their items cover: from here on a cube is a mistake
+READERS = 8  # files read side by side where one date is read: they wait for servers, not for cores
 LOG = logging.getLogger(__name__)
 
 
@@ -129,12 +130,40 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
     >>> cube.dims, cube.dtype, cube.attrs["level"]
     (('time', 'band', 'y', 'x'), dtype('float32'), 'L1C')
     """
+    return load_scenes(
+        [scene_of(item, bands, resolve=resolve) for item in listed(items)],
+        area,
+        resolution=resolution,
+        bands=bands,
+        chunks=chunks,
+        engine=engine,
+        crs=crs,
+        margin=margin,
+        max_pixels=max_pixels,
+    )
+
+
+def load_scenes(  # noqa: PLR0913  those of `load_cube`
+    scenes: Sequence[Scene],
+    area: AreaLike | None,
+    *,
+    resolution: float,
+    bands: Sequence[str] | None,
+    engine: str,
+    margin: int,
+    max_pixels: int | None,
+    chunks: int = LATTICE.core,
+    crs: Any = None,
+    apart: bool = False,
+) -> xr.DataArray:
+    """Assemble scenes as `load_cube` does items.
+
+    Where bands are read `apart`, those of one date are read side by side: for jobs that go date by
+    date. A cube of many dates has a tenth of the tasks without.
+    """
     import dask.array as da
 
-    scenes = sorted(
-        (scene_of(item, bands, resolve=resolve) for item in listed(items)),
-        key=lambda scene: (scene.time, scene.id),
-    )
+    scenes = sorted(scenes, key=lambda scene: (scene.time, scene.id))
     level = check_scenes(scenes)
     names = choose_bands(scenes, bands, level)
     if engine not in ENGINES:
@@ -149,6 +178,7 @@ def load_cube(  # noqa: PLR0913  the public contract fixes the first six
         grid.widened(margins),
         chunks=margins.widen(snap_chunks(grid, chunks)),
         engine=engine,
+        apart=apart,
     )
     if missed := [scene.id for index, scene in enumerate(scenes) if index not in layers]:
         LOG.warning("left out %d items that miss the area: %s", len(missed), ", ".join(missed))
@@ -174,13 +204,19 @@ def _at_grid(scene: Scene, grid: Grid) -> Scene:
 
 
 def _read_scenes(
-    scenes: Mapping[int, Scene], names: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
+    scenes: Mapping[int, Scene],
+    names: Sequence[str],
+    grid: Grid,
+    *,
+    chunks: Chunks,
+    engine: str,
+    apart: bool,
 ) -> dict[int, da.Array]:
     """Read those that reach the grid as reflectance (band, y, x), lazily; numbers stay."""
     layers: dict[int, da.Array] = {}
     if plain := [number for number, scene in scenes.items() if not is_native(scene)]:
         some = [scenes[number] for number in plain]
-        kept, dn = read_dn(some, names, grid, chunks=chunks, engine=engine)
+        kept, dn = read_dn(some, names, grid, chunks=chunks, engine=engine, apart=apart)
         reflectance = apply_offsets(dn, [some[place] for place in kept], names, grid)
         layers = {plain[place]: reflectance[layer] for layer, place in enumerate(kept)}
     for number, scene in scenes.items():
@@ -304,7 +340,7 @@ def hold_date(cube: xr.DataArray, time: np.datetime64) -> xr.DataArray:
     import dask.array as da
 
     around = cube.encoding.get(SURROUNDINGS, cube)
-    values = around.sel(time=[time]).data.compute()
+    values = around.sel(time=[time]).data.compute(num_workers=READERS)
     held = around.sel(time=[time]).copy(data=da.from_array(values, chunks=-1, name=False))
     rows, columns = (
         slice(start := int(np.abs(around[dim].values - cube[dim].values[0]).argmin()),

@@ -61,16 +61,23 @@ def _grid_of(file: BandFile) -> dict[str, Any]:
 
 
 def read_dn(
-    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, *, chunks: Chunks, engine: str
+    scenes: Sequence[Scene],
+    bands: Sequence[str],
+    grid: Grid,
+    *,
+    chunks: Chunks,
+    engine: str,
+    apart: bool,
 ) -> tuple[list[int], da.Array]:
     """Read DN of every scene onto the grid, lazily; an `ItemError` where an engine gives up.
 
     Returns the indices of the scenes that reach the grid, and (scene, band, y, x) uint16 with
-    all bands of a scene in one chunk, 0 = no data and bands that a scene lacks.
+    all bands of a scene in one chunk, 0 = no data and bands that a scene lacks. `apart` reads
+    each band of a chunk by a task of its own.
     """
     resampling = "average" if grid.resolution > 10 else "nearest"
     try:
-        kept, dn = ENGINES[engine](scenes, bands, grid, chunks, resampling)
+        kept, dn = ENGINES[engine](scenes, bands, grid, chunks, resampling, apart)
     except KappaMaskError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of the engine's own
@@ -83,7 +90,12 @@ def read_dn(
 
 
 def _read_stackstac(
-    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+    scenes: Sequence[Scene],
+    bands: Sequence[str],
+    grid: Grid,
+    chunks: Chunks,
+    resampling: str,
+    apart: bool,
 ) -> tuple[list[int], da.Array]:
     import dask.array as da
     import stackstac
@@ -99,7 +111,7 @@ def _read_stackstac(
         bounds=grid.bounds,
         snap_bounds=False,
         resampling=Resampling[resampling],
-        chunksize=(1, -1, *chunks),
+        chunksize=(1, 1 if apart else -1, *chunks),
         dtype=np.dtype("uint16"),
         fill_value=np.uint16(0),
         rescale=False,
@@ -125,7 +137,12 @@ def _read_stackstac(
 
 
 def _read_odc(
-    scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, chunks: Chunks, resampling: str
+    scenes: Sequence[Scene],
+    bands: Sequence[str],
+    grid: Grid,
+    chunks: Chunks,
+    resampling: str,
+    _apart: bool,  # they always are
 ) -> tuple[list[int], da.Array]:
     import odc.stac
     import pystac
@@ -248,5 +265,7 @@ def odc_driver(access: Access) -> Any:
     return PatientDriver()
 
 
-Engine = Callable[[Sequence[Scene], Sequence[str], Grid, Chunks, str], "tuple[list[int], da.Array]"]
+Engine = Callable[
+    [Sequence[Scene], Sequence[str], Grid, Chunks, str, bool], "tuple[list[int], da.Array]"
+]
 ENGINES: dict[str, Engine] = {"stackstac": _read_stackstac, "odc": _read_odc}

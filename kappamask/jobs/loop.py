@@ -1,9 +1,9 @@
 """The loop over dates: each one read, labelled, written as a mask, drawn.
 
-What one date needs is read, labelled, written and forgotten before the next one. A date that
-fails is kept in mind and the others go on; finished dates are not done again. Dates whose files
-could not be read are tried again when all others are through: by then a server may have
-recovered, and signed addresses are renewed.
+What one date needs is read, labelled, written and forgotten; meanwhile the next one is read, if
+it is small. A date that fails is kept in mind and the others go on; finished dates are not done
+again. Dates whose files could not be read are tried again when all others are through: by then a
+server may have recovered, and signed addresses are renewed.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class Date:
     bands: tuple[str, ...] = ()  # that are read
     scene: Callable[[], xr.DataArray] | None = None  # what a picture is drawn of
     small: Callable[[int], xr.DataArray] | None = None  # the same, so many times as coarse
+    ahead: Callable[[], object] | None = None  # begins to read it, and returns at once
 
     @property
     def remote(self) -> bool:
@@ -124,14 +125,22 @@ class Date:
         files = (file for source in self.record.sources for file in source.files.values())
         return any(is_remote(file.href) for file in files)
 
-    def make(self, folder: Path, options: MaskOptions) -> Made:
-        """Label, write and draw it, unless that is done."""
+    def make(
+        self, folder: Path, options: MaskOptions, *, then: Callable[[], object] | None = None
+    ) -> Made:
+        """Label, write and draw it, unless that is done; `then` is called once it is read."""
         there = None if options.overwrite else find_complete(self.record, folder)
-        mask = there or write_record(self.record, cut_out(self.pixels(), self.inside), folder)
+        mask = there or write_record(self.record, self._read(then), folder)
         picture = None
         if self.scene is not None and options.pictures:
             picture = draw_beside(mask, partial(self.draw, mask, title=options.title))
         return Made(mask, picture, there is not None)
+
+    def _read(self, then: Callable[[], object] | None) -> Any:
+        pixels = cut_out(self.pixels(), self.inside)
+        if then is not None:
+            then()
+        return pixels
 
     def draw(self, mask: Path, path: Path, *, title: str | None) -> Path:
         """Draw the quicklook of its mask; a large one by its overviews and those of its scene."""
@@ -257,7 +266,9 @@ def run(
     tried = count(1)
 
     def make(index: int) -> Made:
-        one = dates[index].make(folder, options)
+        coming = [dates[after] for after in waiting if after > index]
+        then = partial(read_ahead, coming, folder, options)
+        one = dates[index].make(folder, options, then=then)
         if tell is not None:
             tell(tell_date(dates[index].name, one.mask, skipped=one.skipped))
         return one
@@ -285,6 +296,13 @@ def run(
         pictures=[one.picture for one in kept if one.picture is not None],
         errors={dates[index].name: failed[index] for index in sorted(failed)},
     )
+
+
+def read_ahead(coming: Sequence[Date], folder: Path, options: MaskOptions) -> None:
+    """Begin to read the first of the dates to come, unless there is nothing to be read of it."""
+    date = coming[0] if coming else None
+    if date and date.ahead and (options.overwrite or not find_complete(date.record, folder)):
+        date.ahead()
 
 
 def may_pass(error: KappaMaskError) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +26,7 @@ from kappamask.cubes.cube import (
     find_inside,
     group_by_solar_day,
     hold_date,
-    load_cube,
+    load_scenes,
 )
 from kappamask.cubes.native import BandOnGrid
 from kappamask.jobs.loop import Date, MaskOptions, Report, run
@@ -141,10 +142,14 @@ def dates_of(
     task = task_of(names, level, options)
     outline = outline_of(area, options)
     inside = find_inside(outline.geometry, grid) if outline else None
+    pixels = (margins.above + grid.height + margins.below) * (
+        margins.left + grid.width + margins.right
+    )
+    is_small = len(names) * pixels <= HELD
 
     @cache
     def cube() -> xr.DataArray:
-        return load(scenes, area, options)
+        return load(scenes, area, options, apart=is_small)
 
     @cache
     def checked() -> xr.DataArray:
@@ -170,26 +175,20 @@ def dates_of(
     elif len(near) < len(scenes):
         LOG.warning("left out %d items that miss the area", len(scenes) - len(near))
 
-    @lru_cache(maxsize=1)
-    def held(time: np.datetime64) -> xr.DataArray:
-        return hold_date(cube(), time)
-
-    pixels = (margins.above + grid.height + margins.below) * (
-        margins.left + grid.width + margins.right
-    )
-    is_small = len(names) * pixels <= HELD
-
+    held = HeldDates(lambda time: hold_date(cube(), time))
     unlabelled = cache(partial(_load_pictured, scenes, names, area, options)) if is_small else cube
     labelled: set[np.datetime64] = set()
 
     def labels_at(time: np.datetime64) -> Any:
         if is_small:
             labelled.add(time)
-            return predict_blocks(held(time), task)[0]
+            held.begin(time)
+            task.model.start()  # for the first date, while its files are read
+            return predict_blocks(held.get(time), task)[0]
         return labels()[list(cube().time.values).index(time)]
 
     def scene_at(time: np.datetime64) -> xr.DataArray:
-        scene = held(time).isel(time=0) if time in labelled else unlabelled().sel(time=time)
+        scene = held.get(time).isel(time=0) if time in labelled else unlabelled().sel(time=time)
         return scene.compute() if is_small else scene  # once for picture and snow
 
     return [
@@ -202,16 +201,47 @@ def dates_of(
             inside,
             task.bands,
             partial(scene_at, group[0].time),
+            ahead=partial(held.begin, group[0].time) if is_small and not own else None,
         )
         for group, own in zip(groups, streams, strict=True)
     ]
+
+
+class HeldDates:
+    """Dates in memory, by their time: the one that is labelled and drawn, and the next one.
+
+    They are read by a thread of their own, one after another in the order of `begin`, and what
+    reading them raises is raised by `get`. The third one that is begun drives out the first.
+    """
+
+    def __init__(self, read: Callable[[np.datetime64], xr.DataArray]) -> None:
+        self._read = read
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kappamask-read")
+        self._dates: dict[np.datetime64, Future[xr.DataArray]] = {}
+
+    def begin(self, time: np.datetime64) -> None:
+        """Begin to read a date, unless it is there or being read."""
+        if time in self._dates:
+            return
+        while len(self._dates) > 1:
+            del self._dates[next(iter(self._dates))]
+        self._dates[time] = self._thread.submit(self._read, time)
+
+    def get(self, time: np.datetime64) -> xr.DataArray:
+        """Wait for a date; one whose reading failed is read anew the next time."""
+        self.begin(time)
+        try:
+            return self._dates[time].result()
+        except BaseException:
+            self._dates.pop(time, None)
+            raise
 
 
 def load(scenes: Sequence[Scene], area: Any, options: MaskOptions, **how: Any) -> xr.DataArray:
     """Load scenes as the options say, and `how`, lazily."""
     asked = {name: getattr(options, name) for name in ("resolution", "engine", "margin")}
     asked |= {"bands": options.network_bands, "max_pixels": options.max_pixels}
-    return load_cube(scenes, area, **(asked | how))
+    return load_scenes(scenes, area, **(asked | how))
 
 
 def _load_pictured(

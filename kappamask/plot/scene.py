@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +36,7 @@ LEFT, RIGHT, BELOW = 76, 24, 72  # room for the axes, and around the legend
 GAP = 44  # between panels: a title or some air
 SLOT = 200  # least width given to a panel: its title has to fit
 LINE = 26  # height of one line of words
+AFTER = 7  # between a name of the legend and its number
 PANELS = ("True colour", "Labels", "Outlines of the labels")
 
 
@@ -107,7 +109,7 @@ def quicklook(  # noqa: PLR0913  the contract fixes three
     if shares is None:
         shares = date.shares
     colors, codes = date.draw()
-    snowy, share = (np.zeros(codes.shape, bool), None) if snow is None else date.draw_snow(snow)
+    snowy, share = (np.zeros(codes.shape, bool), 0.0) if snow is None else date.draw_snow(snow)
     rows, columns = codes.shape
     zoom = max(1, SMALL // max(rows, columns))
     width, height = columns * zoom, rows * zoom
@@ -117,8 +119,8 @@ def quicklook(  # noqa: PLR0913  the contract fixes three
     room = max(2 * right + slot, SMALL)
     heading = [*_wrap(title or "", room), *_wrap(_facts(date), room)]
     top = 66 + LINE * len(heading)
-    legend_columns = max(2, (LEFT + room + RIGHT) // 300)
-    lines = -(-(len(LEGEND) + len(OUTLINES) + (snow is not None)) // legend_columns)
+    columns = _legend_columns(LEFT + room + RIGHT)
+    lines = -(-(len(LEGEND) + len(OUTLINES) + (snow is not None)) // columns)
     size = LEFT + room + RIGHT, top + 2 * down + height + BELOW + lines * LINE
     # enlarged before outlines are drawn: these are as thin in a small scene
     colors, codes, snowy = (
@@ -127,12 +129,16 @@ def quicklook(  # noqa: PLR0913  the contract fixes three
     painted = label_colors(codes)
     painted[snowy] = tuple(bytes.fromhex(SNOW_COLOR))
     places = tuple((LEFT + number * right, top + number * down) for number in range(len(PANELS)))
-    frame = _draw_frame(size, places, (width, height), _extent(date.labels), stacked=stacked)
+    named = named_in_legend(undefined=bool(shares[Label.UNDEFINED]), snow=snow is not None)
+    extent = _extent(date.labels)
+    frame = _draw_frame(size, places, (width, height), extent, named, stacked=stacked)
     sheet = Sheet(*size, below=frame)
     for place, picture in zip(places, (colors, painted, outlined(colors, codes)), strict=True):
         sheet.paint(*place, picture)
+    for code, (right, bottom) in zip(named, frame.ends, strict=False):
+        value = share if code is None else shares[code]
+        sheet.write(right + AFTER, bottom, percent(100 * value))
     sheet.write(LEFT, 16, "\n".join(heading), size=HEADING, va="top")
-    sheet.explain(LEFT, legend_columns, shares, full=True, snow=share)
     return sheet.save(path)
 
 
@@ -142,12 +148,13 @@ def _draw_frame(
     places: tuple[tuple[int, int], ...],
     panel: tuple[int, int],
     extent: tuple[float, float, str],
+    named: tuple[int | None, ...],
     *,
     stacked: bool,
 ) -> Sheet:
-    """Draw what the dates of an area share: names, axes and ticks of panels at `places`.
+    """Draw what the dates of an area share: names, axes and ticks of panels at `places`, legend.
 
-    They take matplotlib six times as long as all other words of a quicklook.
+    They take matplotlib ten times as long as all other words of a quicklook.
     """
     sheet, (width, height), (across, along, unit) = Sheet(*size), panel, extent
     crs_known = unit != "pixels"  # then up is north
@@ -164,7 +171,22 @@ def _draw_frame(
         axes.tick_params(bottom=lowest, labelbottom=lowest)
         axes.set_ylabel(unit if leftmost else "", fontsize=8)
         axes.set_xlabel(unit if lowest else "", fontsize=8)
+    sheet.explain(LEFT, _legend_columns(size[0]), named, full=True)
     return sheet
+
+
+def _legend_columns(width: int) -> int:
+    return max(2, width // 300)
+
+
+def named_in_legend(*, undefined: bool, snow: bool = False) -> tuple[int | None, ...]:
+    """List the codes that a legend names, undefined only where some is; snow is None."""
+    codes: list[int | None] = [
+        int(e.label) for e in LEGEND if undefined or e.label != Label.UNDEFINED
+    ]
+    if snow:
+        codes.insert(1, None)  # it is part of what is clear
+    return tuple(codes)
 
 
 def _extent(labels: xr.DataArray) -> tuple[float, float, str]:
@@ -291,24 +313,21 @@ class Sheet:
         self,
         left: float,
         columns: int,
-        shares: np.ndarray,
+        named: Sequence[int | None],
         *,
-        full: bool,
-        snow: float | None = None,
+        full: bool = False,
         size: float = 9,
     ) -> None:
-        """Put the legend at the bottom; undefined only where `shares` (6,) holds some of it.
+        """Put the legend at the bottom: of classes by their codes, and of snow, which is None.
 
-        In full it says what share each class has, and what the outlines are. Of the share that
-        is clear `snow` may be told apart.
+        In full it says what the outlines are, and leaves room after each name: see `ends`.
         """
         shown = [
-            (entry.color, entry.title + (f" {percent(100 * shares[entry.label])}" if full else ""))
-            for entry in LEGEND
-            if entry.label != Label.UNDEFINED or shares[entry.label]
+            (SNOW_COLOR, "snow, of clear")
+            if code is None
+            else (LEGEND[code].color, LEGEND[code].title)
+            for code in named
         ]
-        if snow is not None:
-            shown.insert(1, (SNOW_COLOR, f"snow, of clear {percent(100 * snow)}"))
         handles: list[Patch | Line2D] = [
             Patch(facecolor=f"#{color}", edgecolor=EDGE, linewidth=0.6, label=words)
             for color, words in shown
@@ -326,7 +345,15 @@ class Sheet:
             ncols=columns,
             frameon=False,
             fontsize=size,
+            columnspacing=6.5 if full else None,  # times the size of a letter; None: as usual
         )
+
+    @property
+    def ends(self) -> list[tuple[float, float]]:
+        """Where the names of a legend end: pixels to the right, and down to their lower edge."""
+        _ = self.ink  # until it is drawn nothing has a place
+        boxes = [text.get_window_extent() for text in self.figure.legends[0].get_texts()]
+        return [(box.x1, self.height - box.y0) for box in boxes]
 
     @cached_property
     def ink(self) -> Ink:

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from kappamask.base.errors import InputError
 from kappamask.base.legend import LEGEND, Label
 from kappamask.plot.picture import Date, block_mean, class_shares, label_colors
-from kappamask.plot.scene import EDGE, HEADING, Sheet, percent
+from kappamask.plot.scene import EDGE, HEADING, Sheet, named_in_legend, percent
 from kappamask.predict.cube import check_same, refuse_snow
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def plot_series(
         sheet.write(left, top - 6, str(date.labels["time"].values)[:10])
     title = title or f"Sentinel-2 {date.level}: {count} dates"
     sheet.write(AIR, AIR, title, size=HEADING, va="top")
-    sheet.explain(AIR, legend_columns, most, full=False)
+    named = named_in_legend(undefined=bool(most[Label.UNDEFINED]))
+    sheet.explain(AIR, legend_columns, named)
     return sheet.save(path)
 
 

@@ -17,6 +17,7 @@ from kappamask.jobs import composites, loop
 from kappamask.jobs.composites import CompositeOptions, compose_items
 from kappamask.jobs.refined import read_masks
 from kappamask.sample import AREA_L2A, catalog_path
+from kappamask.scenes.sources import scene_of
 
 BBOX = ",".join(map(str, AREA_L2A))
 QUERY = ["--catalog", str(catalog_path()), "--bbox", BBOX, "--date", "2019-07-01/2019-08-15"]
@@ -134,7 +135,7 @@ def test_large_stacks_are_loaded_in_small_chunks(monkeypatch):
     items, cube = items_and_cube()
     monkeypatch.setattr(composites, "CHUNKS", (96, 64, 32))
     monkeypatch.setattr(composites, "STACK_BYTES", 4 * cube.shape[0] * 6 * 64 * 64)
-    found = composites._load(items, AREA_L2A, CompositeOptions())
+    found = composites._load([scene_of(item) for item in items], AREA_L2A, CompositeOptions())
     assert 32 < max(found.chunks[2] + found.chunks[3]) == 64
 
 

@@ -1,5 +1,6 @@
 """Small jobs: what a field over many dates asks of a server, and what is read of a file."""
 
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -91,6 +92,53 @@ def test_a_field_is_read_in_one_pass_of_ranges(files, tmp_path, resolution, pict
         assert len(ranges) <= 1 + 3 + (resolution == 20)
         if path.endswith("B02.tif"):
             assert sum(stop - start for start, stop in ranges) < len(stored) / 3
+
+
+def dates_asked(files):
+    return {path.split("/")[1] for path, *_ in files.sent}
+
+
+def test_the_next_date_is_read_while_this_one_is_labelled_and_drawn(files, tmp_path):
+    """The first date is not through before the second is asked for; masks are as one at a time."""
+    items, area = items_at(files.url)
+    seen = []
+
+    def wait(line):  # told when a date is finished
+        until = time.monotonic() + 60
+        while line.startswith("2") and not seen and time.monotonic() < until:
+            if DATES[1] in dates_asked(files):
+                seen.append(line)
+            time.sleep(0.01)
+
+    report = mask_items(items, area, tmp_path / "both", tell=wait)
+    assert [line[:10] for line in seen] == [f"2024-{DATES[0]}"]
+    for item, mask in zip(items, report.masks, strict=True):
+        (alone,) = mask_items([item], area, tmp_path / "alone").masks
+        assert mask.name == alone.name
+        assert mask.read_bytes() == alone.read_bytes()
+
+
+def test_a_finished_date_is_not_read_ahead(files, tmp_path):
+    items, area = items_at(files.url)
+    first, _ = mask_items(items, area, tmp_path).masks
+    first.unlink()
+    files.sent.clear()
+    report = mask_items(items, area, tmp_path)
+    assert [path.name for path in report.done] == [first.name]
+    assert dates_asked(files) == {DATES[0]}
+
+
+def test_a_date_that_cannot_be_read_ahead_fails_alone(files, tmp_path):
+    """In its own turn, with its own reason, and is read anew in the next round."""
+    items, area = items_at(files.url)
+    broken = f"/{DATES[1]}/B04.tif"
+    files.content = files.content | {broken: b"no pixels"}
+    report = mask_items(items, area, tmp_path, options=MaskOptions(retries=1, retry_wait=0))
+    assert len(report.masks) == len(report.pictures) == 1
+    ((name, why),) = report.failed.items()
+    assert name.startswith(f"2024-{DATES[1]}")
+    assert "B04" in why
+    assert files.asked.count(broken) > 1
 
 
 def test_a_picture_that_is_absent_is_drawn_of_its_own_bands(files, tmp_path):

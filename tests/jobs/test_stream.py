@@ -373,7 +373,7 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
     items.append(write_item(tmp_path, "05-21", left=LEFT - 60000))  # misses the areas
     items = items[:2] if area is None else items
     write_masks_of(load_cube(items, area), model, tmp_path / "cube", items)
-    monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
+    monkeypatch.setattr("kappamask.jobs.masks.load_scenes", None)  # not needed
     paths = mask_files(items, tmp_path / "stream", area=area, options=MaskOptions(model=model))
     assert len(paths) == 2
     assert files_in(tmp_path / "stream") == files_in(tmp_path / "cube")
@@ -382,7 +382,7 @@ def test_items_of_local_files_get_the_same_masks(tmp_path, model, area, monkeypa
 def test_whole_tiles_of_local_files_are_streamed_by_the_loop(tmp_path, model, monkeypatch):
     items = [write_item(tmp_path, day, seed=seed) for seed, day in enumerate(("05-01", "05-11"))]
     write_masks_of(load_cube(items), model, tmp_path / "cube", items)
-    monkeypatch.setattr("kappamask.jobs.masks.load_cube", None)  # not needed
+    monkeypatch.setattr("kappamask.jobs.masks.load_scenes", None)  # not needed
     options = MaskOptions(model=model, pictures=False)
     report = mask_items(items, None, tmp_path / "loop", options=options)
     assert len(report.done) == 2

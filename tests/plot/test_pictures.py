@@ -82,6 +82,26 @@ def boxes(figure):
     return [text.get_window_extent(figure.canvas.get_renderer()) for text in figure.texts]
 
 
+def legend_of(figure):
+    """Names of the legend, each with the number that stands next to it on its line, if any."""
+    renderer = figure.canvas.get_renderer()
+    numbers = [
+        (text.get_text(), text.get_window_extent(renderer))
+        for text in figure.texts
+        if text.get_text().endswith(" %")
+    ]
+    said = []
+    for text in figure.legends[0].get_texts():
+        name, box = text.get_text(), text.get_window_extent(renderer)
+        beside = [
+            number
+            for number, other in numbers
+            if abs(other.y0 - box.y0) < 1.5 and 0 < other.x0 - box.x1 < 12
+        ]
+        said.append(" ".join([name, *beside]))
+    return said
+
+
 def inside(figure):
     """Whether no word leaves the picture."""
     width, height = figure.bbox.size
@@ -158,7 +178,7 @@ def test_title_legend_and_axes_say_what_is_seen(tmp_path, figures):
         "Bolzano",
         "Sentinel-2 L2A · 2022-06-02 10:15 UTC · 46.516° N 11.301° E · model own",
     ]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+    assert legend_of(figure) == [
         "clear 75.0 %",
         "cloud shadow < 0.1 %",
         "semi-transparent cloud 0.0 %",
@@ -614,5 +634,5 @@ def test_a_whole_product_is_drawn_by_overviews_with_the_shares_of_all_pixels(
     assert pixels.shape[0] == 30 * zoom
     item = json.loads(report.masks[0].with_suffix(".json").read_text())
     shares = [entry["percentage"] for entry in item["assets"]["mask"]["classification:classes"]]
-    said = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    said = legend_of(figures[0])
     assert f"clear {shares[1]:.1f} %" in said
