@@ -38,7 +38,7 @@ _TELLING = 2  # DN, between a pixel and the mean of 2 x 2
 _ROUNDING = 1  # DN: GDAL adds in single precision
 _MOST_FILES = 10_000  # of which it is known what their overviews hold
 _HOLE = 8  # times as dark as both beside it, as shadow and water seldom are
-_LINE = 7 / 8  # of the brightness beside it; 3/4 where a row of pixels is lost
+_LINE = 7, 8  # seven eighths of the brightness beside it; 3/4 where a row of pixels is lost
 _GLINT = 6  # times the ground, of the sample on a glint whose sides fall to 0; clouds are seldom so
 _MANY = 1000  # dark samples in a block: these are no undershoots beside glints
 
@@ -221,8 +221,9 @@ def hides_no_data(low: np.ndarray) -> bool:
         return True
     for samples in (low.astype(np.int32), low.T.astype(np.int32)):
         around = np.pad(samples, ((2, 2), (0, 0)), mode="reflect")
-        line = np.median(2 * samples / (around[:-4] + around[4:]), axis=1) < _LINE
-        if line.any():
+        # Of most samples, which is as good as the median of them and takes a tenth of the time.
+        darker = 2 * _LINE[1] * samples < _LINE[0] * (around[:-4] + around[4:])
+        if (2 * np.count_nonzero(darker, axis=1) > samples.shape[1]).any():
             return True
     return False
 
