@@ -25,7 +25,7 @@ test quick fuzz: export PYTHONDONTWRITEBYTECODE :=
 test: $(INSTALLED)  ## run all tests on all cores, with coverage
 	$(BIN)/python -m pytest $(BESIDE) --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-quick: $(INSTALLED)  ## run what is not marked slow: two and a half minutes on two idle cores
+quick: $(INSTALLED)  ## run what is not marked slow: a minute and a half on two idle cores
 	$(BIN)/python -m pytest $(BESIDE) --no-cov -m "not slow"
 
 fuzz: $(INSTALLED)  ## hostile input, 10 000 cases of each kind: half an hour on two idle cores

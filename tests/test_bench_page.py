@@ -89,6 +89,7 @@ def script(monkeypatch, tmp_path):
         sys.modules.pop(path.stem, None)
 
 
+@pytest.mark.slow
 def test_the_scripts_run(script, monkeypatch, tmp_path, capsys):
     bench, peers = script("throughput"), script("peers")
     absent = peers.Answer("absent", reason="not installed")

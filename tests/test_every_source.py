@@ -161,6 +161,7 @@ def test_one_item_alone_and_a_collection_of_features_are_lists(folder):
         xr.testing.assert_identical(km.load_cube(items, bands=["B02"]).load(), expected)
 
 
+@pytest.mark.slow
 def test_what_is_hardly_meant_is_one_line_of_the_command(tmp_path):
     layers = np.full((4, 160, 160), [[[500]], [[700]], [[600]], [[3000]]], "uint16")
     write_raster(tmp_path / "mine.tif", layers, ["B02", "B03", "B04", "B08"])
@@ -373,6 +374,7 @@ def nodes(node, path=""):
         yield from nodes(inner, f"{path}/{name}".lstrip("/"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_product_on_a_server_is_read_where_it_lies(folder, safe, packed, caplog):
     caplog.set_level("DEBUG", "fsspec")

@@ -64,6 +64,7 @@ def test_a_program_under_the_gpl_is_neither_asked_for_nor_imported(licences, nam
         assert name not in pins(path)
 
 
+@pytest.mark.slow
 def test_the_engine_runs_without_the_parser_and_leaves_its_name_to_others():
     code = (
         "import sys; sys.modules['yprov4wfs'] = None; import kappamask.openeo.local as local;"

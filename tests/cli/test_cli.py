@@ -147,6 +147,7 @@ def test_words_that_do_not_go_together_are_wrong_usage(words, message, capsys, t
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_masking_a_date_crosses_few_modules(tmp_path):
     """Whoever follows one date through the package has so many files to open."""
     words = ["mask", *QUERY[:-1], "2019-07-11", "--out", str(tmp_path / "out")]

@@ -95,6 +95,7 @@ def test_a_job_says_first_what_it_will_do_and_then_each_date(tmp_path, capsys):
         assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
+@pytest.mark.slow
 def test_offline_is_one_line(tmp_path):
     words = [
         "search",

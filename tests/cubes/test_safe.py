@@ -293,6 +293,7 @@ def test_a_real_l1c_product(shared_data):
         np.testing.assert_allclose(window.sel(band=name), wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_real_l2a_product_of_60_m_files(shared_data):
     (folder,) = shared_data.glob("safe/S2A_MSIL2A_*.SAFE")

@@ -1,6 +1,7 @@
 """Small jobs: what a field over many dates asks of a server, and what is read of a file."""
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from shapely.geometry import box, mapping
 from support import file_server
 from support.stac_items import make_item
 
+from kappamask.base import retry
 from kappamask.jobs import MaskOptions, mask_items
 
 EPSG, LEFT, TOP, SIZE = 32632, 600000, 5200020, 1536
@@ -73,6 +75,7 @@ def items_at(url):
     return items, (west, south, east, north)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resolution", "pictures"), [(10, True), (20, True), (10, False)])
 def test_a_field_is_read_in_one_pass_of_ranges(files, tmp_path, resolution, pictures):
     """No byte is fetched twice, and few that are not of the field and its margins."""
@@ -98,6 +101,7 @@ def dates_asked(files):
     return {path.split("/")[1] for path, *_ in files.sent}
 
 
+@pytest.mark.slow
 def test_the_next_date_is_read_while_this_one_is_labelled_and_drawn(files, tmp_path):
     """The first date is not through before the second is asked for; masks are as one at a time."""
     items, area = items_at(files.url)
@@ -128,8 +132,9 @@ def test_a_finished_date_is_not_read_ahead(files, tmp_path):
     assert dates_asked(files) == {DATES[0]}
 
 
-def test_a_date_that_cannot_be_read_ahead_fails_alone(files, tmp_path):
+def test_a_date_that_cannot_be_read_ahead_fails_alone(files, tmp_path, monkeypatch):
     """In its own turn, with its own reason, and is read anew in the next round."""
+    monkeypatch.setattr(retry, "FILES", replace(retry.FILES, wait_s=0.01))
     items, area = items_at(files.url)
     broken = f"/{DATES[1]}/B04.tif"
     files.content = files.content | {broken: b"no pixels"}

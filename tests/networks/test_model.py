@@ -212,6 +212,7 @@ def test_precisions_and_engines_agree_on_cloudy_dates(shared_data, date):
     check_agreement(np.stack(layers), FOUR, "L2A")
 
 
+@pytest.mark.slow
 def test_precisions_and_engines_agree_on_every_date_of_the_sample():
     """Invariant 4, date by date: 10 000 pixels of broken cloud are the hardest."""
     from kappamask.sample import SCENES, catalog_path

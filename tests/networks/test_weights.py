@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -162,6 +163,8 @@ def server(tmp_path):
 def entry(tmp_path, server, monkeypatch):
     """The entry of a published model whose file is small and lies on the server."""
     monkeypatch.setenv("KAPPAMASK_CACHE", str(tmp_path / "cache"))
+    pause = time.sleep  # pooch waits for seconds before it tries again
+    monkeypatch.setattr("time.sleep", lambda seconds: pause(min(seconds, 0.01)))
     path = write_keras(tmp_path / "published/l2a_unet.hdf5", make_arrays())
     return entry_of(NAME, path, url=f"{server[0]}/l2a_unet.hdf5")
 

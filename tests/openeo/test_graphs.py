@@ -266,6 +266,7 @@ def run_generate(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_files_on_disk_are_as_generated_and_a_difference_is_shown_and_fails(tmp_path):
     done = run_generate("--check")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -115,6 +115,7 @@ def test_with_a_token_pages_may_ask(guarded):
     assert "OpenEO-Identifier" in answer.headers["Access-Control-Expose-Headers"]
 
 
+@pytest.mark.slow
 def test_links_to_results_work_by_themselves_until_they_expire(guarded, monkeypatch):
     """As the web editor fetches them: without a header; nothing else opens, and not for ever."""
     owner = Client(guarded.url, Authorization=f"Bearer basic//{TOKEN}")

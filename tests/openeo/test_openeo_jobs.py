@@ -27,6 +27,8 @@ from kappamask.openeo.server.settings import Limits, Settings
 from kappamask.openeo.server.store import Store
 from kappamask.openeo.server.worker import Task, run_task
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(
     body_bytes=20_000,
     jobs=30,
@@ -146,7 +148,6 @@ def test_a_relative_work_folder_may_be_left_by_client_code(tmp_path, monkeypatch
         assert client.compute("spoil").json()[0] == "/"
 
 
-@pytest.mark.slow
 def test_one_request_too_many_is_told_when_to_come_back(client):
     job = client.start("sleep", {"seconds": 0.1})  # jobs do not take the places of requests
     assert client.wait(job) == "finished"

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from support import bolzano, file_server, stac_server, synthetic
 from support.fake_engine import FAKE, SIGNATURE
 from support.openeo_server import files_with
 
+from kappamask.base import retry
 from kappamask.base.errors import InputError, ReadError
 from kappamask.cli.mask import mask_and_tell
 from kappamask.openeo.engine.flat_graph import GraphError
@@ -252,8 +254,9 @@ def test_the_gateway_serves_those_only_who_know_its_secret(inner):
     assert inner.asked == []
 
 
-def test_a_remote_file_of_pixels_names_no_other_file(scene, outer):
+def test_a_remote_file_of_pixels_names_no_other_file(scene, outer, monkeypatch):
     """VRT may name files of this machine; GDAL looks at the content, not at the name."""
+    monkeypatch.setattr(retry, "FILES", replace(retry.FILES, wait_s=0.01))
     (path,) = (scene.catalog.parents[1] / "scenes").glob("*0602/B02.tif")
     vrt = f"""<VRTDataset rasterXSize="130" rasterYSize="150"><SRS>EPSG:32632</SRS>
       <GeoTransform>680000, 10, 0, 5150000, 0, -10</GeoTransform>

@@ -197,6 +197,7 @@ def test_a_graph_that_saves_nothing_gives_a_file_all_the_same(connection, tmp_pa
         assert content["B04"].sizes["t"] == 4
 
 
+@pytest.mark.slow
 def test_a_stored_process_equals_the_inlined_graph(connection, tmp_path):
     inlined = cloud_mask(load(connection, SCENE.bbox, JULY))
     graph = inlined.flat_graph()
@@ -226,6 +227,7 @@ def test_a_stored_process_equals_the_inlined_graph(connection, tmp_path):
         stored.download(tmp_path / "gone.nc", validate=False)
 
 
+@pytest.mark.slow
 def test_the_shipped_process_equals_the_inlined_graph(connection, tmp_path):
     shipped = json.loads((Path(__file__).parents[2] / "udf" / "kappamask.json").read_text())
     connection.put(f"/process_graphs/{shipped['id']}", json=shipped, expected_status=200)

@@ -69,6 +69,7 @@ def clock(monkeypatch):
     return Clock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [400 * DAY, -400 * DAY])
 def test_a_clock_that_is_set_ends_no_job_and_no_link(tmp_path, clock, jump):
     limits = Limits(job_seconds=600)
@@ -88,6 +89,7 @@ def test_a_clock_that_is_set_ends_no_job_and_no_link(tmp_path, clock, jump):
         assert [client.ask("get", link).content for link in links] == [b"xxx", b"xxx"]
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_lets_no_link_live_longer(tmp_path, clock):
     limits = Limits(link_seconds=2)
     with fake_server(tmp_path, token=TOKEN, limits=limits) as client:
@@ -135,6 +137,7 @@ def python_of(become, folder):
     pytest.skip("the user nobody may not read this Python or kappamask")
 
 
+@pytest.mark.slow
 def test_another_user_than_root_serves_and_reads_only_what_is_that_users(as_nobody):
     become, folder, python = as_nobody
     secret = folder.with_name(f"{folder.name}-secret")
@@ -154,6 +157,7 @@ def test_another_user_than_root_serves_and_reads_only_what_is_that_users(as_nobo
         secret.unlink()
 
 
+@pytest.mark.slow
 def test_a_work_folder_of_another_user_is_one_line(as_nobody):
     become, folder, python = as_nobody
     theirs = folder / "of-root"

@@ -30,6 +30,8 @@ from kappamask.base.legend import LEGEND
 from kappamask.openeo.graphs import cloud_free_composite, cloud_labels
 from kappamask.openeo.server.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 DATES = ["2022-06-01", "2022-08-01"]
 RED, NIR = synthetic.BANDS.index("B04"), synthetic.BANDS.index("B08")
 

@@ -29,6 +29,8 @@ from kappamask import load_cube, open_safe, search
 from kappamask.base.errors import CatalogError, ItemError, NoItemsError
 from kappamask.openeo.server.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 TILE = "32UPV"
 L2A = Recipe("L2A", baseline="05.00", offset=-1000, scl=True, clouds=12.5)
 L1C = Recipe("L1C", baseline="02.05", seed=1)

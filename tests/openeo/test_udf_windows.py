@@ -91,6 +91,7 @@ def test_a_small_cube_comes_in_a_small_chunk(shape, expected):
 # --- what comes back -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     sizes=st.tuples(st.integers(7, 40), st.integers(7, 45)),

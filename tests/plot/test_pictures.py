@@ -426,6 +426,7 @@ def test_reducing_takes_the_most_frequent_label_and_the_mean(rows, columns, fact
 # --- series -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_series_shows_each_date_with_its_share_and_reads_it_once(tmp_path, figures):
     codes = np.ones((8, 30, 40), np.uint8)
     codes[1, :15] = 4

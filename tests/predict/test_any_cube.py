@@ -258,6 +258,7 @@ class Chips:
         return label_in_child("torch")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_data_loader_label_as_their_parent_did(start):

@@ -164,6 +164,7 @@ def test_what_is_no_document_is_one_error(tmp_path, kind, name, read):
 # --- XML ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_metadata_of_too_many_elements_are_refused(tmp_path):
     product = write_safe(tmp_path, Recipe())
     (path,) = product.glob("MTD_*.xml")

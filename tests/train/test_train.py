@@ -311,6 +311,7 @@ def test_the_same_seed_gives_the_same_losses(config, tmp_path):
     assert "val_mean" in entry
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_so_does_its_log(config, tmp_path, monkeypatch):
     out = tmp_path / "run"
     save = fit_room.save_state
