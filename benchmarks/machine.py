@@ -81,3 +81,21 @@ def peak_gb() -> float:
     """Most memory that this process ever held, GB."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 2**20
+
+
+def measure_by_turns(
+    works: dict[str, tuple[float, Callable[[], object]]],
+    repeats: int,
+    clock: Callable[[], float],
+) -> dict[str, float]:
+    """Mpx/s of each work (its pixels, what it does), medians after one run to warm up.
+
+    They take turns, so that what else the machine does slows all of them.
+    """
+    speeds: dict[str, list[float]] = {what: [] for what in works}
+    for _ in range(repeats + 1):
+        for what, (pixels, work) in works.items():
+            began = clock()
+            work()
+            speeds[what].append(pixels / 1e6 / (clock() - began))
+    return {what: statistics.median(found[1:]) for what, found in speeds.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import median_seconds
+from machine import measure_by_turns
 
 from kappamask.evaluate.programs import S2cloudlessPeer, UkisPeer
 from kappamask.networks.published import PublishedUNet
@@ -33,29 +33,35 @@ class Answer:
 
     name: str
     speed: float = 0.0  # Mpx/s
+    ratio: float = 0.0  # of our network's speed to it, in turns
     pixels: str = ""
     reason: str = ""
     target: float = 0.0  # our network shall be so many times faster
 
 
 def measure_peers(
-    scene: np.ndarray, *, repeats: int, clock: Callable[[], float]
+    scene: np.ndarray,
+    ours: tuple[int, Callable[[], object]],
+    *,
+    repeats: int,
+    clock: Callable[[], float],
 ) -> Iterator[Answer]:
-    """Measure each on reflectance (13, y, x), one after the other."""
+    """Measure each on reflectance (13, y, x), in turns with our network: its pixels, its work."""
     for name, target, prepare in (
-        ("published network, fp32", 25, prepare_published),
-        ("ukis-csmask", 10, lambda scene: prepare_peer(UkisPeer(), scene)),
+        ("published network, fp32", 60, prepare_published),
+        ("ukis-csmask", 12, lambda scene: prepare_peer(UkisPeer(), scene)),
         ("s2cloudless", 40, lambda scene: prepare_peer(S2cloudlessPeer(), scene)),
         ("OmniCloudMask", 0, prepare_omnicloudmask),
     ):
         try:
             work, pixels, said = prepare(scene)
-            speed = pixels / 1e6 / median_seconds(work, repeats, clock)
+            speeds = measure_by_turns({"": ours, name: (pixels, work)}, repeats, clock)
         except Exception as error:  # noqa: BLE001  whatever another program raises is its reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
             yield Answer(name, reason=reason, target=target)
         else:
-            yield Answer(name, speed, said, target=target)
+            speed = speeds[name]
+            yield Answer(name, speed, speeds[""] / speed, said, target=target)
     for name, reason in ELSEWHERE.items():
         yield Answer(name, reason=reason)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from machine import median_seconds, peak_gb, print_machine, record
+from machine import measure_by_turns, median_seconds, peak_gb, print_machine, record
 from pixels import make_cube
 
 from kappamask import load_model, predict_array, predict_batch, predict_cube
@@ -59,24 +59,6 @@ def print_doors(size: int, repeats: int) -> None:
     print(f"target: network only at least {TARGET:g} Mpx/s: {verdict(first >= TARGET)}")
 
 
-def measure_by_turns(
-    works: dict[str, tuple[int, Callable[[], object]]],
-    repeats: int,
-    clock: Callable[[], float],
-) -> dict[str, float]:
-    """Mpx/s of each work (its pixels, what it does), medians after one run to warm up.
-
-    They take turns, so that what else the machine does slows all of them.
-    """
-    speeds: dict[str, list[float]] = {what: [] for what in works}
-    for _ in range(repeats + 1):
-        for what, (pixels, work) in works.items():
-            began = clock()
-            work()
-            speeds[what].append(pixels / 1e6 / (clock() - began))
-    return {what: float(np.median(found[1:])) for what, found in speeds.items()}
-
-
 def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float]) -> None:
     """Print how fast many chips are labelled, beside the network alone on one large window.
 
@@ -87,7 +69,7 @@ def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float])
     large = make_cube(size).values[0]
     (window,) = plan_windows(size, size, origin=(0, 0))
     chips = np.stack([large[:, :CHIP, :CHIP]] * count)
-    works: dict[str, tuple[int, Callable[[], object]]] = {
+    works: dict[str, tuple[float, Callable[[], object]]] = {
         f"network only, {size} x {size}": (
             size**2,
             lambda: model.batch_logits([(list(large), window)], NAMES),
@@ -114,31 +96,28 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
     model = load_model("default", "L1C")
     layers = list(make_cube(size).values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
-    seconds = median_seconds(lambda: model.batch_logits([(layers, window)], NAMES), repeats, clock)
-    ours = size * size / 1e6 / seconds
+    ours = size * size, lambda: model.batch_logits([(layers, window)], NAMES)
+    speed = ours[0] / 1e6 / median_seconds(ours[1], repeats, clock)
     print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
     name = f"{model.entry.name}, {model.precision}"
-    print(f"{name:32} {f'{size} x {size}':>20} {ours:8.2f}", flush=True)
-    record("peers", name, pixels=f"{size} x {size}", speed=ours)
-    for answer in measure_peers(
-        make_cube(size).values[0], repeats=max(1, repeats // 2), clock=clock
-    ):
+    print(f"{name:32} {f'{size} x {size}':>20} {speed:8.2f}", flush=True)
+    record("peers", name, pixels=f"{size} x {size}", speed=speed)
+    for answer in measure_peers(make_cube(size).values[0], ours, repeats=repeats, clock=clock):
         if answer.reason:
             print(f"{answer.name:32} not measured: {answer.reason}", flush=True)
             record("peers", answer.name, reason=answer.reason)
             continue
-        ratio = ours / answer.speed
         record(
             "peers",
             answer.name,
             pixels=answer.pixels,
             speed=answer.speed,
-            ratio=ratio,
+            ratio=answer.ratio,
             target=answer.target,
         )
         print(
-            f"{answer.name:32} {answer.pixels:>20} {answer.speed:8.3f} {ratio:8.1f} x"
-            f" {answer.target:6.0f} x  {verdict(ratio >= answer.target)}",
+            f"{answer.name:32} {answer.pixels:>20} {answer.speed:8.3f} {answer.ratio:8.1f} x"
+            f" {answer.target:6.0f} x  {verdict(answer.ratio >= answer.target)}",
             flush=True,
         )
 
@@ -170,7 +149,7 @@ def run_series(dates: int, size: int) -> None:
     layers = list(make_cube(2 * size).values[0])
     (window,) = plan_windows(2 * size, 2 * size, origin=(0, 0))
     pixels = dates * size**2
-    works: dict[str, tuple[int, Callable[[], object]]] = {
+    works: dict[str, tuple[float, Callable[[], object]]] = {
         "cube": (pixels, labels.compute),
         "network": (4 * size**2, lambda: model.batch_logits([(layers, window)], NAMES)),
     }

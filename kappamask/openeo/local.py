@@ -175,9 +175,13 @@ class LocalEngine:
             if node["process_id"] == "save_result" and name != result
         ]
         values = self._evaluator.run(flat_graph, parameters or {}, ends=tuple(saving))
+        ended = {name: values[name] for name in (result, *saving)}
+        ended |= save.write_all(
+            {name: value for name, value in ended.items() if isinstance(value, save.Saving)}
+        )
         if flat_graph[result]["process_id"] != "save_result":
-            return values[result]
-        return [path for name in (result, *saving) for path in values[name]]
+            return ended[result]
+        return [path for name in (result, *saving) for path in ended[name]]
 
 
 def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
@@ -190,7 +194,7 @@ def make_registry(here: Mapping[str, Any]) -> dict[str, Process]:
         **processes.OWN,
         "load_collection": load.load_collection,
         "load_stac": load.load_stac,
-        "save_result": save.save_result,
+        "save_result": save.plan_saving,
     }
     for name, process in ours.items():
         needed = set(signature(process).parameters) & set(here)

@@ -1,10 +1,12 @@
 """Collections into cubes as on Copernicus, and cubes into files."""
 
+import dask.array as da
 import numpy as np
 import openeo
 import pytest
 import rasterio
 import xarray as xr
+from openeo.internal.graph_building import MultiLeafGraph, PGNode
 from openeo.metadata import CollectionMetadata
 from rio_cogeo import cog_validate
 from support import bolzano, stac_server, synthetic
@@ -260,6 +262,69 @@ def test_every_save_result_of_a_graph_is_done(scene, engine):
     second = {"data": {"from_node": "loadcollection1"}, "format": "GTiff"}
     graph["second"] = {"process_id": "save_result", "arguments": second}
     assert len(engine.run(graph)) == 4
+
+
+def counted_cube(made):
+    """A lazy cube of two dates that adds to `made` whenever a block of it is computed."""
+
+    def block(block_info=None):
+        made.append(block_info[None]["chunk-location"])
+        return np.full(block_info[None]["chunk-shape"], 500.0, np.float32)
+
+    data = da.map_blocks(
+        block, chunks=((1, 1), (1,), (300, 300), (300, 300)), dtype=np.float32, meta=np.empty(0)
+    )
+    coords = {
+        "t": np.array(["2022-06-02", "2022-06-20"], "M8[ns]"),
+        "bands": ["B04"],
+        "y": 5000395.0 - 10 * np.arange(600),
+        "x": 600005.0 + 10 * np.arange(600),
+    }
+    return xr.DataArray(data, dims=("t", "bands", "y", "x"), coords=coords).rio.write_crs(32632)
+
+
+def saves(**prefixes):
+    """Save a cube, and its mean over the dates."""
+    cube = openeo.DataCube(
+        PGNode("filter_bands", data={"from_parameter": "cube"}, bands=["B04"]), connection=None
+    )
+    mean = cube.reduce_dimension("t", "mean")
+    saved = [
+        each.save_result("GTiff", options={"filename_prefix": prefix})
+        for each, prefix in zip((cube, mean), prefixes.values(), strict=True)
+    ]
+    graph = MultiLeafGraph(saved).flat_graph()
+    next(n for n in reversed(graph.values()) if n["process_id"] == "save_result")["result"] = True
+    return graph
+
+
+def test_what_several_nodes_save_is_computed_once(engine):
+    made = []
+    paths = engine.run(saves(a="each", b="mean"), parameters={"cube": counted_cube(made)})
+    assert [path.name for path in paths] == [
+        "mean.tif",
+        "each_2022-06-02Z.tif",
+        "each_2022-06-20Z.tif",
+    ]
+    assert len(made) == len(set(made)) == 8
+    for path in paths:
+        with rasterio.open(path) as raster:
+            assert raster.shape == (600, 600)
+            assert (raster.read() == 500).all()
+
+
+def test_files_of_two_nodes_of_one_name_are_refused_before_anything_is_computed(engine, tmp_path):
+    made = []
+    cube = counted_cube(made).isel(t=[0])
+    graph = saves(a="same", b="same")
+    for node in graph.values():  # both of the date, so that names are the same
+        if node["process_id"] == "save_result":
+            node["arguments"]["data"] = {"from_node": "filterbands1"}
+    with pytest.raises(GraphError, match=r"same_2022-06-02Z\.tif of .* too: give each") as caught:
+        engine.run(graph, parameters={"cube": cube})
+    assert caught.value.process == "save_result"
+    assert not made
+    assert not list(tmp_path.rglob("*.tif"))
 
 
 def test_a_failed_computation_leaves_nothing_behind(engine, tmp_path):

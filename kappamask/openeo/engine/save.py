@@ -1,15 +1,17 @@
 """`save_result`: lazy cubes to files, block by block.
 
-Everything that a cube needs is computed in one go, so that what dates or files share
-is computed once; a block is written as soon as it is there. Files appear whole.
+A graph is evaluated first, and what its nodes save is written then. All GeoTIFFs of one grid are
+computed in one go, so that what dates, files or nodes share is computed once; a block is written
+as soon as it is there. Files appear whole.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from kappamask.base.errors import KappaMaskError
 from kappamask.base.files import staging
 from kappamask.base.legend import LEGEND, SNOW_LEGEND, Label, Snow
 from kappamask.openeo.engine.dimensions import date_cube
-from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, ArgumentError, GraphError
+from kappamask.openeo.engine.flat_graph import OF_ARGUMENTS, ArgumentError, GraphError, error_at
 from kappamask.openeo.engine.spatial import FEATURES, WKT
 from kappamask.openeo.engine.tables import write_csv, write_json, write_parquet
 from kappamask.openeo.engine.udfs import Log
@@ -68,15 +70,41 @@ class Kind:
         return values.astype(self.dtype)
 
 
-def save_result(
+@dataclass(frozen=True)
+class Saving:
+    """What a node saves: checked, and not computed yet."""
+
+    data: Any  # of one of the kinds that the format holds
+    format: Format
+    options: Mapping[str, Any]
+    prefix: str  # of the files' names
+    folder: Path
+
+    @property
+    def grid(self) -> Placement | None:
+        """Where its pixels lie, of GeoTIFFs: those of one grid are written together."""
+        if self.format.write is not None:
+            return None
+        cube = date_cube(self.data)
+        return Placement(cube.rio.crs, cube.rio.transform(), (cube.sizes["y"], cube.sizes["x"]))
+
+    def names(self) -> list[str]:
+        """Name its files."""
+        stems = [self.prefix]
+        if self.format.per_date:
+            stems = split_dates(self.data, self.prefix)[2]
+        return [f"{stem}{self.format.suffix}" for stem in stems]
+
+
+def plan_saving(
     data: Any,
     format: str,  # noqa: A002  as the process names it
     options: Mapping[str, Any] | None = None,
     *,
     folder: Path | None,
     log: Log | None = None,
-) -> list[Path]:
-    """Compute a cube and write it; returns the files.
+) -> Saving:
+    """Check what `save_result` is asked for; `write_all` writes it.
 
     Parameters
     ----------
@@ -97,8 +125,6 @@ def save_result(
     ------
     GraphError
         FormatUnsuitable, or if there is no folder.
-    WriteError
-        If the folder cannot be written to; nothing half-written is left.
     """
     if folder is None:
         raise GraphError("writes files, but the engine has no folder: LocalEngine(folder=...)")
@@ -123,9 +149,68 @@ def save_result(
     prefix = str(given.get("filename_prefix") or "openEO")
     if not prefix.replace("-", "").replace("_", "").isalnum():
         raise ArgumentError(f"a filename_prefix is letters, digits, - and _, got {prefix!r}")
-    with staging(folder, f"{prefix} ({format})") as aside:
+    saving = Saving(data, chosen, given, prefix, folder)
+    saving.names()  # refuses dimensions that files do not have
+    return saving
+
+
+def save_result(
+    data: Any,
+    format: str,  # noqa: A002
+    options: Mapping[str, Any] | None = None,
+    *,
+    folder: Path,
+) -> list[Path]:
+    """Write at once what `plan_saving` takes; returns the files, raises what both raise."""
+    return write_all({"": plan_saving(data, format, options, folder=folder)})[""]
+
+
+def write_all(savings: Mapping[str, Saving]) -> dict[str, list[Path]]:
+    """Compute what nodes save, and write it; returns the files of each.
+
+    Raises
+    ------
+    GraphError
+        Names the node; if files of two nodes had one name, before anything is computed.
+    WriteError
+        If the folder cannot be written to; nothing half-written is left.
+    """
+    savers: dict[str, str] = {}
+    for node, saving in savings.items():
+        for name in saving.names():
+            if (other := savers.setdefault(name, node)) != node:
+                raise error_at(
+                    node,
+                    "save_result",
+                    ArgumentError(
+                        f"files of two nodes have names of their own, got {name} of {other!r} "
+                        "too: give each a filename_prefix"
+                    ),
+                )
+    together: dict[Any, list[str]] = {}
+    for node, saving in savings.items():
+        together.setdefault(saving.grid or node, []).append(node)
+    written: dict[str, list[Path]] = {}
+    for nodes in together.values():
         try:
-            written = chosen.write(data, aside / f"{prefix}{chosen.suffix}", given)
+            written |= zip(nodes, _write([savings[node] for node in nodes]), strict=True)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as error:  # UDFs raise anything
+            raise error_at(nodes[0], "save_result", error) from error
+    return written
+
+
+def _write(savings: Sequence[Saving]) -> list[list[Path]]:
+    """Write one, or several GeoTIFFs of one grid."""
+    first = savings[0]
+    with staging(first.folder, f"{first.prefix} ({first.format.title})") as aside:
+        try:
+            if first.format.write is None:
+                files = write_geotiffs(savings, aside)
+            else:
+                path = aside / f"{first.prefix}{first.format.suffix}"
+                files = [first.format.write(first.data, path, first.options)]
         except KappaMaskError:
             raise
         except (*OF_ARGUMENTS, RuntimeError) as error:
@@ -135,7 +220,7 @@ def save_result(
                 f"writes cubes whose labels are texts, got {error}: rename_labels",
                 code="FormatUnsuitable",
             ) from error
-        return [path.replace(folder / path.name) for path in written]
+        return [[path.replace(first.folder / path.name) for path in own] for own in files]
 
 
 def kind_of(data: Any) -> str:
@@ -156,24 +241,28 @@ def kind_of(data: Any) -> str:
 # --- GeoTIFF -------------------------------------------------------------------------------
 
 
-def write_geotiffs(cube: xr.DataArray, path: Path, options: Mapping[str, Any]) -> list[Path]:
-    """Write one cloud-optimised GeoTIFF per date, beside `path`."""
-    del options
+def write_geotiffs(savings: Sequence[Saving], folder: Path) -> list[list[Path]]:
+    """Write one cloud-optimised GeoTIFF per date of cubes of one grid."""
+    own = [layers_of(saving.data, saving.prefix) for saving in savings]
+    grid: Any = savings[0].grid
+    try:
+        made = iter(write_layers(list(chain(*own)), folder, grid))
+    except BlockError as error:  # what a UDF raised, say
+        raise (error.__cause__ or error) from None
+    return [list(islice(made, len(layers))) for layers in own]
+
+
+def layers_of(cube: xr.DataArray, prefix: str) -> list[Layer]:
+    """Say how each date is stored."""
     kind = Kind.of(cube)
-    scene, bands, names = split_dates(cube, path.stem)
+    scene, bands, names = split_dates(cube, prefix)
     scene = kind.encode(scene)
     colors: dict[int, tuple[int, ...]] = {int(e.label): e.rgb for e in LEGENDS.get(bands, ())}
     dates = list(scene.data) if "t" in scene.dims else [scene.data]
-    layers = [
+    return [
         Layer(f"{name}.tif", pixels, bands, kind.nodata, kind.resampling, colors=colors)
         for name, pixels in zip(names, dates, strict=True)
     ]
-    shape = scene.sizes["y"], scene.sizes["x"]
-    placement = Placement(scene.rio.crs, scene.rio.transform(), shape)
-    try:
-        return write_layers(layers, path.parent, placement)
-    except BlockError as error:  # what a UDF raised, say
-        raise (error.__cause__ or error) from None
 
 
 def split_dates(cube: xr.DataArray, prefix: str) -> tuple[xr.DataArray, tuple[str, ...], list[str]]:
@@ -318,8 +407,9 @@ class Format:
     title: str
     kinds: tuple[str, ...]  # see `kind_of`
     suffix: str
-    write: Callable[[Any, Path, Mapping[str, Any]], list[Path]]
+    write: Callable[[Any, Path, Mapping[str, Any]], list[Path]] | None  # None: by `write_geotiffs`
     parameters: Mapping[str, Any] = field(default_factory=lambda: PARAMETERS)
+    per_date: bool = False  # a file of each date, not one of all
 
     def document(self) -> dict[str, Any]:
         """Describe it as the openEO API does."""
@@ -361,12 +451,13 @@ STRETCH: Mapping[str, Any] = {
     "max": _number("Value drawn white; without it, 2 % of the pixels are above."),
 }
 IMAGE = ("raster",)
+DATED: Mapping[str, Any] = {"write": None, "per_date": True}
 FORMATS: Mapping[str, Format] = {
-    "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", IMAGE, ".tif", write_geotiffs),
-    "COG": Format("Cloud-optimised GeoTIFF, a file per date", IMAGE, ".tif", write_geotiffs),
+    "GTiff": Format("GeoTIFF, cloud-optimised, a file per date", IMAGE, ".tif", **DATED),
+    "COG": Format("Cloud-optimised GeoTIFF, a file per date", IMAGE, ".tif", **DATED),
     "netCDF": Format("netCDF 4", ("raster", "vector"), ".nc", whole(write_netcdf)),
     "Zarr": Format("Zarr 2, zipped", ("raster", "vector"), ".zarr.zip", whole(write_zarr)),
-    "PNG": Format("PNG, a picture per date", IMAGE, ".png", write_pngs, STRETCH),
+    "PNG": Format("PNG, a picture per date", IMAGE, ".png", write_pngs, STRETCH, per_date=True),
     "JSON": Format("JSON", ("vector", "table", "other"), ".json", whole(write_json)),
     "CSV": Format("Comma-separated values", ("vector", "table"), ".csv", whole(write_csv)),
     "Parquet": Format("GeoParquet", ("vector",), ".parquet", whole(write_parquet)),
