@@ -74,8 +74,8 @@ def main() -> None:
             layers = [np.ascontiguousarray(layer) for layer in reflectance[:, rows, columns]]
             for mirrored in MIRRORED:
                 span = Span(0, len(truth), 0, len(truth), mirrored, mirrored)
-                (logits,) = model.batch_logits([(layers, Window(span, span))], bands)
-                found = np.array(PREDICTED, np.uint8)[model.runner.argmax(logits)]
+                (largest,) = model.batch_largest([(layers, Window(span, span))], bands)
+                found = np.array(PREDICTED, np.uint8)[largest]
                 for ring in (*RINGS, len(truth)):
                     inside = np.zeros(truth.shape, bool)
                     inside[ring : len(truth) - ring, ring : len(truth) - ring] = True

@@ -24,7 +24,7 @@ from kappamask import load_model
 from kappamask.base.bands import NAMES
 from kappamask.base.windows import Window, plan_windows
 from kappamask.networks.model import Model
-from kappamask.networks.runners import export_onnx, has_bf16
+from kappamask.networks.runners import export_onnx, find_largest, has_bf16
 from kappamask.networks.weights import weights_of
 
 FLAGS = [1.0] * 14  # every band, L1C
@@ -76,7 +76,7 @@ def runs(size: int) -> Iterator[tuple[str, Run]]:
 
 def labels(model: Model, layers: list[np.ndarray], window: Window) -> np.ndarray:
     """Run the network on pixels in memory."""
-    return model.runner.argmax(model.batch_logits([(layers, window)], NAMES)[0])
+    return model.batch_largest([(layers, window)], NAMES)[0]
 
 
 def compiled(model: Model, layers: list[np.ndarray], window: Window) -> Run:
@@ -84,14 +84,15 @@ def compiled(model: Model, layers: list[np.ndarray], window: Window) -> Run:
     import torch
 
     torch._inductor.config.freezing = True  # noqa: SLF001  no other way to say it
-    network, slots = torch.compile(model.network), model.runner.make_slots(1, *sizes(window))
+    network: Any = torch.compile(model.network.find_largest)
+    slots = model.runner.make_slots(1, *sizes(window))
     flags = torch.tensor([FLAGS])
 
     def run() -> np.ndarray:
         slots.zero_()
         model.entry.normalisation.fill(slots, layers, NAMES, window)
         with torch.inference_mode():
-            return model.runner.argmax(network(slots, flags)[0][:, *crop(window)])
+            return np.asarray(network(slots, flags)[0][crop(window)])
 
     began = time.perf_counter()
     run()
@@ -115,7 +116,7 @@ def in_openvino(model: Model, layers: list[np.ndarray], window: Window, precisio
     def run() -> np.ndarray:
         model.entry.normalisation.fill(slots, layers, NAMES, window)
         logits = session({"slots": slots, "flags": np.array([FLAGS], np.float32)})["logits"][0]
-        return model.runner.argmax(logits[:, *crop(window)])
+        return find_largest(logits[:, *crop(window)])
 
     return run
 

@@ -88,14 +88,16 @@ def measure_by_turns(
     repeats: int,
     clock: Callable[[], float],
 ) -> dict[str, float]:
-    """Mpx/s of each work (its pixels, what it does), medians after one run to warm up.
+    """Mpx/s of each work (its pixels, what it does), medians.
 
-    They take turns, so that what else the machine does slows all of them.
+    They take turns, so that what else the machine does slows all of them; each runs once untimed
+    in its turn, so that it finds its own memory and caches and not those of the one before.
     """
     speeds: dict[str, list[float]] = {what: [] for what in works}
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for what, (pixels, work) in works.items():
+            work()
             began = clock()
             work()
             speeds[what].append(pixels / 1e6 / (clock() - began))
-    return {what: statistics.median(found[1:]) for what, found in speeds.items()}
+    return {what: statistics.median(found) for what, found in speeds.items()}

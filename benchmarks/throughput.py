@@ -38,7 +38,7 @@ def print_doors(size: int, repeats: int) -> None:
     (window,) = plan_windows(size, size, origin=(0, 0))
     chunked = cube.chunk({"y": 1536, "x": 1536})
     sides = {
-        "network only": (size, lambda: model.batch_logits([(layers, window)], NAMES)),
+        "network only": (size, lambda: model.batch_largest([(layers, window)], NAMES)),
         "predict_array": (size, lambda: predict_array(cube.values[0], NAMES, level="L1C")),
         "predict_cube": (size, lambda: predict_cube(cube).compute()),
         "predict_cube, chunks of 1536": (size, lambda: predict_cube(chunked).compute()),
@@ -72,7 +72,7 @@ def print_chips(count: int, size: int, repeats: int, clock: Callable[[], float])
     works: dict[str, tuple[float, Callable[[], object]]] = {
         f"network only, {size} x {size}": (
             size**2,
-            lambda: model.batch_logits([(list(large), window)], NAMES),
+            lambda: model.batch_largest([(list(large), window)], NAMES),
         ),
         f"predict_batch, {count} x {CHIP} x {CHIP}": (
             count * CHIP**2,
@@ -96,7 +96,7 @@ def print_peers(size: int, repeats: int, clock: Callable[[], float]) -> None:
     model = load_model("default", "L1C")
     layers = list(make_cube(size).values[0])
     (window,) = plan_windows(size, size, origin=(0, 0))
-    ours = size * size, lambda: model.batch_logits([(layers, window)], NAMES)
+    ours = size * size, lambda: model.batch_largest([(layers, window)], NAMES)
     speed = ours[0] / 1e6 / median_seconds(ours[1], repeats, clock)
     print(f"\n{'on the same pixels':32} {'pixels':>20} {'Mpx/s':>8} {'ours is':>10} {'target':>8}")
     name = f"{model.entry.name}, {model.precision}"
@@ -151,7 +151,7 @@ def run_series(dates: int, size: int) -> None:
     pixels = dates * size**2
     works: dict[str, tuple[float, Callable[[], object]]] = {
         "cube": (pixels, labels.compute),
-        "network": (4 * size**2, lambda: model.batch_logits([(layers, window)], NAMES)),
+        "network": (4 * size**2, lambda: model.batch_largest([(layers, window)], NAMES)),
     }
     speeds = measure_by_turns(works, 3, time.perf_counter)
     print(first, pixels / 1e6 / speeds["cube"], speeds["cube"] / speeds["network"], peak)

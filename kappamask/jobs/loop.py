@@ -26,7 +26,6 @@ from kappamask.base.legend import LEGEND, Label, Snow
 from kappamask.base.retry import DATES, is_remote
 from kappamask.base.windows import LATTICE
 from kappamask.networks.manifest import bands_of_model
-from kappamask.networks.runners import keep_freed_memory
 from kappamask.outputs.cog import Placement, Strips
 from kappamask.outputs.masks import MaskRecord
 from kappamask.outputs.records import Progress, find_complete, read_item, try_each, write_record
@@ -255,7 +254,6 @@ def run(
     ResourceError
         If memory or threads run out: the other dates are as large.
     """
-    keep_freed_memory()
     folder = folder.absolute()
     check_folder(folder, "masks")  # or every date would fail for it
     check_room(dates, folder)

@@ -104,8 +104,22 @@ class Model:
         """Run the network once on several windows, all of one size, each as `Slots.fill` takes it.
 
         Gives (4, y, x) float32 logits of each window's core, in the engine's own type and the
-        order of `kappamask.base.legend.PREDICTED`, for `runner.argmax` or `runner.softmax`.
+        order of `kappamask.base.legend.PREDICTED`, for `runner.softmax`.
         """
+        return self._run(self.runner.run, batch, bands)
+
+    def batch_largest(
+        self, batch: Sequence[tuple[Sequence[np.ndarray], Window]], bands: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Say as `batch_logits` which of the four is largest: (y, x) uint8 of each core."""
+        return self._run(self.runner.find_largest, batch, bands)
+
+    def _run(
+        self,
+        compute: Callable[[Any, list[list[float]]], Any],
+        batch: Sequence[tuple[Sequence[np.ndarray], Window]],
+        bands: Sequence[str],
+    ) -> list[Any]:
         check_network_bands(bands, self.level)
         (size,) = {(window.rows.size, window.columns.size) for _, window in batch}
         slots, flags = self.runner.make_slots(len(batch), *size), []
@@ -114,16 +128,15 @@ class Model:
             self.entry.normalisation.fill(own, reflectance, bands, window)
             held = {name for name, layer in zip(bands, reflectance, strict=True) if has_data(layer)}
             flags.append([*(float(name in held) for name in NAMES), float(self.level == "L1C")])
-        logits = self.runner.run(slots, flags)
         return [
             one[
-                :,
+                ...,
                 *(
                     slice(span.crop.start + span.pad_before, span.crop.stop + span.pad_before)
                     for span in (window.rows, window.columns)
                 ),
             ]
-            for one, (_, window) in zip(logits, batch, strict=True)
+            for one, (_, window) in zip(compute(slots, flags), batch, strict=True)
         ]
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -82,9 +82,9 @@ class Runner:
         """
         raise NotImplementedError
 
-    def argmax(self, logits: Any) -> np.ndarray:
-        """Which of the four is largest, (y, x) integers."""
-        raise NotImplementedError
+    def find_largest(self, slots: Any, flags: Sequence[Sequence[float]]) -> np.ndarray:
+        """Map slots and flags, as `run` takes them, to the largest of four, (count, y, x) uint8."""
+        return np.stack([find_largest(np.asarray(logits)) for logits in self.run(slots, flags)])
 
     def softmax(self, logits: Any) -> np.ndarray:
         """Probabilities (4, y, x) float32 that sum to 1."""
@@ -225,8 +225,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what a window frees, up to 256 MB: the next one needs it again.
 
     Else it returns the pages, and gets them anew, filled with zeros: a sixth of the time of a tile
-    in COGs. For whole jobs; without effect on other C libraries, and where the user has said
-    otherwise.
+    in COGs. Without effect on other C libraries, and where the user has said otherwise.
     """
     if not any(name in os.environ for name in _TOLD_BY):
         with suppress(AttributeError, OSError, TypeError):
@@ -290,18 +289,25 @@ class TorchRunner(Runner):
 
     def run(self, slots: Tensor, flags: Sequence[Sequence[float]]) -> Tensor:
         """Run the network on its device."""
+        return self._compute(self.network, slots, flags)
+
+    def find_largest(self, slots: Tensor, flags: Sequence[Sequence[float]]) -> np.ndarray:
+        """Let the network find it, where it does so faster than from its logits."""
+        own = getattr(self.network, "find_largest", None)
+        return (
+            super().find_largest(slots, flags)
+            if own is None
+            else self._compute(own, slots, flags).cpu().numpy()
+        )
+
+    def _compute(
+        self, network: Callable[..., Tensor], slots: Tensor, flags: Sequence[Sequence[float]]
+    ) -> Tensor:
         import torch
 
         presence = torch.tensor(flags).to(self.device, slots.dtype)
         with torch.inference_mode():
-            logits: Tensor = self.network(slots.to(self.device, non_blocking=True), presence)
-        return logits
-
-    def argmax(self, logits: Tensor) -> np.ndarray:
-        """Find the largest where the logits are."""
-        return (
-            find_largest(logits.numpy()) if self.device == "cpu" else logits.argmax(0).cpu().numpy()
-        )
+            return network(slots.to(self.device, non_blocking=True), presence)
 
     def softmax(self, logits: Tensor) -> np.ndarray:
         """Compute probabilities on the device, with all threads."""
@@ -332,6 +338,8 @@ def open_torch(
             "device out, or install torch for CUDA"
         )
     device = found if device == "auto" else device
+    if device == "cpu":
+        keep_freed_memory()
     network = _build_network(weights, precision).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TorchRunner(network.requires_grad_(requires_grad=False), precision, device)
@@ -379,10 +387,6 @@ class OnnxRunner(Runner):
         given = {"slots": slots, "flags": np.array(flags, np.float32)}
         logits: np.ndarray = session.run(["logits"], given)[0]
         return logits
-
-    def argmax(self, logits: np.ndarray) -> np.ndarray:
-        """Compare the classes in pairs."""
-        return find_largest(logits)
 
     def softmax(self, logits: np.ndarray) -> np.ndarray:
         """Compute probabilities in single precision."""

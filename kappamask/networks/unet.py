@@ -110,6 +110,27 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, flags: Tensor) -> Tensor:
         """Map (n, 13, y, x) and (n, 14) to float32 logits (n, 4, y, x)."""
+        return functional.pixel_shuffle(self._subpixels(x, flags), SHUFFLE)
+
+    def find_largest(self, x: Tensor, flags: Tensor) -> Tensor:
+        """Which of the four logits is largest, (n, y, x) uint8, the first of several equal ones.
+
+        Four numbers become one before they are moved to their pixels; in pairs, as `argmax` goes
+        along an axis whose numbers lie apart.
+        """
+        logits = self._subpixels(x, flags).permute(0, 2, 3, 1)  # classes, and in them 2 x 2 pixels
+        first, second, third, fourth = torch.split(
+            logits, SHUFFLE**2, dim=-1
+        )  # of 2 x 2 pixels each
+        low, high = (second > first).to(torch.uint8), (fourth > third).to(torch.uint8).add_(2)
+        is_high = torch.maximum(third, fourth) > torch.maximum(first, second)
+        largest = torch.where(is_high, high, low)
+        n, rows, columns, _ = largest.shape
+        largest = largest.view(n, rows, columns, SHUFFLE, SHUFFLE).transpose(2, 3)
+        return largest.reshape(n, rows * SHUFFLE, columns * SHUFFLE)
+
+    def _subpixels(self, x: Tensor, flags: Tensor) -> Tensor:
+        """Compute logits of classes and, within them, of 2 x 2 pixels: (n, 4 * 4, y/2, x/2)."""
         x = self.stem(unshuffle(x))
         x = add(x, self.presence(flags.float()).to(x.dtype)[:, :, None, None])
         x = self.first(x)
@@ -122,7 +143,7 @@ class UNet(nn.Module):
         x = self.last(x)
         # The last layer stays in single precision: bf16 logits flip labels at class borders.
         with torch.autocast(x.device.type, enabled=False):
-            return functional.pixel_shuffle(convolve(self.head, x.float()), SHUFFLE)
+            return convolve(self.head, x.float())
 
     def fold(self) -> UNet:
         """Fold every batch normalisation into its convolution, for inference; returns self."""

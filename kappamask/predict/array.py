@@ -316,7 +316,7 @@ class _Input:
 def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input:
     """Check the layers of a window, and leave out what was read beside the valid pixels."""
     with np.errstate(over="ignore"):  # beyond float32 is infinite: no data
-        layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in layers]
+        layers = [np.asarray(layer, dtype=np.float32) for layer in layers]
     layers = [_check_layer(*named) for named in zip(layers, task.bands, strict=True)]
     layers = without_fill(layers, task.bands)
     valid = np.isfinite(layers[task.required[0]])
@@ -333,10 +333,7 @@ def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input
         _trim_span(span, np.flatnonzero(valid.any(axis)), lattice)
         for span, axis in ((window.rows, 1), (window.columns, 0))
     )
-    # Writable: torch warns of memory that is not, though nothing is written there.
-    layers = [
-        np.require(layer[inside_rows, inside_columns], requirements=("C", "W")) for layer in layers
-    ]
+    layers = [_for_torch(layer[inside_rows, inside_columns]) for layer in layers]
     top, left = rows.start - window.rows.start, columns.start - window.columns.start
     place = (
         slice(top, top + rows.stop - rows.start),
@@ -345,21 +342,35 @@ def _prepare(task: Task, layers: Sequence[np.ndarray], window: Window) -> _Input
     return _Input(layers, Window(rows, columns), core, place, seen)
 
 
+def _for_torch(layer: np.ndarray) -> np.ndarray:
+    """Copy a view (y, x) only where torch would not take it, or warn of it.
+
+    It goes along no axis backwards, and warns of memory that is not writable, though nothing is
+    written there.
+    """
+    if min(layer.strides) < 0 or not layer.flags.writeable:
+        return layer.copy()
+    return layer
+
+
 def _label(task: Task, inputs: Sequence[_Input]) -> list[np.ndarray]:
     """Label windows that are of one size to the network, in one call of it."""
     runner = task.model.runner
     labelled = [task.nothing(*one.core.shape) for one in inputs]
     if not inputs[0].layers:
         return labelled
+    run = task.model.batch_largest
+    if task.output == "probabilities":
+        run = task.model.batch_logits
     with _NETWORK:
-        logits = task.model.batch_logits([(one.layers, one.window) for one in inputs], task.bands)
-        for result, one, found in zip(labelled, inputs, logits, strict=True):
+        batch = run([(one.layers, one.window) for one in inputs], task.bands)
+        for result, one, found in zip(labelled, inputs, batch, strict=True):
             if task.output == "probabilities":
                 result[..., *one.place] = runner.softmax(found)
                 result[..., ~one.core] = np.nan
                 continue
             labels = np.full(one.core.shape, Label.MISSING, np.uint8)
-            labels[one.place] = np.array(PREDICTED, np.uint8)[runner.argmax(found)]
+            labels[one.place] = np.array(PREDICTED, np.uint8)[found]
             labels[~one.core] = Label.MISSING
             planes = [labels, find_snow(labels, *one.seen)] if one.seen else [labels]
             result[...] = planes[-1] if not task.leading else np.stack(planes)

@@ -38,8 +38,8 @@ class PixelRunner:
         assert np.shape(flags) == (len(slots), len(NAMES) + 1)
         return np.einsum("kb,nbyx->nkyx", WEIGHTS, slots).astype(np.float32)
 
-    def argmax(self, logits):
-        return logits.argmax(0)
+    def find_largest(self, slots, flags):
+        return self.run(slots, flags).argmax(1)
 
     def softmax(self, logits):
         shifted = np.exp(logits - logits.max(0))

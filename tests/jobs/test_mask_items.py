@@ -1,10 +1,6 @@
 """The main job: a failed date is named, the others are kept, a second run completes."""
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -139,33 +135,3 @@ def test_no_item_is_read_twice(items, tmp_path, monkeypatch):
     quiet = CompositeOptions(pictures=False)
     compose_items(items, AREA_L2A, tmp_path / "composites", options=quiet)
     assert read == [item.id for item in items] * 2
-
-
-FREED = """
-import resource
-from pathlib import Path
-import numpy as np
-from kappamask.jobs.loop import MaskOptions, run
-
-def fetch():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    held = [np.ones(24 * 2**20, np.uint8) for _ in range(5)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-run([], Path("."), MaskOptions(pictures=False), reopen=list)
-print(fetch(), fetch())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-@pytest.mark.parametrize("asked", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
-def test_a_job_keeps_what_a_window_frees_unless_the_user_says_otherwise(tmp_path, asked):
-    """Counted in pages that the system had to give: 120 MB are there the second time."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
-    command = [sys.executable, "-c", FREED]
-    said = subprocess.run(
-        command, env=known | asked, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    first, again = map(int, said.stdout.split())
-    assert first > 50
-    assert (again > first / 2) == bool(asked)

@@ -1,7 +1,11 @@
 """The manifest, the network with its normalisation, its precisions (invariant 4)."""
 
 import hashlib
+import os
 import pickle
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +155,21 @@ def test_the_largest_of_four_is_the_first_of_equal_ones():
     assert np.array_equal(find_largest(logits[:, 5:-3, 7:]), logits[:, 5:-3, 7:].argmax(0))
 
 
+def test_a_network_finds_the_largest_of_its_logits_the_first_of_equal_ones():
+    torch.manual_seed(0)
+    network = UNet((8, 12)).fold()
+    x, flags = torch.randn(2, 13, 32, 48), torch.rand(2, 14)
+    with torch.inference_mode():
+        network.head.weight *= 1000
+        logits = network(x, flags).numpy()
+        assert np.array_equal(network.find_largest(x, flags), logits.argmax(1))
+        assert len(np.unique(logits.argmax(1))) == 4
+        network.head.weight.zero_()
+        network.head.bias[:] = torch.randint(2, (16,))
+        logits = network(x, flags).numpy()
+        assert np.array_equal(network.find_largest(x, flags), logits.argmax(1))
+
+
 def test_folding_and_exact_biases_change_no_logits():
     """Folded batch normalisation; then biases that are numbers of bf16, for `to_bf16`."""
     torch.manual_seed(0)
@@ -222,3 +241,33 @@ def test_precisions_and_engines_agree_on_every_date_of_the_sample():
         items = search(scene.bbox, scene.dates, catalog=catalog_path(), level=scene.level)
         for date in kappamask.load_cube(items, scene.bbox).compute():
             check_agreement(date.values, date.band.values.tolist(), scene.level)
+
+
+FREED = """
+import resource
+import numpy as np
+from kappamask import load_model
+
+def fetch():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [np.ones(24 * 2**20, np.uint8) for _ in range(5)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+load_model(level="L2A").start()
+print(fetch(), fetch())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("asked", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
+def test_what_a_window_frees_is_kept_unless_the_user_says_otherwise(tmp_path, asked):
+    """Counted in pages that the system had to give: 120 MB are there the second time."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+    command = [sys.executable, "-c", FREED]
+    said = subprocess.run(
+        command, env=known | asked, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    first, again = map(int, said.stdout.split())
+    assert first > 50
+    assert (again > first / 2) == bool(asked)

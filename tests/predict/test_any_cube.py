@@ -166,10 +166,12 @@ def read_bolzano(data, day):
 def test_many_chips_are_fed_in_a_few_calls(monkeypatch):
     calls = []
     model = load_model("default", "L2A")
-    run = type(model.runner).run
+    find = type(model.runner).find_largest
     monkeypatch.setattr("kappamask.predict.array.PIXELS_AT_ONCE", 4 * 64 * 64)
     monkeypatch.setattr(
-        type(model.runner), "run", lambda self, s, f: calls.append(len(s)) or run(self, s, f)
+        type(model.runner),
+        "find_largest",
+        lambda self, s, f: calls.append(len(s)) or find(self, s, f),
     )
     predict_batch(np.stack([make_scene(FOUR, 32, 32)] * 10), FOUR, level="L2A", model=model)
     assert calls == [4, 4, 2]

@@ -204,7 +204,7 @@ def test_a_window_without_data_costs_no_call_of_the_network(monkeypatch):
     def forbidden(*_):
         raise AssertionError("the network was called")
 
-    monkeypatch.setattr(type(load_model()), "batch_logits", forbidden)
+    monkeypatch.setattr(type(load_model()), "batch_largest", forbidden)
     labels = predict_array(np.full((4, 70, 80), np.nan, np.float32), FOUR, level="L2A")
     assert (labels == Label.MISSING).all()
 
