@@ -188,9 +188,13 @@ def main() -> None:
         "use, held to one core (`OMP_NUM_THREADS=1 taskset -c 0`), as waiting threads burn time",
     )
     parser.add_argument("--only", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--programs", action="store_true", help="other programs only")
     options = parser.parse_args()
     if options.only:
         run_series(*options.only)
+        return
+    if options.programs:
+        print_peers(options.peer_size, options.repeats, time.perf_counter)
         return
     print_machine()
     if options.cpu:
@@ -199,7 +203,10 @@ def main() -> None:
         return
     print_doors(options.size, options.repeats)
     print_chips(options.chips, options.size, options.repeats, time.perf_counter)
-    print_peers(options.peer_size, options.repeats, time.perf_counter)
+    # In a process of its own: what doors to large cubes leave of the memory slows every network.
+    sys.stdout.flush()
+    words = ["--programs", f"--peer-size={options.peer_size}", f"--repeats={options.repeats}"]
+    subprocess.run([sys.executable, "-W", "ignore", __file__, *words], check=True)  # noqa: S603
     print_series(options.peer_size)
     seconds, torch_came = import_seconds()
     record("import", "import kappamask", seconds=seconds, torch=torch_came)
