@@ -158,8 +158,8 @@ def load_scenes(  # noqa: PLR0913  those of `load_cube`
 ) -> xr.DataArray:
     """Assemble scenes as `load_cube` does items.
 
-    Where bands are read `apart`, those of one date are read side by side: for jobs that go date by
-    date. A cube of many dates has a tenth of the tasks without.
+    `apart` makes a task of each band of a date, not one of all: jobs that go date by date then read
+    them side by side. Of many dates others are read meanwhile, and so many tasks gain nothing.
     """
     import dask.array as da
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LOG = logging.getLogger(__name__)
-HELD = 2**26  # pixels of all bands of a date that is read once, for labels and picture: 256 MB
+HELD = 2**26  # values of a date that is read once, for labels and picture, or of two: 256 MB
 
 
 def mask_items(
@@ -142,10 +142,9 @@ def dates_of(
     task = task_of(names, level, options)
     outline = outline_of(area, options)
     inside = find_inside(outline.geometry, grid) if outline else None
-    pixels = (margins.above + grid.height + margins.below) * (
-        margins.left + grid.width + margins.right
-    )
-    is_small = len(names) * pixels <= HELD
+    around = grid.widened(margins)
+    values = len(names) * around.height * around.width
+    is_small, are_two_small = values <= HELD, 2 * values <= HELD
 
     @cache
     def cube() -> xr.DataArray:
@@ -201,7 +200,7 @@ def dates_of(
             inside,
             task.bands,
             partial(scene_at, group[0].time),
-            ahead=partial(held.begin, group[0].time) if is_small and not own else None,
+            ahead=partial(held.begin, group[0].time) if are_two_small and not own else None,
         )
         for group, own in zip(groups, streams, strict=True)
     ]

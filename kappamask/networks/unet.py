@@ -118,10 +118,8 @@ class UNet(nn.Module):
         Four numbers become one before they are moved to their pixels; in pairs, as `argmax` goes
         along an axis whose numbers lie apart.
         """
-        logits = self._subpixels(x, flags).permute(0, 2, 3, 1)  # classes, and in them 2 x 2 pixels
-        first, second, third, fourth = torch.split(
-            logits, SHUFFLE**2, dim=-1
-        )  # of 2 x 2 pixels each
+        logits = self._subpixels(x, flags).permute(0, 2, 3, 1)
+        first, second, third, fourth = torch.split(logits, SHUFFLE**2, dim=-1)
         low, high = (second > first).to(torch.uint8), (fourth > third).to(torch.uint8).add_(2)
         is_high = torch.maximum(third, fourth) > torch.maximum(first, second)
         largest = torch.where(is_high, high, low)

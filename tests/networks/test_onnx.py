@@ -26,6 +26,7 @@ from kappamask.networks.runners import (
     available_threads,
     choose_engine,
     export_onnx,
+    find_largest,
     is_there,
     open_onnx,
 )
@@ -118,9 +119,10 @@ def test_an_infinite_value_in_one_band_does_not_spread(engine, precision):
 
 
 @given(hnp.arrays(np.float32, (4, 3, 5), elements=st.floats(-200, 200, width=32)))
-def test_softmax_is_that_of_torch(logits):
+def test_argmax_and_softmax_are_those_of_torch(logits):
     runner = OnnxRunner(None)
     tensor = torch.from_numpy(logits)
+    np.testing.assert_array_equal(find_largest(logits), logits.argmax(0))
     np.testing.assert_allclose(runner.softmax(logits), tensor.softmax(0).numpy(), atol=1e-6)
 
 

@@ -197,14 +197,14 @@ def write_all(savings: Mapping[str, Saving]) -> dict[str, list[Path]]:
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # UDFs raise anything
-            raise error_at(nodes[0], "save_result", error) from error
+            raise error_at(", ".join(nodes), "save_result", error) from error
     return written
 
 
 def _write(savings: Sequence[Saving]) -> list[list[Path]]:
     """Write one, or several GeoTIFFs of one grid."""
     first = savings[0]
-    with staging(first.folder, f"{first.prefix} ({first.format.title})") as aside:
+    with staging(first.folder, first.names()[0]) as aside:
         try:
             if first.format.write is None:
                 files = write_geotiffs(savings, aside)
