@@ -8,9 +8,10 @@ visible, stands in shadow. So real pixels and simulated ones are labelled by one
 Environ. 114, 1747).
 
 What a field does by itself looks different: tilled soil is brighter in red than in blue, a harvest
-darkens the near infrared alone. Snow, and places with too few clear dates, are left to the
-other labels. Of a pair, a cloudy and a clear chip of one place, the clear one says how bright
-the ground is; it is the only witness, so thresholds are stricter.
+darkens the near infrared alone. Water darkens as in shadow when it clears, so where it does nothing
+is learned. Snow, and places with too few clear dates, are left to the other labels. Of a pair, a
+cloudy and a clear chip of one place, the clear one says how bright the ground is; it is the only
+witness, so thresholds are stricter.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ def judge_place(series: Sequence[Chip]) -> list[np.ndarray]:
         like = known & (veil.max(1) < CLEAR_TO) & (light > LIT_FROM)
         clear = _inside(like & ~said_cloud) | (clear & ~(known & (veil.min(1) > THIN_FROM)))
     unsure = UNSURE if pair else 0.0
-    verdicts = [_decide(*date, unsure=unsure) for date in zip(series, veil, light, strict=True)]
+    # Water by its colour: greener than near infrared.
+    wet = reference[:, slots.index(SLOT["B03"])] > reference[:, visible]
+    dates = zip(series, veil, light, wet, strict=True)
+    verdicts = [_decide(*date, unsure=unsure) for date in dates]
     return [np.where(sure, verdict, 0) for sure, verdict in zip(known, verdicts, strict=True)]
 
 
@@ -108,7 +112,9 @@ def is_snowy(chip: Chip) -> bool:
     return bool(snow.mean() > SNOWY)
 
 
-def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray, *, unsure: float) -> np.ndarray:
+def _decide(
+    chip: Chip, veils: np.ndarray, light: np.ndarray, wet: np.ndarray, *, unsure: float
+) -> np.ndarray:
     """Turn what was measured on a date into codes: (y, x) uint8."""
     veil, brightest = veils.min(0), veils.max(0)
     light = ndimage.median_filter(np.nan_to_num(light, nan=1.0), 3)
@@ -122,6 +128,7 @@ def _decide(chip: Chip, veils: np.ndarray, light: np.ndarray, *, unsure: float) 
     core = ndimage.binary_erosion(shaded, iterations=BORDER, border_value=1)
     shaded = ndimage.binary_propagation(core, mask=shaded)
     verdict[shaded & ~clear] = Label.CLOUD_SHADOW
+    verdict[shaded & ~clear & wet] = DOUBTFUL  # a river darkens by itself when it clears
     verdict[veil > THIN_FROM + unsure] = CLOUDY
     verdict[(veil > THIN_FROM + unsure) & (veil < SEEN_THROUGH)] = Label.SEMI_TRANSPARENT
     verdict[veil > HIDDEN_FROM] = Label.CLOUD

@@ -87,6 +87,13 @@ def test_shadow_is_told_from_what_a_field_does_by_itself(change, code):
     assert set(np.unique(verdict[INSIDE])) == {code}
 
 
+def test_water_that_darkens_is_neither_shadow_nor_clear(monkeypatch):
+    for band in ("B08", "B8A", "B11"):
+        monkeypatch.setitem(GROUND, band, 0.04)
+    assert set(np.unique(judged(lambda _, value: value * 0.6)[INSIDE])) == {DOUBTFUL}
+    assert set(np.unique(judged(lambda _, value: value * 0.95)[INSIDE])) == {Label.CLEAR}
+
+
 @pytest.mark.parametrize("lacking", [("B11",), ("B08", "B11"), ("B8A",)])
 def test_four_bands_are_enough(lacking):
     def less(change):
