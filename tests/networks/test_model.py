@@ -269,6 +269,7 @@ def test_what_a_window_frees_is_kept_unless_the_user_says_otherwise(tmp_path, as
         command, env=known | asked, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     first, again = map(int, said.stdout.split())
-    if first < 50:
+    if first == again == 0:
         pytest.skip("this system counts no pages")
+    assert first > 50
     assert (again > first / 2) == bool(asked)

@@ -55,8 +55,8 @@ def test_probabilities_are_those_of_keras(shared_data, level):
     network = km.networks.published.from_keras(shared_data / f"keras/{level}_unet_4filters.hdf5")
     known = np.load(shared_data / f"keras/{level}_unet_4filters_io.npz")
     x = torch.from_numpy(known["x"]).permute(0, 3, 1, 2)
-    # Keras computed in single precision and is up to 8e-5 off what double precision gives, as torch
-    # is on some processors: the other way, where it has AVX2 and no more.
+    # Keras computed in single precision and is up to 8e-5 off what double precision gives. Torch is
+    # as far off, the same way or the other: 1.3e-4 lie between them where AVX2 is all there is.
     of_torch = [
         network(x.contiguous(memory_format=order)).permute(0, 2, 3, 1).numpy()
         for order in (torch.contiguous_format, torch.channels_last)
@@ -65,7 +65,8 @@ def test_probabilities_are_those_of_keras(shared_data, level):
     assert np.abs(exact - known["probabilities"]).max() <= 1e-4
     assert known["probabilities"].std() > 0.1
     for found in of_torch:
-        assert np.abs(found - exact).max() <= 1.5e-4
+        either = np.minimum(np.abs(found - exact), np.abs(found - known["probabilities"]))
+        assert either.max() <= 1e-4
         assert np.abs(found - known["probabilities"]).mean() <= 3e-6
 
 
